@@ -1,0 +1,1 @@
+"""What two programs of the fleet must agree on: pydantic models and pure functions, no I/O."""

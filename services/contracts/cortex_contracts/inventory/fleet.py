@@ -1,0 +1,110 @@
+"""The fleet as the inventory states it: the one schema for roles, services and commands.
+
+Owns: names, types, defaults and limits of every setting. Does not own: relations between them (problems.py)
+or where they are read from. An inventory variable is `gateway_` or `neuron_` and a field's name here; a key of
+a rendered TOML file is the field's name alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Listen = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):[0-9]{1,5}$", examples=["0.0.0.0:31313"])]
+ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.:/-]*$", max_length=200)]
+Harness = Literal["torch", "vllm"]
+Seconds = Annotated[float, Field(gt=0)]
+Megabytes = Annotated[int, Field(gt=0)]
+DeviceChoice = Literal["all", "cpu"] | tuple[Annotated[int, Field(ge=0)], ...]
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Model(Strict):
+    """One entry of the catalogue, `cortex_models`."""
+
+    id: ModelId
+    source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
+    harness: Annotated[Harness, Field(description="What runs it")] = "torch"
+    quant: Annotated[str | None, Field(description="Weight format to run in; none keeps the file's own")] = None
+    vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]
+    min_devices: Annotated[int, Field(ge=1, description="Devices it needs at least")] = 1
+    min_device_vram_mb: Annotated[int, Field(ge=0, description="Free memory each of its devices must have")] = 0
+    tensor_parallel: Annotated[int, Field(ge=1, description="Devices of one host it is split over")] = 1
+    pinned_on: Annotated[tuple[str, ...], Field(description="Hosts where it is never evicted")] = ()
+    preload_on: Annotated[tuple[str, ...], Field(description="Hosts that load it by themselves at start")] = ()
+    priority: Annotated[int, Field(description="Higher stays longer under the priority strategy")] = 0
+    aliases: Annotated[tuple[ModelId, ...], Field(description="Other names clients may use")] = ()
+    context: Annotated[int | None, Field(gt=0, description="Tokens of context; none takes the model's own")] = None
+    capabilities: Annotated[tuple[Literal["chat", "completion", "tools", "images"], ...],
+                            Field(description="What it is good for, shown to clients")] = ("chat", "completion")
+
+
+class Gateway(Strict):
+    """A host of the group `gateway`: variables `gateway_*`."""
+
+    listen: Annotated[Listen, Field(description="Address and port of the API")] = "0.0.0.0:31313"
+    metrics_listen: Annotated[Listen, Field(description="Address and port of /metrics")] = "0.0.0.0:31314"
+    eviction_strategy: Annotated[Literal["lru", "priority"], Field(description="Which idle model goes first")] = "lru"
+    defrag_after_cycles: Annotated[int, Field(ge=0, description="Evictions on a neuron before its groups are "
+                                              "recycled when idle; 0 never")] = 50
+    body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
+    connect_timeout_s: Annotated[Seconds, Field(description="To open a connection to a neuron")] = 2.0
+    idle_timeout_s: Annotated[Seconds, Field(description="Between two reads from a neuron; no total limit")] = 60.0
+    cold_load_timeout_s: Annotated[Seconds, Field(description="How long a request waits for its model")] = 300.0
+    poll_interval_s: Annotated[Seconds, Field(description="Between two polls of a neuron")] = 1.0
+    drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown")] = 30.0
+
+
+class Neuron(Strict):
+    """A host of the group `neurons`: variables `neuron_*`."""
+
+    bind: Annotated[str, Field(min_length=1, description="Address it listens on")] = "0.0.0.0"
+    port: Annotated[Port, Field(description="Port it listens on")] = 13131
+    devices: Annotated[DeviceChoice, Field(description="all, cpu, or a list of GPU indexes")] = "all"
+    drained: Annotated[bool, Field(description="Start drained: serve nothing until undrained")] = False
+    environment: Annotated[dict[str, str], Field(description="Environment of engine processes")] = {}
+    cpu_threads: Annotated[int | None, Field(ge=1, description="Threads of an engine process on CPU; "
+                                             "none takes the cores")] = None
+    max_sequences: Annotated[int, Field(ge=1, description="Sequences a model decodes at once")] = 32
+    max_step_tokens: Annotated[int | None, Field(ge=16, description="Tokens of one step, prefill chunks included; "
+                                                 "none is 256 on CPU and 2048 on GPU")] = None
+    queue_limit: Annotated[int, Field(ge=0, description="Requests that may wait for a seat, per model")] = 128
+    body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
+    load_timeout_s: Annotated[Seconds, Field(description="To load a model, from spawn to ready")] = 900.0
+    step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
+    drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
+
+
+class NeuronHost(Neuron):
+    """A neuron with the name and address the inventory gives its host."""
+
+    name: str
+    address: str
+
+    @property
+    def url(self) -> str:
+        """The base URL the gateway uses; no trailing slash."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}"
+
+
+class GatewayHost(Gateway):
+    """A gateway with the name and address the inventory gives its host."""
+
+    name: str
+    address: str
+
+
+class Fleet(Strict):
+    """Everything the inventory declares."""
+
+    gateways: tuple[GatewayHost, ...]
+    neurons: tuple[NeuronHost, ...]
+    models: tuple[Model, ...]

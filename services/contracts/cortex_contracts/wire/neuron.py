@@ -1,0 +1,183 @@
+"""The neuron's own HTTP contract: what it says of its host and of the models on it.
+
+Owns: the shapes of /discovery, /health, /models and their verbs. Called by: neuron (answers), gateway and
+cortex-status (read). Memory is in MiB (`_mb`), time in seconds (`_s`) or as the suffix says.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dialect = str  # "openai" | "anthropic"
+
+
+class Answer(BaseModel):
+    """A shape that another version may have extended: unknown keys are read over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class Request(BaseModel):
+    """A shape that we are sent: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelStatus(StrEnum):
+    """Where a model is in its life on one neuron. Transitions: cortex_neuron.residency.states."""
+
+    UNLOADED = "unloaded"
+    PENDING = "pending"  # its files are not there yet; tried again with back-off
+    LOADING = "loading"
+    LOADED = "loaded"
+    DRAINING = "draining"
+    RECOVERING = "recovering"
+    FAILED = "failed"
+
+
+class NeuronState(StrEnum):
+    """What the daemon as a whole is doing."""
+
+    ACTIVATING = "activating"  # preloads are under way; already loaded models are served
+    READY = "ready"
+    DRAINING = "draining"  # by an operator: serves what is running, takes nothing new
+    STOPPING = "stopping"
+
+
+class DeviceSpec(Answer):
+    """One device, as it is built. A CPU host has one device: index 0, name of the CPU, RAM as VRAM."""
+
+    index: int
+    name: str
+    vram_total_mb: int
+    compute_capability: str | None = None  # "8.6"; None on CPU
+
+
+class Discovery(Answer):
+    """GET /discovery"""
+
+    hostname: str
+    os: str
+    kernel: str
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    driver_problem: str | None = None  # such as "driver/library version mismatch: reboot"
+    device_kind: str  # "cuda" | "cpu"
+    devices: list[DeviceSpec]
+    harnesses: list[str]
+    version: str
+
+
+class DeviceHealth(Answer):
+    """One device, as it is now."""
+
+    index: int
+    vram_used_mb: int
+    vram_free_mb: int
+    utilization_pct: int | None = None
+    temp_c: int | None = None
+
+
+class ModelHealth(Answer):
+    """One model in /health. Counts are of requests (sequences), cache in blocks."""
+
+    id: str
+    status: ModelStatus
+    in_flight: int = 0
+    queue_depth: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_free: int = 0
+
+
+class Activation(Answer):
+    """Progress of the models a neuron loads by itself at start."""
+
+    wanted: list[str] = Field(default_factory=list)
+    loaded: list[str] = Field(default_factory=list)
+    failed: list[str] = Field(default_factory=list)
+
+
+class Health(Answer):
+    """GET /health"""
+
+    uptime_secs: float
+    state: NeuronState
+    activation: Activation
+    devices: list[DeviceHealth]
+    models: list[ModelHealth]
+    version: str
+
+
+class Progress(Answer):
+    """How far a load is: a phase's name and the share of the whole that is done, 0 to 1."""
+
+    phase: str
+    fraction: float
+
+
+class Failure(Answer):
+    """Why a model is not served: a stable kind (docs/protocol.md), the rank that said so, the words."""
+
+    kind: str
+    message: str
+    rank: int | None = None
+
+
+class ModelRow(Answer):
+    """GET /models (a list of these) and GET /models/{id}"""
+
+    id: str
+    harness: str
+    status: ModelStatus
+    devices: list[int] = Field(default_factory=list)
+    vram_used_mb: int = 0
+    context: int | None = None  # tokens, known once loaded
+    progress: Progress | None = None
+    failure: Failure | None = None
+    retry_after_s: int | None = None
+    last_used_s: float | None = None  # seconds since it last served; None if never
+    loads: int = 0
+
+
+class LoadRequest(Request):
+    """POST /models/load. What is left out comes from the catalogue."""
+
+    model_id: str
+    harness: str | None = None
+    quant: str | None = None
+    tensor_parallel: int | None = Field(default=None, ge=1)
+    devices: list[int] | None = None
+
+
+class UnloadRequest(Request):
+    """POST /models/unload"""
+
+    model_id: str
+
+
+class StatusAnswer(Answer):
+    """The answer of load and unload."""
+
+    model_id: str
+    status: ModelStatus
+
+
+class EndpointAnswer(Answer):
+    """GET /models/{id}/endpoint: the base URL (no trailing slash, no /v1) where it is served."""
+
+    url: str
+
+
+class StateAnswer(Answer):
+    """The answer of /drain and /undrain."""
+
+    state: NeuronState
+
+
+class VersionAnswer(Answer):
+    """GET /version"""
+
+    version: str
+    protocol: int

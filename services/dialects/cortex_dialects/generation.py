@@ -1,0 +1,66 @@
+"""A request for text, whatever dialect it came in: what the neuron's engine side understands.
+
+Owns: Generation and its parts. `None` means "the client did not say": the neuron then takes the model's
+generation_config.json, then DEFAULTS. Made by: openai.py and anthropic.py. Read by: the neuron.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Messages for the model's chat template, in OpenAI's shape with tool arguments as objects (case W3)."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    token_ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Names and ranges are OpenAI's, vLLM's where OpenAI has none."""
+
+    temperature: float | None = None  # 0 is greedy
+    top_p: float | None = None
+    top_k: int | None = None  # 0 or -1 is off
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request. Choice `index` counts prompts, then `n`: prompt p's k-th answer is p * n + k."""
+
+    model: str
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None  # None: as many as the context leaves
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: off; k: the chosen token's and the k best
+    stream: bool = False
+    include_usage: bool = False
+    echo: bool = False
+    return_token_ids: bool = False
+    user: str | None = None

@@ -1,0 +1,1 @@
+"""The operator's commands: `cortex` and `cortex-status`, read from the inventory."""
