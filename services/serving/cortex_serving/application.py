@@ -1,0 +1,86 @@
+"""A Sanic application set up the way both services need it, and errors turned into HTTP in one place.
+
+Owns: limits, the request id, and the mapping exception -> envelope in the dialect of the path (case W7).
+Does not own: routes. Called by: the api package of each service.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import uuid
+from http import HTTPStatus
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic import exceptions as sanic_errors
+from sanic.config import Config
+
+from cortex_contracts.wire import errors
+from cortex_dialects.dialect import dialect_of, error_body
+from cortex_serving import logs
+
+_BODY_READ_TIMEOUT_S = 120
+_NO_RESPONSE_TIMEOUT_S = 7 * 24 * 3600  # an answer may take as long as it takes (case S2)
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z")
+_serial = itertools.count(1)
+
+
+def build(name: str, body_limit_mb: int) -> Sanic:
+    """A Sanic app without routes. `name` may be used more than once in a process."""
+    config = Config(env_prefix="")
+    config.update(
+        REQUEST_MAX_SIZE=body_limit_mb * 1024 * 1024,
+        REQUEST_TIMEOUT=_BODY_READ_TIMEOUT_S,
+        RESPONSE_TIMEOUT=_NO_RESPONSE_TIMEOUT_S,
+        KEEP_ALIVE_TIMEOUT=120,
+        ACCESS_LOG=False,
+        MOTD=False,
+    )
+    app = Sanic(f"{name}-{next(_serial)}", config=config, configure_logging=False)
+    app.exception(Exception)(answer_exception)
+    return app
+
+
+def request_id(request: Request) -> str:
+    """The caller's X-Request-Id where it is a sane one, else a new one; the same for the whole request."""
+    known: str | None = getattr(request.ctx, "request_id", None)
+    if known is None:
+        given = request.headers.get("x-request-id", "")
+        known = given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}"
+        request.ctx.request_id = known
+    return known
+
+
+async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:
+    """Any exception of a handler, or of Sanic before one, as the dialect's own envelope."""
+    failure = as_cortex_error(request, exception)
+    if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(exception, errors.CortexError):
+        logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
+    return answer_error(request, failure, dict(getattr(exception, "headers", None) or {}))
+
+
+def answer_error(request: Request, failure: errors.CortexError, headers: dict[str, str] | None = None) -> HTTPResponse:
+    """An error as HTTP: envelope, status, Retry-After, request id."""
+    headers = {**(headers or {}), "x-request-id": request_id(request)}
+    if failure.retry_after_s is not None:
+        headers["retry-after"] = str(failure.retry_after_s)
+    body = error_body(dialect_of(request.path), failure)
+    return HTTPResponse(body, status=failure.status, headers=headers, content_type="application/json")
+
+
+def as_cortex_error(request: Request, exception: Exception) -> errors.CortexError:
+    """What the client is told of an exception; the inside of an unexpected one stays in the log."""
+    if isinstance(exception, errors.CortexError):
+        return exception
+    if isinstance(exception, sanic_errors.NotFound):
+        return errors.RouteNotFound(f"no route {request.method} {request.path}")
+    if isinstance(exception, sanic_errors.MethodNotAllowed):
+        return errors.MethodNotAllowed(f"{request.path} does not take {request.method}")
+    if isinstance(exception, sanic_errors.PayloadTooLarge):
+        limit = request.app.config.REQUEST_MAX_SIZE
+        return errors.BodyTooLarge(f"the body is larger than {limit // (1024 * 1024)} MB")
+    if isinstance(exception, sanic_errors.SanicException) and exception.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+        failure = errors.InvalidRequest(str(exception) or HTTPStatus(exception.status_code).phrase)
+        failure.status = exception.status_code
+        return failure
+    return errors.CortexError(f"internal error; the log has it under request id {request_id(request)}")

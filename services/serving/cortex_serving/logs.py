@@ -1,0 +1,58 @@
+"""Logs: one JSON object a line on standard error, with a time, a level, an event and its fields.
+
+Owns: the format. Does not own: which fields (each service says). Secrets are never passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+_LOGGER = logging.getLogger("cortex")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON; fields come in `extra={"fields": …}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        if record.name != _LOGGER.name:
+            line["logger"] = record.name
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Send every log of this process, libraries' too, through JsonFormatter to standard error."""
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[output], force=True)
+    for name in ("sanic.root", "sanic.error", "sanic.server", "sanic.access"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(logging.WARNING)
+
+
+def info(event: str, /, **fields: Any) -> None:
+    """One line at level info."""
+    _LOGGER.info(event, extra={"fields": fields})
+
+
+def warning(event: str, /, **fields: Any) -> None:
+    """One line at level warning: something an operator may want to look at."""
+    _LOGGER.warning(event, extra={"fields": fields})
+
+
+def error(event: str, /, *, exception: BaseException | None = None, **fields: Any) -> None:
+    """One line at level error, with the traceback of `exception`."""
+    _LOGGER.error(event, extra={"fields": fields}, exc_info=exception)

@@ -1,0 +1,126 @@
+"""Running Sanic applications on one uvloop: bind first, then serve, then stop in order.
+
+Owns: sockets, signals, the end of connections. Does not own: what draining means (the service's `stop` does).
+Called by: the cli of each service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from sanic import Sanic
+from sanic.server import AsyncioServer
+
+from cortex_serving import logs
+
+_CONNECTION_GRACE_S = 2.0
+
+
+class CannotListen(Exception):
+    """An address cannot be bound; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An application and the address it is served on."""
+
+    app: Sanic
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What a service does once its sockets are bound (case L2), on SIGHUP, and on SIGTERM or SIGINT (case L8).
+
+    `stop` closes admission, lets running requests end up to its own bound, and returns; until then the sockets
+    stay open, so that late callers get a 503 rather than a refused connection.
+    """
+
+    start: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
+    reload: Callable[[], Awaitable[None]] | None = None
+
+
+async def serve(listeners: Sequence[Listener], lifecycle: Lifecycle) -> None:
+    """Serve until SIGTERM or SIGINT. Raises CannotListen."""
+    stopping = _install_signals(lifecycle)
+    servers = [await _listen(listener) for listener in listeners]
+    try:
+        await lifecycle.start()
+        logs.info("serving", addresses=[f"{each.host}:{each.port}" for each in listeners])
+        await stopping.wait()
+    finally:
+        logs.info("stopping")
+        await lifecycle.stop()
+        for server in servers:
+            await _close(server)
+
+
+def _install_signals(lifecycle: Lifecycle) -> asyncio.Event:
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    reload = lifecycle.reload
+    if reload is not None:
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def reload_logged() -> None:
+            try:
+                await reload()
+            except Exception as failure:  # noqa: BLE001  a bad new config must not end a serving process
+                logs.error("reload_failed", exception=failure)
+
+        def start_reload() -> None:
+            task = loop.create_task(reload_logged())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, start_reload)
+    return stopping
+
+
+async def _listen(listener: Listener) -> AsyncioServer:
+    try:
+        bound = _bind(listener.host, listener.port)
+    except OSError as failure:
+        raise CannotListen(f"cannot listen on {listener.host}:{listener.port}: {failure.strerror}") from failure
+    server = await listener.app.create_server(sock=bound, return_asyncio_server=True)
+    assert server is not None
+    await server.startup()
+    await server.before_start()
+    await server.after_start()
+    return server
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host.strip("[]"), port))
+        bound.listen(1024)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+async def _close(server: AsyncioServer) -> None:
+    await server.before_stop()
+    closed = server.close()
+    deadline = asyncio.get_running_loop().time() + _CONNECTION_GRACE_S
+    while server.connections and asyncio.get_running_loop().time() < deadline:
+        for connection in list(server.connections):
+            connection.close_if_idle()
+        await asyncio.sleep(0.02)
+    for connection in list(server.connections):
+        connection.abort()
+    if closed is not None:
+        await closed
+    await server.after_stop()
