@@ -9,15 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _has_port(value: str) -> str:
+    port = int(value.rpartition(":")[2])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} is not in 1 to 65535")
+    return value
+
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Listen = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):[0-9]{1,5}$", examples=["0.0.0.0:31313"])]
-ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.:/-]*$", max_length=200)]
+Listen = Annotated[
+    str,
+    Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):[0-9]{1,5}$", examples=["0.0.0.0:31313", "[::]:31313"]),
+    AfterValidator(_has_port),
+]
+ModelId = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][\w.:/-]*$", max_length=200, examples=["qwen3-8b", "Qwen/Qwen3-8B"])
+]
 Harness = Literal["torch", "vllm"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
-DeviceChoice = Literal["all", "cpu"] | tuple[Annotated[int, Field(ge=0)], ...]
+DeviceList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+DeviceChoice = Annotated[Literal["all", "cpu"] | DeviceList, Field(examples=["all", "cpu", [0, 1]])]
+Folder = Annotated[str, Field(pattern=r"^(/[^/\s]+)+$", examples=["/opt/cortex/current/bin"])]
 
 
 class Strict(BaseModel):
@@ -42,8 +58,10 @@ class Model(Strict):
     priority: Annotated[int, Field(description="Higher stays longer under the priority strategy")] = 0
     aliases: Annotated[tuple[ModelId, ...], Field(description="Other names clients may use")] = ()
     context: Annotated[int | None, Field(gt=0, description="Tokens of context; none takes the model's own")] = None
-    capabilities: Annotated[tuple[Literal["chat", "completion", "tools", "images"], ...],
-                            Field(description="What it is good for, shown to clients")] = ("chat", "completion")
+    capabilities: Annotated[
+        tuple[Literal["chat", "completion", "tools", "images"], ...],
+        Field(description="What it is good for, shown to clients"),
+    ] = ("chat", "completion")
 
 
 class Gateway(Strict):
@@ -52,8 +70,9 @@ class Gateway(Strict):
     listen: Annotated[Listen, Field(description="Address and port of the API")] = "0.0.0.0:31313"
     metrics_listen: Annotated[Listen, Field(description="Address and port of /metrics")] = "0.0.0.0:31314"
     eviction_strategy: Annotated[Literal["lru", "priority"], Field(description="Which idle model goes first")] = "lru"
-    defrag_after_cycles: Annotated[int, Field(ge=0, description="Evictions on a neuron before its groups are "
-                                              "recycled when idle; 0 never")] = 50
+    defrag_after_cycles: Annotated[
+        int, Field(ge=0, description="Evictions on a neuron before its groups are recycled when idle; 0 never")
+    ] = 50
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
     connect_timeout_s: Annotated[Seconds, Field(description="To open a connection to a neuron")] = 2.0
     idle_timeout_s: Annotated[Seconds, Field(description="Between two reads from a neuron; no total limit")] = 60.0
@@ -65,21 +84,43 @@ class Gateway(Strict):
 class Neuron(Strict):
     """A host of the group `neurons`: variables `neuron_*`."""
 
-    bind: Annotated[str, Field(min_length=1, description="Address it listens on")] = "0.0.0.0"
+    bind: Annotated[str, Field(min_length=1, description="Address it listens on")] = "0.0.0.0"  # noqa: S104  the gateway is elsewhere
     port: Annotated[Port, Field(description="Port it listens on")] = 13131
     devices: Annotated[DeviceChoice, Field(description="all, cpu, or a list of GPU indexes")] = "all"
     drained: Annotated[bool, Field(description="Start drained: serve nothing until undrained")] = False
     environment: Annotated[dict[str, str], Field(description="Environment of engine processes")] = {}
-    cpu_threads: Annotated[int | None, Field(ge=1, description="Threads of an engine process on CPU; "
-                                             "none takes the cores")] = None
+    cpu_threads: Annotated[
+        int | None, Field(ge=1, description="Threads of an engine process on CPU; none takes the cores")
+    ] = None
     max_sequences: Annotated[int, Field(ge=1, description="Sequences a model decodes at once")] = 32
-    max_step_tokens: Annotated[int | None, Field(ge=16, description="Tokens of one step, prefill chunks included; "
-                                                 "none is 256 on CPU and 2048 on GPU")] = None
+    max_step_tokens: Annotated[
+        int | None,
+        Field(ge=16, description="Tokens of one step, prefill chunks included; none is 256 on CPU and 2048 on GPU"),
+    ] = None
     queue_limit: Annotated[int, Field(ge=0, description="Requests that may wait for a seat, per model")] = 128
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
     load_timeout_s: Annotated[Seconds, Field(description="To load a model, from spawn to ready")] = 900.0
     step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
+
+
+class Deployment(Strict):
+    """How any host is set up: variables `cortex_*` of the roles, beside `cortex_models`. No service reads them."""
+
+    prefix: Annotated[
+        Folder | Literal[""],
+        Field(
+            description="Folder that all files go under; empty is the root of the file system",
+            examples=["", "/srv/cortex"],
+        ),
+    ] = ""
+    service_manager: Annotated[
+        Literal["systemd", "none"],
+        Field(description="What runs the services; with none the files are rendered and nothing is started"),
+    ] = "systemd"
+    bin_dir: Annotated[Folder, Field(description="Folder where the host has cortex-gateway and cortex-neuron")] = (
+        "/opt/cortex/current/bin"
+    )
 
 
 class NeuronHost(Neuron):

@@ -1,0 +1,142 @@
+"""Everything that is wrong with an inventory, at once and in the inventory's own words; or the Fleet when nothing is.
+
+Owns: the walk over groups, hosts and catalogue, and the lines' form "host <name>: <variable>: <what>, is <value>".
+Does not own: the schema (fleet.py), one value's faults (reading.py), relations (relations.py). Pure.
+Called by: the Ansible filter `cortex_problems`, `cortex inventory check`, `cortex up`, `cortex status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
+from cortex_contracts.inventory.reading import suggestion, take
+from cortex_contracts.inventory.relations import breaches, socket_path_fault
+from cortex_contracts.inventory.variables import GROUPS, PREFIXES, Groups, Hosts, Unreadable
+
+SHOWN_HOSTS = 4
+VARIABLES = (
+    *(f"cortex_{name}" for name in ("models", *Deployment.model_fields)),
+    *(f"gateway_{name}" for name in Gateway.model_fields),
+    *(f"neuron_{name}" for name in Neuron.model_fields),
+)
+STAND_INS = {"source": "?", "vram_mb": 1}
+
+
+class InventoryInvalid(Exception):
+    """The inventory is no fleet that can work; `problems` are lines in the inventory's words."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Faults:
+    """Faults of hosts; hosts that share one, as from group_vars, share its line."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, list[str]] = {}
+
+    def add(self, host: str, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._hosts.setdefault(line, []).append(host)
+
+    def lines(self) -> list[str]:
+        return [f"{_listed(hosts)}: {line}" for line, hosts in self._hosts.items()]
+
+
+def problems(hosts: Hosts, groups: Groups) -> list[str]:
+    """What is wrong, one line each; [] when nothing is."""
+    return _survey(hosts, groups)[1]
+
+
+def build(hosts: Hosts, groups: Groups) -> Fleet:
+    """The fleet that the inventory declares. Raises InventoryInvalid with all problems."""
+    fleet, found = _survey(hosts, groups)
+    if found:
+        raise InventoryInvalid(found)
+    return fleet
+
+
+def catalogue(entries: Any) -> tuple[tuple[Model, ...], list[str]]:
+    """The models of `cortex_models`, and what is wrong with its entries."""
+    if isinstance(entries, Unreadable):
+        return (), [f"cortex_models: {entries.reason}"]
+    if not isinstance(entries, list):
+        return (), [f"cortex_models: should be a list of entries, is {entries!r}"]
+    models, found = [], []
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            found.append(f"cortex_models: entry {number}: should be keys and values, is {entry!r}")
+            continue
+        name = entry.get("id") or f"entry {number}"
+        model, lines = take(Model, entry, {**STAND_INS, "id": f"entry-{number}"})
+        unknown = (key for key in entry if key not in Model.model_fields)
+        lines += [f"{key}: no such key{suggestion(key, Model.model_fields)}" for key in unknown]
+        found += [f"cortex_models: {name}: {line}" for line in lines]
+        models.append(model)
+    return tuple(models), found
+
+
+def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
+    faults = Faults()
+    for name, variables in hosts.items():
+        faults.add(name, _misspelt(variables))
+        deployment, lines = take(Deployment, _without_prefix(variables, "cortex_"), {})
+        faults.add(name, [f"cortex_{line}" for line in lines])
+        faults.add(name, filter(None, [socket_path_fault(deployment)]))
+    gateways, neurons = [], []
+    for name in groups.get("gateway", ()):
+        gateway, lines = take(Gateway, _without_prefix(hosts[name], "gateway_"), {})
+        faults.add(name, [f"gateway_{line}" for line in lines])
+        gateways.append(GatewayHost(**gateway.model_dump(), name=name, address=_address(name, hosts)))
+    for name in groups.get("neurons", ()):
+        neuron, lines = take(Neuron, _without_prefix(hosts[name], "neuron_"), {})
+        faults.add(name, [f"neuron_{line}" for line in lines])
+        neurons.append(NeuronHost(**neuron.model_dump(), name=name, address=_address(name, hosts)))
+    models, entry_faults = catalogue(_shared_catalogue(hosts))
+    fleet = Fleet(gateways=tuple(gateways), neurons=tuple(neurons), models=models)
+    return fleet, [*_groups(groups), *faults.lines(), *_differing(hosts), *entry_faults, *breaches(fleet)]
+
+
+def _groups(groups: Groups) -> Iterator[str]:
+    for name in GROUPS:
+        if name not in groups:
+            others = [other for other in groups if other not in GROUPS]
+            yield f"group {name}: no such group{suggestion(name, others)}"
+        elif not list(groups[name]):
+            yield f"group {name}: has no hosts"
+
+
+def _misspelt(variables: Mapping[str, Any]) -> Iterator[str]:
+    for name in variables:
+        if name.startswith(PREFIXES) and name not in VARIABLES:
+            yield f"{name}: no such variable{suggestion(name, VARIABLES)}"
+
+
+def _without_prefix(variables: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in variables.items() if name.startswith(prefix)}
+
+
+def _address(name: str, hosts: Hosts) -> str:
+    return str(hosts[name].get("ansible_host", name))
+
+
+def _shared_catalogue(hosts: Hosts) -> Any:
+    return next((variables["cortex_models"] for variables in hosts.values() if "cortex_models" in variables), [])
+
+
+def _differing(hosts: Hosts) -> Iterator[str]:
+    """Gateways and neurons must mean the same by a model's name, so there is one catalogue for all hosts."""
+    shared = _shared_catalogue(hosts)
+    differing = [name for name, variables in hosts.items() if variables.get("cortex_models", []) != shared]
+    if differing:
+        yield f"{_listed(differing)}: cortex_models: is not that of the other hosts; declare it once, in group_vars/all"
+
+
+def _listed(hosts: list[str]) -> str:
+    shown = ", ".join(hosts[:SHOWN_HOSTS])
+    if len(hosts) == 1:
+        return f"host {shown}"
+    return f"hosts {shown}" + (f" and {len(hosts) - SHOWN_HOSTS} more" if len(hosts) > SHOWN_HOSTS else "")

@@ -1,0 +1,68 @@
+"""From raw inventory values to the schema's: each fault becomes a line, and a value stands in for what is faulty.
+
+Owns: the wording of a fault in one value, and the suggestion for a misspelt name. Does not own: which host or entry the
+value belongs to, nor relations between values. A stand-in lets relations.py still judge everything else, so that one
+run reports all problems. Called by: problems.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from cortex_contracts.inventory.fleet import Strict
+from cortex_contracts.inventory.variables import Unreadable
+
+Shape = TypeVar("Shape", bound=Strict)
+
+SECRET = frozenset({"environment"})  # may hold tokens: a fault there never shows the value
+SHOWN_CHARACTERS = 80
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a line about an unknown name: the known one that it was perhaps meant to be."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def take(shape: type[Shape], values: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> tuple[Shape, list[str]]:
+    """The values as `shape`, and a line per fault that begins with the field's name.
+
+    What is faulty takes its default, or its stand-in where the field has none. Unknown keys are left out silently: only
+    the caller knows by what name the inventory calls them.
+    """
+    known = {key: value for key, value in values.items() if key in shape.model_fields}
+    lines = [f"{key}: {value.reason}" for key, value in known.items() if isinstance(value, Unreadable)]
+    readable = {key: value for key, value in known.items() if not isinstance(value, Unreadable)}
+    required = {key: stand_ins[key] for key in known.keys() - readable.keys() if key in stand_ins}
+    try:
+        return shape.model_validate({**required, **readable}), lines
+    except ValidationError as error:
+        faults = error.errors()
+    lines += dict.fromkeys(_line(shape, fault) for fault in faults)
+    faulty = {fault["loc"][0] for fault in faults}
+    sound = {key: value for key, value in readable.items() if key not in faulty}
+    return shape.model_validate({**stand_ins, **sound}), lines
+
+
+def _line(shape: type[Strict], fault: ErrorDetails) -> str:
+    name, *inner = (str(part) for part in fault["loc"])
+    field = shape.model_fields[name]
+    if fault["type"] == "missing":
+        return f"{name}: is missing ({field.description or 'every entry has one'})"
+    if field.examples and fault["type"] != "value_error":
+        choices = " or ".join(repr(example) for example in field.examples)
+        return f"{name}: should be such as {choices}, is {_shown(name, fault['input'])}"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{'.'.join((name, *inner))}: {message[0].lower()}{message[1:]}, is {_shown(name, fault['input'])}"
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in SECRET:
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

@@ -1,0 +1,106 @@
+"""What must hold between the declared hosts and models: each breach is a line in the inventory's words.
+
+Owns: the relations. Does not own: the values themselves (fleet.py), what a host really has (the neuron's discovery).
+Called by: problems.py, also with stand-ins for values that are faulty by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cortex_contracts.inventory.fleet import Deployment, Fleet, GatewayHost, Model, NeuronHost
+from cortex_contracts.inventory.reading import suggestion
+
+WILDCARDS = frozenset({"0.0.0.0", "[::]", "::", "*"})  # noqa: S104  compared with, not bound
+SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's path on Linux, less the closing NUL
+LONGEST_SOCKET = "/run/neuron/g9999.ipc"
+
+
+def breaches(fleet: Fleet) -> Iterator[str]:
+    """Every relation of the fleet that does not hold."""
+    yield from _addresses(fleet.neurons)
+    for gateway in fleet.gateways:
+        yield from _ports(gateway, {neuron.name: neuron for neuron in fleet.neurons}.get(gateway.name))
+    for neuron in fleet.neurons:
+        if neuron.devices not in ("all", "cpu") and len(set(neuron.devices)) < len(neuron.devices):
+            yield f"host {neuron.name}: neuron_devices: names a device twice: {list(neuron.devices)}"
+    yield from _names(fleet.models)
+    for model in fleet.models:
+        yield from _hosts(model, fleet.neurons)
+        yield from _devices(model, fleet.neurons)
+
+
+def socket_path_fault(deployment: Deployment) -> str | None:
+    """Why the host's prefix leaves no room for the sockets of its engine groups; none where it does."""
+    excess = len(deployment.prefix.encode()) + len(LONGEST_SOCKET) - SOCKET_PATH_LIMIT
+    if excess <= 0:
+        return None
+    return f"cortex_prefix: is {excess} bytes too long for the sockets below it, is {deployment.prefix!r}"
+
+
+def _addresses(neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
+    taken: dict[str, str] = {}
+    for neuron in neurons:
+        first = taken.setdefault(neuron.url, neuron.name)
+        if first != neuron.name:
+            yield f"host {neuron.name}: has the address of host {first}: {neuron.url} (ansible_host, neuron_port)"
+
+
+def _ports(gateway: GatewayHost, neuron: NeuronHost | None) -> Iterator[str]:
+    """Two listeners of one host on one port."""
+    listeners = {"gateway_listen": gateway.listen, "gateway_metrics_listen": gateway.metrics_listen}
+    if neuron is not None:
+        listeners["neuron_port"] = f"{neuron.bind}:{neuron.port}"
+    taken: dict[str, str] = {}
+    for variable, listen in listeners.items():
+        for other, its_listen in taken.items():
+            if _collide(listen, its_listen):
+                yield f"host {gateway.name}: {variable}: {listen} is also that of {other}: {its_listen}"
+        taken[variable] = listen
+
+
+def _collide(one: str, other: str) -> bool:
+    one_host, _, one_port = one.rpartition(":")
+    other_host, _, other_port = other.rpartition(":")
+    return one_port == other_port and (one_host == other_host or not WILDCARDS.isdisjoint({one_host, other_host}))
+
+
+def _names(models: tuple[Model, ...]) -> Iterator[str]:
+    """Ids and aliases are one space of names, each used once."""
+    ids: set[str] = set()
+    for model in models:
+        if model.id in ids:
+            yield f"cortex_models: {model.id}: id: is there twice"
+        ids.add(model.id)
+    owners: dict[str, str] = {}
+    for model in models:
+        for alias in model.aliases:
+            if alias in ids:
+                whose = "its own id" if alias == model.id else "the id of another model"
+                yield f"cortex_models: {model.id}: aliases: {alias!r} is {whose}"
+            elif alias in owners:
+                yield f"cortex_models: {model.id}: aliases: {alias!r} is also an alias of {owners[alias]}"
+            owners.setdefault(alias, model.id)
+
+
+def _hosts(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
+    names = [neuron.name for neuron in neurons]
+    for key in ("pinned_on", "preload_on"):
+        for name in getattr(model, key):
+            if name not in names:
+                hint = suggestion(name, names)
+                yield f"cortex_models: {model.id}: {key}: {name!r} is no host of the group neurons{hint}"
+
+
+def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
+    """As far as the inventory knows: a host with `all` may have any number of devices."""
+    place = f"cortex_models: {model.id}"
+    span = model.tensor_parallel
+    if "min_devices" in model.model_fields_set and model.min_devices != span:
+        yield f"{place}: min_devices: is {model.min_devices}, but tensor_parallel splits it over {span}"
+    counts = {neuron.name: len(neuron.devices) for neuron in neurons if neuron.devices not in ("all", "cpu")}
+    for name in dict.fromkeys(model.pinned_on + model.preload_on):
+        if counts.get(name, span) < span:
+            yield f"{place}: tensor_parallel: is {span}, but host {name} has {counts[name]} in neuron_devices"
+    if neurons and len(counts) == len(neurons) and max(counts.values()) < span:
+        yield f"{place}: tensor_parallel: is {span}, but no host has more than {max(counts.values())} in neuron_devices"
