@@ -1,0 +1,38 @@
+"""Where this machine can ask a gateway that listens at some address.
+
+Does not own: a neuron's URL, which is `NeuronHost.url`. Called by: asking, drift.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from cortex_contracts.inventory.fleet import GatewayHost
+
+
+def gateway_url(gateway: GatewayHost) -> str:
+    """The base URL of a gateway, seen from here; no trailing slash.
+
+    A wildcard is no address to ask, and a loopback one is the gateway's own, not ours: both become the host's
+    address, unless the host is this machine.
+    """
+    host, port = gateway.listen.rsplit(":", 1)
+    host = host.strip("[]")
+    elsewhere = _is_loopback(host) and not _is_loopback(gateway.address)
+    if elsewhere or _is_wildcard(host):
+        host = gateway.address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
