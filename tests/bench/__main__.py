@@ -1,0 +1,38 @@
+"""Measure this machine: `python -m tests.bench [engine] [gateway] [--json FILE]`. Figures, not verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+from tests.bench import engine_speed, gateway_cost
+
+_PARTS = {"engine": engine_speed.measure, "gateway": gateway_cost.measure}
+
+
+def main() -> int:
+    """Print the figures of each part; write them where asked."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)}; all where none is named")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(_PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
+    figures: dict[str, dict[str, float]] = {}
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
+    for part in arguments.parts or _PARTS:
+        figures[part] = _PARTS[part]()
+        print(f"\n{part}")
+        for name, value in figures[part].items():
+            print(f"  {name:30} {value:10.3f}", flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
