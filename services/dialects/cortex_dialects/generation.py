@@ -64,3 +64,7 @@ class Generation:
     echo: bool = False
     return_token_ids: bool = False
     user: str | None = None
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.prompts) * self.n

@@ -1,0 +1,250 @@
+"""Anthropic's messages, as far as cortex honours them.
+
+Owns: the shapes and ranges of requests, answers and stream events. Does not own: what a request comes to
+(cortex_dialects.anthropic). Called by: dialects, and the services' OpenAPI documents.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from cortex_contracts.wire.openai import Finite, Lenient, Shape, TokenLimit
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
+
+
+def _kind(value: object) -> str | None:
+    return {str: "text", list: "list"}.get(type(value))
+
+
+_STRING_OR_BLOCKS = Discriminator(
+    _kind, custom_error_type="wrong_type", custom_error_message="Input should be a string or a list of blocks"
+)
+
+
+class Text(Lenient):
+    """`cache_control` and `citations` are read over: what is cached is not the client's to say."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Base64Source(Lenient):
+    type: Literal["base64"]
+    media_type: str
+    data: str
+
+
+class UrlSource(Lenient):
+    type: Literal["url"]
+    url: str
+
+
+class Image(Lenient):
+    type: Literal["image"]
+    source: Annotated[Base64Source | UrlSource, Field(discriminator="type")]
+
+
+class Thinking(Lenient):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class RedactedThinking(Lenient):
+    type: Literal["redacted_thinking"]
+
+
+class ToolUse(Lenient):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+ResultPart = Annotated[Text | Image, Field(discriminator="type")]
+
+
+class ToolResult(Lenient):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: (
+        Annotated[
+            Annotated[str, Tag("text")] | Annotated[list[ResultPart], Tag("list"), Field(fail_fast=True)],
+            _STRING_OR_BLOCKS,
+        ]
+        | None
+    ) = None
+    is_error: bool | None = None
+
+
+Block = Annotated[
+    Text | Image | Thinking | RedactedThinking | ToolUse | ToolResult,
+    Field(discriminator="type"),
+]
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Block], Tag("list"), Field(fail_fast=True)],
+    _STRING_OR_BLOCKS,
+]
+System = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Text], Tag("list"), Field(fail_fast=True)],
+    _STRING_OR_BLOCKS,
+]
+
+
+class Turn(Lenient):
+    role: Literal["user", "assistant", "system"]
+    content: Content
+
+
+class Tool(Lenient):
+    """A tool of the client's; Anthropic's own server tools have another `type`."""
+
+    type: Literal["custom"] | None = None
+    name: Annotated[str, Field(min_length=1)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+
+class ToolChoice(Lenient):
+    type: Literal["auto", "any", "none", "tool"]
+    name: str | None = None
+
+
+class ThinkingConfig(Lenient):
+    """Whether the model thinks, for templates that have a switch. `budget_tokens` is taken as a hint."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
+class OutputConfig(Shape):
+    effort: Annotated[str | None, Field(description="A hint; local models have no such dial")] = None
+    format: None = None
+
+
+class CountTokensRequest(Shape):
+    """POST /v1/messages/count_tokens"""
+
+    model: Annotated[str, Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
+    system: System | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingConfig | None = None
+    output_config: OutputConfig | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+class MessagesRequest(CountTokensRequest):
+    """POST /v1/messages"""
+
+    max_tokens: TokenLimit
+    stream: bool | None = None
+    temperature: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    stop_sequences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None = None
+    # Who asks and how it is billed: accepted, and no answer depends on them.
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    inference_geo: str | None = None
+
+
+class TokenCount(BaseModel):
+    """The answer of /v1/messages/count_tokens"""
+
+    input_tokens: int
+
+
+class Usage(BaseModel):
+    """`input_tokens` counts the whole prompt, cached or not: a stream says it before it is known what was cached."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class TextBlock(BaseModel):
+    type: Literal["text"] = "text"
+    text: str = ""
+
+
+class ThinkingBlock(BaseModel):
+    type: Literal["thinking"] = "thinking"
+    thinking: str = ""
+    signature: str = ""
+
+
+class ToolUseBlock(BaseModel):
+    type: Literal["tool_use"] = "tool_use"
+    id: str
+    name: str
+    input: dict[str, Any] = {}
+
+
+AnswerBlock = TextBlock | ThinkingBlock | ToolUseBlock
+
+
+class Message(BaseModel):
+    """The answer of /v1/messages"""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[AnswerBlock] = []
+    stop_reason: StopReason | None = None
+    stop_sequence: str | None = None
+    usage: Usage
+
+
+class MessageStart(BaseModel):
+    type: Literal["message_start"] = "message_start"
+    message: Message
+
+
+class ContentBlockStart(BaseModel):
+    type: Literal["content_block_start"] = "content_block_start"
+    index: int
+    content_block: AnswerBlock
+
+
+class TextDelta(BaseModel):
+    type: Literal["text_delta"] = "text_delta"
+    text: str
+
+
+class ThinkingDelta(BaseModel):
+    type: Literal["thinking_delta"] = "thinking_delta"
+    thinking: str
+
+
+class InputJsonDelta(BaseModel):
+    type: Literal["input_json_delta"] = "input_json_delta"
+    partial_json: str
+
+
+class ContentBlockDelta(BaseModel):
+    type: Literal["content_block_delta"] = "content_block_delta"
+    index: int
+    delta: TextDelta | ThinkingDelta | InputJsonDelta
+
+
+class ContentBlockStop(BaseModel):
+    type: Literal["content_block_stop"] = "content_block_stop"
+    index: int
+
+
+class Stopped(BaseModel):
+    stop_reason: StopReason
+    stop_sequence: str | None = None
+
+
+class MessageDelta(BaseModel):
+    type: Literal["message_delta"] = "message_delta"
+    delta: Stopped
+    usage: Usage
+
+
+class MessageStop(BaseModel):
+    type: Literal["message_stop"] = "message_stop"

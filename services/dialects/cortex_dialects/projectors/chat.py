@@ -1,0 +1,157 @@
+"""Events as /v1/chat/completions.
+
+Owns: chunks, the document, and OpenAI's words for log-probabilities and usage there. Called by: projectors/__init__.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from cortex_contracts.wire import openai as wire
+from cortex_contracts.wire.errors import CortexError
+from cortex_dialects import sse
+from cortex_dialects.dialect import Dialect, error_event, keepalive
+from cortex_dialects.events import (
+    Event,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from cortex_dialects.generation import Generation
+from cortex_dialects.projectors.collected import CollectedChoice, collect, cut_short
+from cortex_dialects.projectors.frame import MARK, Frame
+
+DONE = sse.data("[DONE]")
+# JSON has no infinity; this is what OpenAI and vLLM send for a token that cannot be.
+_LEAST_LOGPROB = -9999.0
+
+
+class ChatProjector:
+    """See Projector."""
+
+    def __init__(self, generation: Generation, answer_id: str, created: int) -> None:
+        self._id, self._created, self._model = answer_id, created, generation.model
+        self._num_choices = generation.num_choices
+        self._include_usage = generation.include_usage
+        self._with_ids = generation.return_token_ids
+        self._with_logprobs = generation.logprobs is not None
+        self._unfinished = set(range(self._num_choices))
+        self._text = [self._frame(i, wire.ChatDelta(content=MARK)) for i in range(self._num_choices)]
+        self._reasoning = [self._frame(i, wire.ChatDelta(reasoning_content=MARK)) for i in range(self._num_choices)]
+
+    def opening(self) -> bytes:
+        role = wire.ChatDelta(role="assistant", content="")
+        return b"".join(self._event(wire.ChatChunkChoice(index=i, delta=role)) for i in range(self._num_choices))
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case TextDelta():
+                return self._text_delta(event)
+            case ReasoningDelta():
+                return self._reasoning[event.index].holding(event.text) if event.text else b""
+            case ToolCallDelta():
+                delta = wire.ChatDelta(tool_calls=[_tool_delta(event)])
+                return self._event(wire.ChatChunkChoice(index=event.index, delta=delta))
+            case Finished():
+                self._unfinished.discard(event.index)
+                end = wire.ChatChunkChoice(index=event.index, delta=wire.ChatDelta(), finish_reason=event.reason)
+                return self._event(end)
+            case Usage():
+                return sse.data(self._chunk([], usage_shape(event)).model_dump_json()) if self._include_usage else b""
+            case Failed():
+                return self.failure(event.error)
+
+    def keepalive(self) -> bytes:
+        return keepalive(Dialect.OPENAI)
+
+    def failure(self, error: CortexError) -> bytes:
+        return error_event(Dialect.OPENAI, error)
+
+    def closing(self) -> bytes:
+        return self.failure(cut_short()) if self._unfinished else DONE
+
+    def document(self, events: Iterable[Event]) -> bytes:
+        choices, usage = collect(events, self._num_choices)
+        answer = wire.ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._choice(i, choice) for i, choice in enumerate(choices)],
+            usage=usage_shape(usage),
+        )
+        return answer.model_dump_json().encode()
+
+    def _text_delta(self, event: TextDelta) -> bytes:
+        if event.logprobs or (self._with_ids and event.token_ids):
+            choice = wire.ChatChunkChoice(
+                index=event.index,
+                delta=wire.ChatDelta(content=event.text),
+                logprobs=_logprobs(event.logprobs),
+                token_ids=list(event.token_ids) if self._with_ids else None,
+            )
+            return self._event(choice)
+        return self._text[event.index].holding(event.text) if event.text else b""
+
+    def _choice(self, index: int, choice: CollectedChoice) -> wire.ChatChoice:
+        calls = [
+            wire.CalledTool(id=call.id, function=wire.CalledFunction(name=call.name, arguments=call.arguments))
+            for _, call in sorted(choice.calls.items())
+        ]
+        answer = wire.ChatAnswer(
+            content=choice.text if choice.text or not calls else None,
+            reasoning_content=choice.reasoning or None,
+            tool_calls=calls or None,
+        )
+        return wire.ChatChoice(
+            index=index,
+            message=answer,
+            logprobs=_logprobs(choice.logprobs) if self._with_logprobs else None,
+            finish_reason=choice.finish_reason,
+            token_ids=choice.token_ids if self._with_ids else None,
+        )
+
+    def _frame(self, index: int, delta: wire.ChatDelta) -> Frame:
+        return Frame(self._chunk([wire.ChatChunkChoice(index=index, delta=delta)]))
+
+    def _event(self, choice: wire.ChatChunkChoice) -> bytes:
+        return sse.data(self._chunk([choice]).model_dump_json())
+
+    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: wire.Usage | None = None) -> wire.ChatChunk:
+        return wire.ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
+
+
+def usage_shape(usage: Usage) -> wire.Usage:
+    """OpenAI's words for usage."""
+    return wire.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=wire.PromptTokensDetails(cached_tokens=usage.cached_tokens),
+    )
+
+
+def _tool_delta(event: ToolCallDelta) -> wire.ToolDelta:
+    return wire.ToolDelta(
+        index=event.call,
+        id=event.id,
+        type="function" if event.id is not None else None,
+        function=wire.FunctionDelta(name=event.name, arguments=event.arguments),
+    )
+
+
+def _logprobs(tokens: Iterable[TokenLogprob]) -> wire.ChatLogprobs | None:
+    content = [
+        wire.ChatTokenLogprob(**_token(token), top_logprobs=[wire.TopLogprob(**_token(top)) for top in token.top])
+        for token in tokens
+    ]
+    return wire.ChatLogprobs(content=content) if content else None
+
+
+def _token(token: TokenLogprob) -> dict[str, object]:
+    logprob = token.logprob if math.isfinite(token.logprob) else _LEAST_LOGPROB
+    return {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}

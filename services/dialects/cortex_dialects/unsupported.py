@@ -1,0 +1,77 @@
+"""Parameters that a dialect knows and cortex does not honour, and the values that ask for nothing (case W9).
+
+An absent or null parameter never asks for anything. Any other value than those listed is a 400 that names the
+parameter, because the answer would differ from the one that was asked for. Called by: validation.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Parameter: values under which leaving it out changes nothing.
+Unsupported = Mapping[str, tuple[Any, ...]]
+
+_VLLM: Unsupported = {
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "priority": (0,),
+    "typical_p": (1,),
+    "top_a": (0,),
+}
+
+CHAT: Unsupported = {
+    **_VLLM,
+    "tool_choice": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "moderation": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "documents": ([],),
+    "chat_template": (),
+    "mm_processor_kwargs": (),
+}
+
+COMPLETION: Unsupported = {
+    **_VLLM,
+    "best_of": (1,),
+    "suffix": ("",),
+    "response_format": ({"type": "text"},),
+    "add_special_tokens": (True,),
+}
+
+MESSAGES: Unsupported = {
+    "container": (),
+    "mcp_servers": ([],),
+    "output_format": (),
+    "speed": ("standard",),
+    "user_profile_id": (),
+    "workspace_id": (),
+    "diagnostics": (),
+}
