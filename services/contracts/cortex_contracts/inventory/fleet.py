@@ -33,7 +33,8 @@ Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
 DeviceList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 DeviceChoice = Annotated[Literal["all", "cpu"] | DeviceList, Field(examples=["all", "cpu", [0, 1]])]
-Folder = Annotated[str, Field(pattern=r"^(/[^/\s]+)+$", examples=["/opt/cortex/current/bin"])]
+# Stands in units, in `validate:` and in sockets' addresses: nothing that one of them would take for its own syntax.
+Folder = Annotated[str, Field(pattern=r"^(/[^/\n'\"%\\$]+)+$", examples=["/opt/cortex/current/bin"])]
 
 
 class Strict(BaseModel):
@@ -45,7 +46,7 @@ class Strict(BaseModel):
 class Model(Strict):
     """One entry of the catalogue, `cortex_models`."""
 
-    id: ModelId
+    id: Annotated[ModelId, Field(description="Its name; what clients call it")]
     source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
     harness: Annotated[Harness, Field(description="What runs it")] = "torch"
     quant: Annotated[str | None, Field(description="Weight format to run in; none keeps the file's own")] = None

@@ -12,8 +12,8 @@ from typing import Any
 
 from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
 from cortex_contracts.inventory.reading import suggestion, take
-from cortex_contracts.inventory.relations import breaches, socket_path_fault
-from cortex_contracts.inventory.variables import GROUPS, PREFIXES, Groups, Hosts, Unreadable
+from cortex_contracts.inventory.relations import breaches, prefix_faults
+from cortex_contracts.inventory.variables import CONNECTION, GROUPS, PREFIXES, Groups, Hosts, Unreadable
 
 SHOWN_HOSTS = 4
 VARIABLES = (
@@ -82,10 +82,10 @@ def catalogue(entries: Any) -> tuple[tuple[Model, ...], list[str]]:
 def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
     faults = Faults()
     for name, variables in hosts.items():
-        faults.add(name, _misspelt(variables))
+        faults.add(name, _names(variables))
         deployment, lines = take(Deployment, _without_prefix(variables, "cortex_"), {})
         faults.add(name, [f"cortex_{line}" for line in lines])
-        faults.add(name, filter(None, [socket_path_fault(deployment)]))
+        faults.add(name, prefix_faults(deployment))
     gateways, neurons = [], []
     for name in groups.get("gateway", ()):
         gateway, lines = take(Gateway, _without_prefix(hosts[name], "gateway_"), {})
@@ -109,10 +109,12 @@ def _groups(groups: Groups) -> Iterator[str]:
             yield f"group {name}: has no hosts"
 
 
-def _misspelt(variables: Mapping[str, Any]) -> Iterator[str]:
-    for name in variables:
+def _names(variables: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in variables.items():
         if name.startswith(PREFIXES) and name not in VARIABLES:
             yield f"{name}: no such variable{suggestion(name, VARIABLES)}"
+        if name in CONNECTION and isinstance(value, Unreadable):
+            yield f"{name}: {value.reason}"
 
 
 def _without_prefix(variables: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _line(shape: type[Strict], fault: ErrorDetails) -> str:
     name, *inner = (str(part) for part in fault["loc"])
     field = shape.model_fields[name]
     if fault["type"] == "missing":
-        return f"{name}: is missing ({field.description or 'every entry has one'})"
+        return f"{name}: is missing ({field.description})"
     if field.examples and fault["type"] != "value_error":
         choices = " or ".join(repr(example) for example in field.examples)
         return f"{name}: should be such as {choices}, is {_shown(name, fault['input'])}"

@@ -30,12 +30,16 @@ def breaches(fleet: Fleet) -> Iterator[str]:
         yield from _devices(model, fleet.neurons)
 
 
-def socket_path_fault(deployment: Deployment) -> str | None:
-    """Why the host's prefix leaves no room for the sockets of its engine groups; none where it does."""
+def prefix_faults(deployment: Deployment) -> Iterator[str]:
+    """Why the files of this host cannot go under its prefix."""
     excess = len(deployment.prefix.encode()) + len(LONGEST_SOCKET) - SOCKET_PATH_LIMIT
-    if excess <= 0:
-        return None
-    return f"cortex_prefix: is {excess} bytes too long for the sockets below it, is {deployment.prefix!r}"
+    if excess > 0:
+        yield f"cortex_prefix: should be {excess} bytes shorter for the sockets below it, is {deployment.prefix!r}"
+    if deployment.prefix and deployment.service_manager == "systemd":
+        yield (
+            "cortex_prefix: should be empty under cortex_service_manager systemd, which reads its units and makes its "
+            f"folders under the root, is {deployment.prefix!r}"
+        )
 
 
 def _addresses(neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

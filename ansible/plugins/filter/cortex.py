@@ -1,0 +1,66 @@
+"""The schema's judgement and defaults, for site.yml and the roles' templates.
+
+Owns: getting Ansible's values across to plain ones. Does not own: what is right (cortex_contracts.inventory).
+Works with ansible-core 2.19 to 2.21, whose lazy and tagged values `plain` undoes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError, AnsibleFilterError
+
+try:
+    from cortex_contracts.inventory.problems import InventoryInvalid, build, catalogue, problems
+    from cortex_contracts.inventory.variables import GROUPS, Hosts, Unreadable, is_ours, plain
+except ImportError as error:
+    raise AnsibleError(f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}") from error
+
+
+def cortex_problems(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the inventory, a line each; [] when nothing is."""
+    return problems(_hosts(groups, hostvars), plain(groups))
+
+
+def cortex_neurons(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Every neuron's name and URL, as the gateway's [[neurons]]."""
+    try:
+        fleet = build(_hosts(groups, hostvars), plain(groups))
+    except InventoryInvalid as invalid:
+        raise AnsibleFilterError(str(invalid)) from invalid
+    return [{"name": neuron.name, "url": neuron.url} for neuron in fleet.neurons]
+
+
+def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
+    """The entries of cortex_models with every key, less those whose value is none: TOML has no null."""
+    models, found = catalogue(plain(entries))
+    if found:
+        raise AnsibleFilterError("\n".join(found))
+    return [model.model_dump(mode="json", exclude_none=True) for model in models]
+
+
+def _hosts(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Hosts:
+    names = dict.fromkeys(str(name) for group in GROUPS for name in groups.get(group, []))
+    return {name: _variables(hostvars[name]) for name in names}
+
+
+def _variables(host: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in filter(is_ours, host):
+        try:
+            values[str(name)] = plain(host[name])
+        except AnsibleError as error:
+            values[str(name)] = Unreadable(str(error))
+    return values
+
+
+class FilterModule:
+    """What Ansible looks for in this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "cortex_problems": cortex_problems,
+            "cortex_neurons": cortex_neurons,
+            "cortex_catalogue": cortex_catalogue,
+        }

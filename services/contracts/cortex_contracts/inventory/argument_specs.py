@@ -1,0 +1,107 @@
+"""The roles' meta/argument_specs.yml and defaults/main.yml, from the schema.
+
+Owns: the translation of a field into Ansible's option. Does not own: the schema (fleet.py). Called by: a developer who
+changed a field, as `python -m cortex_contracts.inventory.argument_specs roles`, and the test that compares the result
+with the committed files.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron, Strict
+
+ANSIBLE_TYPES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "object": "dict",
+    "array": "list",
+}
+ROLES: dict[str, tuple[str, str, type[Strict]]] = {
+    "cortex_common": ("What every host of cortex has", "cortex_", Deployment),
+    "gateway": ("The gateway: one endpoint for the whole fleet", "gateway_", Gateway),
+    "neuron": ("The neuron: serves models on a GPU host", "neuron_", Neuron),
+}
+CATALOGUE = "The catalogue: every model of the fleet. The same for all hosts, so in group_vars/all"
+HEADER = (
+    "# Written from the schema by `python -m cortex_contracts.inventory.argument_specs roles`; change the schema.\n"
+)
+
+
+def options(shape: type[Strict], prefix: str) -> dict[str, Any]:
+    """Ansible's options for the fields of a shape."""
+    schema = shape.model_json_schema()
+    required = schema.get("required", [])
+    return {
+        f"{prefix}{name}": _option(name in required, field)
+        for name, field in schema["properties"].items()
+    }
+
+
+def argument_specs(role: str) -> dict[str, Any]:
+    """The content of a role's meta/argument_specs.yml."""
+    title, prefix, shape = ROLES[role]
+    described = options(shape, prefix)
+    if shape is Deployment:
+        described["cortex_models"] = {
+            "description": CATALOGUE,
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": options(Model, ""),
+        }
+    return {"argument_specs": {"main": {"short_description": title, "options": described}}}
+
+
+def defaults(role: str) -> dict[str, Any]:
+    """The content of a role's defaults/main.yml: every option, so that templates meet no undefined variable."""
+    described = argument_specs(role)["argument_specs"]["main"]["options"]
+    return {name: option.get("default") for name, option in described.items()}
+
+
+def files() -> dict[str, str]:
+    """Every generated file's text, by its path below the roles' folder."""
+    import yaml  # of ansible-core, on the developer's and the operator's machines only
+
+    content = {f"{role}/meta/argument_specs.yml": argument_specs(role) for role in ROLES}
+    content |= {f"{role}/defaults/main.yml": defaults(role) for role in ROLES}
+    return {
+        path: f"---\n{HEADER}{yaml.safe_dump(value, sort_keys=False, width=120, allow_unicode=True)}"
+        for path, value in content.items()
+    }
+
+
+def _option(required: bool, field: dict[str, Any]) -> dict[str, Any]:
+    option = {"description": field["description"], **_type(field)}
+    if required:
+        option["required"] = True
+    elif field.get("default") is not None:
+        option["default"] = field["default"]
+    return option
+
+
+def _type(field: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    names = {kind["type"] for kind in kinds}
+    if len(names) > 1:
+        return {"type": "raw"}
+    name = ANSIBLE_TYPES[names.pop()]
+    if len(kinds) == 1 and "enum" in kinds[0]:
+        return {"type": name, "choices": kinds[0]["enum"]}
+    if name == "list":
+        items = kinds[0]["items"]
+        return {"type": name, "elements": ANSIBLE_TYPES[items["type"]]} | (
+            {"choices": items["enum"]} if "enum" in items else {}
+        )
+    return {"type": name}
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        target = Path(sys.argv[1]) / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
