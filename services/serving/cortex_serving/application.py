@@ -27,6 +27,7 @@ _serial = itertools.count(1)
 
 def build(name: str, body_limit_mb: int) -> Sanic:
     """A Sanic app without routes. `name` may be used more than once in a process."""
+    number = next(_serial)
     config = Config(env_prefix="")
     config.update(
         REQUEST_MAX_SIZE=body_limit_mb * 1024 * 1024,
@@ -35,8 +36,9 @@ def build(name: str, body_limit_mb: int) -> Sanic:
         KEEP_ALIVE_TIMEOUT=120,
         ACCESS_LOG=False,
         MOTD=False,
+        TOUCHUP=number == 1,  # it rewrites Sanic's classes in place: once is enough, twice fails
     )
-    app = Sanic(f"{name}-{next(_serial)}", config=config, configure_logging=False)
+    app = Sanic(f"{name}-{number}", config=config, configure_logging=False)
     app.exception(Exception)(answer_exception)
     return app
 

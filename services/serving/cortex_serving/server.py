@@ -46,9 +46,12 @@ class Lifecycle:
     reload: Callable[[], Awaitable[None]] | None = None
 
 
-async def serve(listeners: Sequence[Listener], lifecycle: Lifecycle) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotListen."""
-    stopping = _install_signals(lifecycle)
+async def serve(listeners: Sequence[Listener], lifecycle: Lifecycle, stopping: asyncio.Event | None = None) -> None:
+    """Serve until SIGTERM or SIGINT or, where a caller in the same process wants that instead, until `stopping`.
+
+    Raises CannotListen.
+    """
+    stopping = stopping or _install_signals(lifecycle)
     servers = [await _listen(listener) for listener in listeners]
     try:
         await lifecycle.start()
