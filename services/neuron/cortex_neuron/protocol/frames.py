@@ -156,11 +156,12 @@ _from_rank = msgspec.msgpack.Decoder(FromRank)
 
 
 class FrameInvalid(Exception):
-    """A frame that is not one: kind `unknown_op` where the tag is strange, else `bad_request`."""
+    """A frame that is not one: kind `unknown_op` where the tag is strange, else `bad_request`. `seq` 0 if unreadable."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, seq: int) -> None:
         super().__init__(message)
         self.kind = kind
+        self.seq = seq
 
 
 def encode(frame: ToRank | FromRank) -> bytes:
@@ -173,7 +174,7 @@ def decode_to_rank(data: bytes) -> ToRank:
     try:
         return _to_rank.decode(data)
     except msgspec.MsgspecError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, data) from error
 
 
 def decode_from_rank(data: bytes) -> FromRank:
@@ -181,9 +182,19 @@ def decode_from_rank(data: bytes) -> FromRank:
     try:
         return _from_rank.decode(data)
     except msgspec.MsgspecError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, data) from error
 
 
-def _invalid(error: msgspec.MsgspecError) -> FrameInvalid:
+class _Envelope(msgspec.Struct):
+    """What can still be read of a frame that is not one."""
+
+    seq: int = 0
+
+
+def _invalid(error: msgspec.MsgspecError, data: bytes) -> FrameInvalid:
+    try:
+        seq = msgspec.msgpack.decode(data, type=_Envelope).seq
+    except msgspec.MsgspecError:
+        seq = 0
     kind = "unknown_op" if "Invalid value" in str(error) and "$.op" in str(error) else "bad_request"
-    return FrameInvalid(kind, str(error))
+    return FrameInvalid(kind, str(error), seq)

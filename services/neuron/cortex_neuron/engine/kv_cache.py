@@ -1,0 +1,114 @@
+"""The paged KV cache: how many blocks there are, which are free, and the tensors.
+
+Owns: sizing, allocation and the memory. Does not own: who gets a block (engine.scheduler).
+Called by: engine.engine. A block is a number; a later prefix cache can keep freed blocks findable behind the same pool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cortex_neuron.engine.failures import LoadFailed
+
+CPU_BLOCK = 16
+GPU_BLOCK = 256  # what torch's paged attention kernels take
+MIN_CONTEXT = 256  # tokens; a cache for less than this serves nobody
+_MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one token costs."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """`context`: tokens that one sequence may reach."""
+
+    block_size: int
+    num_blocks: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the load asks for. `context` None: what the model can do, as far as it fits."""
+
+    vram_mb: int
+    context: int | None
+    model_context: int
+    max_sequences: int
+
+
+def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size: int) -> CacheSize:
+    """Blocks for what `vram_mb` leaves beside the weights, at most `max_sequences` whole contexts. Raises LoadFailed."""
+    budget = demand.vram_mb * _MB - weight_bytes
+    block_bytes = shape.token_bytes * block_size
+    affordable = max(0, budget // block_bytes)
+    least = min(demand.model_context, MIN_CONTEXT) if demand.context is None else demand.context
+    if demand.context is not None and demand.context > demand.model_context:
+        raise LoadFailed(f"context {demand.context} is more than the {demand.model_context} tokens of the model")
+    if affordable * block_size < least:
+        need_mb = -(-(weight_bytes + -(-least // block_size) * block_bytes) // _MB)
+        raise LoadFailed(
+            f"vram_mb {demand.vram_mb} is too little: the weights take {weight_bytes // _MB} MiB, and a KV cache for "
+            f"one sequence of {least} tokens makes it {need_mb} MiB ({shape.token_bytes} bytes a token)"
+        )
+    context = min(demand.context or demand.model_context, affordable * block_size)
+    wanted = demand.max_sequences * -(-context // block_size)
+    return CacheSize(block_size, min(affordable, wanted), context)
+
+
+class BlockPool:
+    """The free blocks. Those freed last are reused last."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._free = deque(range(num_blocks))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def take(self, count: int) -> list[int]:
+        """The scheduler has made sure that there are as many."""
+        return [self._free.popleft() for _ in range(count)]
+
+    def give_back(self, blocks: Iterable[int]) -> None:
+        self._free.extend(blocks)
+
+
+class KVCache:
+    """The tensors: a layer's keys, and its values, are [blocks, block_size, kv_heads, head_dim]."""
+
+    def __init__(self, shape: CacheShape, size: CacheSize, device: torch.device) -> None:
+        dims = (size.num_blocks, size.block_size, shape.kv_heads, shape.head_dim)
+        self.keys = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
+        self.values = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
+        self.num_bytes = shape.token_bytes * size.block_size * size.num_blocks
+
+    def flat(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Views by slot: [blocks * block_size, kv_heads, head_dim] a layer."""
+        return [k.flatten(0, 1) for k in self.keys], [v.flatten(0, 1) for v in self.values]
+
+
+def _zeros(dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type == "cpu" and dtype is torch.float32:
+        # Pages that the kernel makes when they are first used; torch would write gigabytes now.
+        return torch.from_numpy(np.zeros(dims, np.float32))
+    return torch.zeros(dims, dtype=dtype, device=device)

@@ -1,0 +1,40 @@
+"""Runs the model on one step's batch.
+
+Owns: the model, the cache's tensors and the passing of one to the other. Does not own: what is in the batch.
+Called by: engine.engine, once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cortex_neuron.engine.kv_cache import KVCache
+from cortex_neuron.layers.attention import PagedStep
+from cortex_neuron.layers.paged import Span, lay_out
+from cortex_neuron.models.loaded import LoadedModel
+
+
+class Runner:
+    def __init__(self, model: LoadedModel, cache: KVCache, block_size: int) -> None:
+        self._model = model
+        self._block_size = block_size
+        self._keys, self._values = cache.flat()
+
+    @torch.inference_mode()
+    def run(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        """Logits [wanted, vocab] after the last token of the spans at the indices `wanted`."""
+        layout = lay_out(spans, self._block_size, self._model.device)
+        place = {index: row for row, index in enumerate(layout.order)}
+        rows = layout.last[[place[index] for index in wanted]]
+        out = self._model.module(
+            input_ids=layout.tokens[None],
+            position_ids=layout.positions[None],
+            use_cache=False,
+            logits_to_keep=rows,
+            paged=PagedStep(layout, self._keys, self._values),
+        )
+        logits: Tensor = out.logits[0]
+        return logits

@@ -1,0 +1,196 @@
+"""The next token of every row.
+
+Owns: penalties, filters, the draw, log-probabilities, and the check that logits are finite (case T12). Does not own:
+sequences; it reads them. Called by: engine.engine, once a step, for the rows that ended a chunk.
+
+Meaning and order are vLLM's: logit_bias, penalties, temperature, min_p, top_k, top_p. Log-probabilities are those of the
+model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row is computed
+from its own parameters only, so that a seeded sequence does not depend on those it shares a batch with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cortex_neuron.engine.sequence import Sequence as Seq
+from cortex_neuron.protocol.frames import SamplingParams, TokenLogprobs
+
+# Rows that filter look at their best tokens first: a sort of a whole vocabulary costs milliseconds a row on a CPU.
+NUM_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NotFinite:
+    """The model's logits for a row hold NaN or infinity."""
+
+    nan: int
+    inf: int
+    size: int
+    kind = "non_finite_logits"
+
+    @property
+    def message(self) -> str:
+        return f"{self.nan} NaN and {self.inf} infinite logits of {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite]:
+    """logits [rows, vocab], a row a sequence."""
+    raw = logits.float()
+    # One pass finds the rows; NaN and infinity survive a sum.
+    finite = raw.sum(-1).isfinite().tolist()
+    good = [i for i, ok in enumerate(finite) if ok or bool(raw[i].isfinite().all())]
+    results: dict[int, Drawn | NotFinite] = {i: _count(raw[i]) for i in range(len(finite)) if i not in good}
+    if good:
+        rows = raw if len(good) == len(finite) else raw[good]
+        chosen = [sequences[i] for i in good]
+        tokens = _draw(_penalise(rows, chosen), chosen)
+        logprobs = _logprobs(rows, chosen, tokens)
+        results |= {i: Drawn(t, p) for i, t, p in zip(good, tokens.tolist(), logprobs, strict=True)}
+    return [results[i] for i in range(len(finite))]
+
+
+def _count(row: Tensor) -> NotFinite:
+    return NotFinite(int(row.isnan().sum()), int(row.isinf().sum()), row.numel())
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    return params.temperature <= 0 or params.top_k == 1
+
+
+def is_filtered(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+# ---- logit_bias and penalties
+
+
+def _penalise(raw: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """The rows with bias and penalties; `raw` itself where there are none."""
+    biased = [i for i, s in enumerate(sequences) if s.sampling.logit_bias]
+    repeated = [i for i, s in enumerate(sequences) if s.sampling.repetition_penalty != 1]
+    counted = [i for i, s in enumerate(sequences) if s.sampling.presence_penalty or s.sampling.frequency_penalty]
+    if not (biased or repeated or counted):
+        return raw
+    logits = raw.clone()
+    for i in biased:
+        bias = sequences[i].sampling.logit_bias
+        ids = torch.tensor(list(bias), device=raw.device)
+        logits[i, ids] += torch.tensor(list(bias.values()), dtype=raw.dtype, device=raw.device)
+    if repeated:
+        logits[repeated] = _repetition(logits[repeated], [sequences[i] for i in repeated])
+    if counted:
+        logits[counted] -= _frequency(logits[counted], [sequences[i] for i in counted])
+    return logits
+
+
+def _repetition(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """Over prompt and output: positive logits are divided, negative ones multiplied."""
+    seen = _token_counts(logits, [s.tokens for s in sequences]) > 0
+    penalty = _column(logits, sequences, lambda p: p.repetition_penalty)
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _frequency(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """Over the output only: what to subtract."""
+    counts = _token_counts(logits, [s.output for s in sequences])
+    frequency = _column(logits, sequences, lambda p: p.frequency_penalty)
+    presence = _column(logits, sequences, lambda p: p.presence_penalty)
+    return counts * frequency + (counts > 0) * presence
+
+
+def _token_counts(logits: Tensor, tokens: list[list[int]]) -> Tensor:
+    """[rows, vocab]: how often each token occurs in the row's list."""
+    rows = torch.tensor([i for i, row in enumerate(tokens) for _ in row], dtype=torch.long, device=logits.device)
+    ids = torch.tensor([t for row in tokens for t in row], dtype=torch.long, device=logits.device)
+    counts = torch.zeros_like(logits)
+    return counts.index_put_((rows, ids), torch.ones_like(ids, dtype=logits.dtype), accumulate=True)
+
+
+def _column(like: Tensor, sequences: Sequence[Seq], value: Callable[[SamplingParams], float]) -> Tensor:
+    """[rows, 1] of one parameter."""
+    return torch.tensor([[value(s.sampling)] for s in sequences], dtype=like.dtype, device=like.device)
+
+
+# ---- the draw
+
+
+def _draw(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """[rows] token ids."""
+    tokens = logits.argmax(-1)
+    drawn = [i for i, s in enumerate(sequences) if not is_greedy(s.sampling)]
+    for wants_filter, draw in ((False, _draw_plain), (True, _draw_filtered)):
+        rows = [i for i in drawn if is_filtered(sequences[i].sampling) == wants_filter]
+        if rows:
+            some = [sequences[i] for i in rows]
+            tokens[rows] = draw(logits[rows] / _column(logits, some, lambda p: p.temperature), some)
+    return tokens
+
+
+def _draw_plain(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    return _invert(logits.softmax(-1), sequences)
+
+
+def _draw_filtered(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """Sorted best first, every filter keeps a prefix: a draw over the best few is exact if they hold that prefix."""
+    floor = logits.amax(-1, keepdim=True) + _column(logits, sequences, lambda p: p.min_p).log()
+    logits = logits.masked_fill(logits < floor, float("-inf"))
+    size = logits.shape[-1]
+    top_k = _column(logits, sequences, lambda p: p.top_k if p.top_k > 0 else size)
+    top_p = _column(logits, sequences, lambda p: p.top_p)
+    values, ids = logits.topk(min(NUM_CANDIDATES, size))
+    probs, holds_all = _filter(logits, values, top_k, top_p)
+    if not holds_all:
+        values, ids = logits.sort(-1, descending=True, stable=True)
+        probs, _ = _filter(logits, values, top_k, top_p)
+    return ids.gather(-1, _invert(probs, sequences)[:, None])[:, 0]
+
+
+def _filter(logits: Tensor, values: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, bool]:
+    """Probabilities of the sorted `values` [rows, n] after top_k and top_p, and whether nothing beyond n is kept."""
+    n = values.shape[-1]
+    rank = torch.arange(n, device=values.device)
+    kept = values.masked_fill(rank >= top_k, float("-inf"))
+    # top_p is over what top_k left: where that is all in view, so is its sum; else it is over the whole row.
+    total = torch.where(top_k <= n, kept.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
+    probs = (kept - total).exp()
+    before = probs.cumsum(-1) - probs
+    in_view = (top_k <= n) | (before[:, -1:] + probs[:, -1:] >= top_p) | values[:, -1:].isneginf()
+    return probs.masked_fill(before >= top_p, 0), bool(in_view.all()) or n == logits.shape[-1]
+
+
+def _invert(weights: Tensor, sequences: Sequence[Seq]) -> Tensor:
+    """The index where the running sum of weights [rows, n] passes a uniform share of the total."""
+    uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=s.generator) for s in sequences])
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    # `right`: an index whose own weight is 0 is never met, not even by a share of 0.
+    index = torch.searchsorted(sums, uniform.to(sums.device) * sums[:, -1:], right=True)[:, 0]
+    last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1)
+    return torch.minimum(index, last)
+
+
+# ---- log-probabilities
+
+
+def _logprobs(raw: Tensor, sequences: Sequence[Seq], tokens: Tensor) -> list[TokenLogprobs | None]:
+    wanted = [i for i, s in enumerate(sequences) if s.num_logprobs is not None]
+    results: list[TokenLogprobs | None] = [None] * len(sequences)
+    if not wanted:
+        return results
+    logprobs = raw[wanted].log_softmax(-1)
+    chosen = logprobs.gather(-1, tokens[wanted][:, None])[:, 0].tolist()
+    best = logprobs.topk(max(sequences[i].num_logprobs or 0 for i in wanted))
+    for row, i in enumerate(wanted):
+        count = sequences[i].num_logprobs or 0
+        top_ids, top = best.indices[row, :count].tolist(), best.values[row, :count].tolist()
+        results[i] = TokenLogprobs(chosen[row], top_ids, top)
+    return results

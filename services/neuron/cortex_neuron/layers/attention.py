@@ -1,0 +1,116 @@
+"""Attention over the paged KV cache, under the transformers model classes.
+
+Owns: the arithmetic, and the name under which transformers finds it. Does not own: the cache's blocks
+(engine.kv_cache) or the layout of a step (layers.paged).
+Called by: each attention module of a transformers model whose config says `attn_implementation="neuron"`. transformers
+makes no mask for a name it does not know, and passes `paged=` down from the model's forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (torch's own spelling)
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cortex_neuron.layers.paged import DecodeGroup, Layout, PrefillSpan
+
+NAME = "neuron"
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """What attention needs besides q, k and v: this step's layout, and the caches of all layers."""
+
+    layout: Layout
+    keys: list[Tensor]  # a layer: [slots, kv_heads, head_dim]
+    values: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one layer attends."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+def register() -> None:
+    """Make the attention known to transformers."""
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _forward)
+
+
+def _forward(
+    module: nn.Module,
+    query: Tensor,  # [1, heads, rows, head_dim]
+    key: Tensor,  # [1, kv_heads, rows, head_dim]
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    paged: PagedStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    out = paged_attention(
+        query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), paged, int(module.layer_idx), rule
+    )
+    return out.unsqueeze(0), None
+
+
+def paged_attention(q: Tensor, k: Tensor, v: Tensor, step: PagedStep, layer: int, rule: Rule) -> Tensor:
+    """Write k and v [rows, kv_heads, head_dim] to the layer's cache, then attend: q and result [rows, heads, head_dim]."""
+    keys, values, layout = step.keys[layer], step.values[layer], step.layout
+    keys.index_copy_(0, layout.slots, k)
+    values.index_copy_(0, layout.slots, v)
+    parts: list[Tensor] = [
+        _decode(q[group.rows], keys, values, group, layout.mask(group, rule.window), rule) for group in layout.decode
+    ]
+    for span in layout.prefill:
+        rows = span.rows
+        seen_k = k[rows] if span.slots is None else keys.index_select(0, span.slots)
+        seen_v = v[rows] if span.slots is None else values.index_select(0, span.slots)
+        parts.append(_prefill(q[rows], seen_k, seen_v, span, layout.mask(span, rule.window), rule))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, mask: Tensor | None, rule: Rule) -> Tensor:
+    rows, heads, head_dim = q.shape
+    kv_heads = keys.shape[1]
+    k = keys.index_select(0, group.slots).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
+    v = values.index_select(0, group.slots).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
+    # The query heads that share a kv head become the "query length": no key is copied, and none is ahead of the query.
+    grouped = q.reshape(rows, kv_heads, heads // kv_heads, head_dim)
+    return _attend(grouped, k, v, mask, rule).reshape(rows, heads, head_dim)
+
+
+def _prefill(q: Tensor, k: Tensor, v: Tensor, span: PrefillSpan, mask: Tensor | None, rule: Rule) -> Tensor:
+    chunk, heads, head_dim = q.shape
+    groups = heads // k.shape[1]
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    if rule.softcap is None:
+        causal = mask is None and chunk > 1
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=rule.scale, enable_gqa=groups > 1
+        )
+        return out[0].transpose(0, 1)
+    if mask is None:
+        mask = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return _attend(q, k, v, mask, rule)[0].transpose(0, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
+    if rule.softcap is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=rule.scale)
+    # Soft-capped scores (Gemma 2) are not in torch's fused attention.
+    scores = torch.tanh(q @ k.transpose(-1, -2) * (rule.scale / rule.softcap)) * rule.softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v

@@ -1,0 +1,154 @@
+"""A GGUF file's model in transformers' words: its config, its weights by their transformers names.
+
+Owns: the tables of names, and what llama.cpp's converter did to some weights, undone. Does not own: the file
+(models.gguf_file) or the tokenizer (models.text_files). Called by: models.loader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig
+
+from cortex_neuron.engine.failures import LoadFailed
+from cortex_neuron.models.gguf_file import GgufFile
+
+# general.architecture -> transformers' model_type. residency/architectures.py says the same to the daemon, by test.
+MODEL_TYPES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+}
+
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_GEMMA_LAYER = _LAYER | {
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_KEYS = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "embedding_length": "hidden_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+_GEMMA_KEYS = _KEYS | {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+# Layers of the 27B models: the only sizes whose attention is scaled by hidden_size / heads and not by head_dim.
+_GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+
+
+def read_config(file: GgufFile) -> Any:
+    """The transformers config. Raises LoadFailed for an architecture or a rope scaling outside of the tables."""
+    arch = _known(file)
+    names = {entry.name for entry in file.tensors}
+    values: dict[str, Any] = {
+        "vocab_size": next(entry.shape[0] for entry in file.tensors if entry.name == "token_embd.weight"),
+        "tie_word_embeddings": "output.weight" not in names,
+        "rope_theta": file.metadata.get(f"{arch}.rope.freq_base", 10000.0),
+        "rope_scaling": _rope_scaling(file, arch),
+    }
+    keys = _GEMMA_KEYS if arch.startswith("gemma") else _KEYS
+    for key, name in keys.items():
+        if (value := file.metadata.get(f"{arch}.{key}")) is not None:
+            values[name] = value
+    values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
+    if arch in _GEMMA_27B_LAYERS:
+        by_heads = values["num_hidden_layers"] == _GEMMA_27B_LAYERS[arch]
+        scale = values["hidden_size"] // values["num_attention_heads"] if by_heads else values["head_dim"]
+        values["query_pre_attn_scalar"] = scale
+    if "blk.0.attn_q.bias" in names:
+        values["attention_bias"] = True
+    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
+        values[name] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+    return AutoConfig.for_model(MODEL_TYPES[arch], **values)
+
+
+def _known(file: GgufFile) -> str:
+    arch = file.architecture()
+    if arch not in MODEL_TYPES:
+        raise LoadFailed(f"{file.path}: architecture {arch!r} is not supported, expected one of {sorted(MODEL_TYPES)}")
+    return arch
+
+
+def _rope_scaling(file: GgufFile, arch: str) -> dict[str, Any] | None:
+    kind = file.metadata.get(f"{arch}.rope.scaling.type", "none")
+    factor = file.metadata.get(f"{arch}.rope.scaling.factor")
+    if kind == "none" or factor is None:
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        original = file.metadata.get(f"{arch}.rope.scaling.original_context_length")
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    raise LoadFailed(f"{file.path}: rope scaling {kind!r} is not supported, expected none, linear or yarn")
+
+
+def read_weights(file: GgufFile, config: Any, threads: int) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The state dict in float32, and llama 3's rope factors [head_dim / 2] where the file has them."""
+    arch = _known(file)
+    undo = _undo(arch, config)
+    weights: dict[str, Tensor] = {}
+    factors: Tensor | None = None
+    for name, tensor in file.float_tensors(threads):
+        if name == "rope_freqs.weight":
+            factors = tensor
+            continue
+        weights[_weight_name(file, arch, name)] = undo(name, tensor)
+    if config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    return weights, factors
+
+
+def _weight_name(file: GgufFile, arch: str, name: str) -> str:
+    table = _GEMMA_LAYER if arch.startswith("gemma") else _LAYER
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if layer and layer[2] in table:
+        return f"model.layers.{layer[1]}.{table[layer[2]]}.{layer[3]}"
+    base, _, kind = name.rpartition(".")
+    if base in _TOP:
+        return f"{_TOP[base]}.{kind}"
+    raise LoadFailed(f"{file.path}: tensor {name!r} has no place in architecture {arch!r}")
+
+
+def _undo(arch: str, config: Any) -> Callable[[str, Tensor], Tensor]:
+    """What llama.cpp's converter did to a tensor, undone."""
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+
+    def llama(name: str, tensor: Tensor) -> Tensor:
+        # Its rope rotates neighbours, transformers' rotates halves: the rows of each head are interleaved in the file.
+        count = next((n for part, n in heads.items() if f".{part}." in name), None)
+        if count is None:
+            return tensor
+        return tensor.view(count, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+    def gemma(name: str, tensor: Tensor) -> Tensor:
+        # Its norm multiplies by the weight, transformers' by one more than the weight.
+        return tensor - 1 if name.endswith("norm.weight") else tensor
+
+    return {"llama": llama}.get(arch, gemma if arch.startswith("gemma") else lambda _, tensor: tensor)

@@ -1,0 +1,118 @@
+"""From a folder or a GGUF file to a model in memory.
+
+Owns: which reader is used, the compute type, and what is refused. Does not own: names and formats (models.gguf_*,
+transformers). Called by: engine.rank, once in a group's life.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from cortex_neuron.engine.failures import LoadFailed
+from cortex_neuron.engine.kv_cache import CacheShape
+from cortex_neuron.layers import attention
+from cortex_neuron.models import gguf_model, text_files
+from cortex_neuron.models.gguf_file import GgufFile
+from cortex_neuron.models.loaded import LoadedModel
+
+# Each agrees with transformers' own logits, by test. residency/architectures.py says the same to the daemon.
+MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+# Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+Progress = Callable[[str, float], None]
+
+
+def load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
+    """Raises LoadFailed."""
+    if quant is not None:
+        raise LoadFailed(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
+    attention.register()
+    disable_progress_bar()
+    path = Path(source)
+    place = torch.device(device)
+    if path.is_file():
+        return _load_gguf(path, place, Path(text_dir), threads, progress)
+    if (path / "config.json").is_file():
+        return _load_folder(path, place, Path(text_dir), progress)
+    raise LoadFailed(f"source {source} is neither a GGUF file nor a folder with a config.json")
+
+
+def _load_gguf(path: Path, device: torch.device, text_dir: Path, threads: int, progress: Progress) -> LoadedModel:
+    progress("metadata", 0.0)
+    file = GgufFile(path)
+    config = gguf_model.read_config(file)
+    _check(config, path)
+    text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
+    progress("weights", 0.1)
+    weights, factors = gguf_model.read_weights(file, config, threads)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    progress("model", 0.7)
+    module = _from_weights(config, weights, dtype)
+    if factors is not None:
+        module.model.rotary_emb.inv_freq /= factors
+    return _loaded(module.to(device), device, text_files.gguf_eos_ids(file))
+
+
+def _from_weights(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+    # A class of its own, because the automatic one takes no weights without a name.
+    kind = AutoModelForCausalLM._model_mapping[type(config)]
+    assert issubclass(kind, PreTrainedModel)
+    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_ATTENTION)
+
+
+def _load_folder(path: Path, device: torch.device, text_dir: Path, progress: Progress) -> LoadedModel:
+    progress("metadata", 0.0)
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    _check(config, path)
+    text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
+    progress("weights", 0.1)
+    # On a CPU without bfloat16 instructions only float32 is fast, and exact.
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **_ATTENTION)
+    return _loaded(module.to(device), device, _folder_eos_ids(path, config))
+
+
+_ATTENTION: dict[str, Any] = {"attn_implementation": attention.NAME}
+
+
+def _check(config: Any, path: Path) -> None:
+    if config.model_type not in MODEL_TYPES:
+        raise LoadFailed(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if one.get("rope_type", "default") not in ROPE_TYPES:
+            raise LoadFailed(f"{path}: rope_type {one['rope_type']!r} is not supported, expected one of {ROPE_TYPES}")
+
+
+def _folder_eos_ids(path: Path, config: Any) -> list[int]:
+    """generation_config.json's, and the config's own."""
+    file = path / "generation_config.json"
+    said = [json.loads(file.read_text()).get("eos_token_id") if file.exists() else None, config.eos_token_id]
+    return sorted({i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids])})
+
+
+def _loaded(module: Any, device: torch.device, eos_ids: list[int]) -> LoadedModel:
+    config = module.config
+    heads = config.num_attention_heads
+    shape = CacheShape(
+        layers=config.num_hidden_layers,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        dtype=module.dtype,
+    )
+    return LoadedModel(
+        module=module.eval(),
+        device=device,
+        shape=shape,
+        context=config.max_position_embeddings,
+        vocab_size=module.get_output_embeddings().weight.shape[0],
+        eos_ids=tuple(eos_ids),
+    )

@@ -1,0 +1,139 @@
+"""What the daemon needs to turn text into tokens and back, left in a folder.
+
+Owns: tokenizer.json, special_tokens.json, chat_template.jinja and generation_config.json of `Load.text_dir`, and the
+marker that says which model they are of. Does not own: their use (cortex_neuron.text). Called by: models.loader.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from transformers import AutoTokenizer
+
+from cortex_neuron.models.gguf_file import GgufFile
+
+MARKER = "complete.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+_GGUF_SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+_GGUF_CONTROL = 3  # tokenizer.ggml.token_type of a special token
+# Ends of turn that a GGUF file does not always name as an eos; llama.cpp knows them by their text, too.
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
+
+
+def write_once(text_dir: Path, source: Path, write: Callable[[Path], None]) -> None:
+    """Run `write` unless the folder has this source's files already."""
+    facts = source.stat()
+    wanted = {"source": str(source), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    marker = text_dir / MARKER
+    if marker.exists() and json.loads(marker.read_text()) == wanted:
+        return
+    text_dir.mkdir(parents=True, exist_ok=True)
+    marker.unlink(missing_ok=True)
+    write(text_dir)
+    marker.write_text(json.dumps(wanted))
+
+
+# ---- a Hugging Face folder
+
+
+def write_from_folder(folder: Path, text_dir: Path) -> None:
+    """Copies what is there; a folder without tokenizer.json goes through transformers' converter."""
+    if (folder / "tokenizer.json").exists():
+        shutil.copyfile(folder / "tokenizer.json", text_dir / "tokenizer.json")
+    else:
+        AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.save(
+            str(text_dir / "tokenizer.json")
+        )
+    settings = _read_json(folder / "tokenizer_config.json")
+    tokens = _read_json(folder / "special_tokens_map.json") | settings
+    special = {name: _token_text(tokens[name]) for name in _SPECIAL if tokens.get(name)}
+    (text_dir / "special_tokens.json").write_text(json.dumps(special))
+    if template := _chat_template(folder, settings):
+        (text_dir / "chat_template.jinja").write_text(template)
+    if (folder / "generation_config.json").exists():
+        shutil.copyfile(folder / "generation_config.json", text_dir / "generation_config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text()
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        named = {str(entry["name"]): str(entry["template"]) for entry in template}
+        return named.get("default")
+    return template
+
+
+# ---- a GGUF file
+
+
+def write_from_gguf(file: GgufFile, text_dir: Path) -> None:
+    """The tokenizer through transformers' converter; the rest from the metadata."""
+    _gguf_tokenizer(file).save(str(text_dir / "tokenizer.json"))
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _GGUF_SPECIAL.items()}
+    special = {name: tokens[i] for name, i in ids.items() if i is not None}
+    (text_dir / "special_tokens.json").write_text(json.dumps(special))
+    if template := file.metadata.get("tokenizer.chat_template"):
+        (text_dir / "chat_template.jinja").write_text(template)
+    generation = {
+        "bos_token_id": ids["bos_token"],
+        "eos_token_id": gguf_eos_ids(file),
+        "pad_token_id": ids["pad_token"],
+    }
+    (text_dir / "generation_config.json").write_text(json.dumps(generation))
+
+
+def gguf_eos_ids(file: GgufFile) -> list[int]:
+    """Every token that ends a text or a turn."""
+    ends = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    kinds = file.metadata.get("tokenizer.ggml.token_type", [])
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    ends += [i for i, kind in enumerate(kinds) if kind == _GGUF_CONTROL and tokens[i] in _END_OF_TURN]
+    return sorted({i for i in ends if i is not None})
+
+
+def _gguf_tokenizer(file: GgufFile) -> Tokenizer:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
+
+    try:  # transformers 5.2x moved it
+        from transformers.integrations.gguf import convert_gguf_tokenizer
+    except ImportError:
+        from transformers.integrations import convert_gguf_tokenizer
+    names = GGUF_TO_TRANSFORMERS_MAPPING["tokenizer"]["tokenizer"]
+    values = {
+        name: file.metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in file.metadata
+    }
+    tokenizer: Tokenizer = convert_gguf_tokenizer(file.architecture(), values)[0]
+    if file.metadata.get("tokenizer.ggml.pre") == "smollm":
+        # Not in transformers' table: digits stand alone, then GPT-2's rule.
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    _add_bos(file, tokenizer)
+    return tokenizer
+
+
+def _add_bos(file: GgufFile, tokenizer: Tokenizer) -> None:
+    """llama.cpp's rule: as the flag says; without one, only a sentencepiece vocabulary gets it."""
+    by_default = file.metadata.get("tokenizer.ggml.model") == "llama"
+    bos = file.metadata.get("tokenizer.ggml.bos_token_id")
+    if bos is None or not file.metadata.get("tokenizer.ggml.add_bos_token", by_default):
+        return
+    text = file.metadata["tokenizer.ggml.tokens"][bos]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{text} $A", pair=f"{text} $A {text} $B", special_tokens=[(text, bos)]
+    )
