@@ -10,6 +10,7 @@ import itertools
 import re
 import uuid
 from http import HTTPStatus
+from types import SimpleNamespace
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic import exceptions as sanic_errors
@@ -19,13 +20,15 @@ from cortex_contracts.wire import errors
 from cortex_dialects.dialect import dialect_of, error_body
 from cortex_serving import logs
 
+App = Sanic[Config, SimpleNamespace]
+
 _BODY_READ_TIMEOUT_S = 120
 _NO_RESPONSE_TIMEOUT_S = 7 * 24 * 3600  # an answer may take as long as it takes (case S2)
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z")
 _serial = itertools.count(1)
 
 
-def build(name: str, body_limit_mb: int) -> Sanic:
+def build(name: str, body_limit_mb: int) -> App:
     """A Sanic app without routes. `name` may be used more than once in a process."""
     number = next(_serial)
     config = Config(env_prefix="")

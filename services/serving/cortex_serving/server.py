@@ -12,10 +12,10 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from sanic import Sanic
 from sanic.server import AsyncioServer
 
 from cortex_serving import logs
+from cortex_serving.application import App
 
 _CONNECTION_GRACE_S = 2.0
 
@@ -28,7 +28,7 @@ class CannotListen(Exception):
 class Listener:
     """An application and the address it is served on."""
 
-    app: Sanic
+    app: App
     host: str
     port: int
 
