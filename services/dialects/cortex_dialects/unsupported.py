@@ -68,6 +68,7 @@ COMPLETION: Unsupported = {
 
 MESSAGES: Unsupported = {
     "container": (),
+    "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "mcp_servers": ([],),
     "output_format": (),
     "speed": ("standard",),

@@ -57,6 +57,8 @@ def _first_problem(error: ValidationError, body: dict[str, Any], unsupported: Un
         return UnsupportedParameter(f"{path}: not a parameter", param=path)
     if path in unsupported and problem["type"] == "literal_error":
         return UnsupportedParameter(_not_supported(path, problem["input"], unsupported[path]), param=path)
+    if problem["type"] == "none_required":
+        return UnsupportedParameter(f"{path}: not supported; leave it out", param=path)
     if problem["type"] in ("missing", "union_tag_not_found"):
         return InvalidParameter(f"{path}: required and missing", param=path)
     expected = problem["msg"].replace("Input should be ", "expected ", 1)

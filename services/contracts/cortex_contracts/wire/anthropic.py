@@ -79,23 +79,40 @@ class ToolResult(Lenient):
     is_error: bool | None = None
 
 
-Block = Annotated[
-    Text | Image | Thinking | RedactedThinking | ToolUse | ToolResult,
-    Field(discriminator="type"),
-]
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Block], Tag("list"), Field(fail_fast=True)],
-    _STRING_OR_BLOCKS,
-]
-System = Annotated[
+UserBlock = Text | Image | ToolResult
+AssistantBlock = Text | Thinking | RedactedThinking | ToolUse
+SystemContent = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[Text], Tag("list"), Field(fail_fast=True)],
     _STRING_OR_BLOCKS,
 ]
 
 
-class Turn(Lenient):
-    role: Literal["user", "assistant", "system"]
-    content: Content
+class UserTurn(Lenient):
+    role: Literal["user"]
+    content: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[Annotated[UserBlock, Field(discriminator="type")]], Tag("list"), Field(fail_fast=True)],
+        _STRING_OR_BLOCKS,
+    ]
+
+
+class AssistantTurn(Lenient):
+    role: Literal["assistant"]
+    content: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[Annotated[AssistantBlock, Field(discriminator="type")]], Tag("list"), Field(fail_fast=True)],
+        _STRING_OR_BLOCKS,
+    ]
+
+
+class SystemTurn(Lenient):
+    """A system prompt between turns stays where it is."""
+
+    role: Literal["system"]
+    content: SystemContent
+
+
+Turn = UserTurn | AssistantTurn | SystemTurn
 
 
 class Tool(Lenient):
@@ -108,8 +125,14 @@ class Tool(Lenient):
 
 
 class ToolChoice(Lenient):
-    type: Literal["auto", "any", "none", "tool"]
-    name: str | None = None
+    type: Literal["auto", "any", "none"]
+    disable_parallel_tool_use: bool | None = None
+
+
+class NamedToolChoice(Lenient):
+    type: Literal["tool"]
+    name: str
+    disable_parallel_tool_use: bool | None = None
 
 
 class ThinkingConfig(Lenient):
@@ -123,14 +146,18 @@ class OutputConfig(Shape):
     format: None = None
 
 
+class Metadata(Lenient):
+    user_id: str | None = None
+
+
 class CountTokensRequest(Shape):
     """POST /v1/messages/count_tokens"""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
-    system: System | None = None
+    messages: Annotated[list[Annotated[Turn, Field(discriminator="role")]], Field(min_length=1, fail_fast=True)]
+    system: SystemContent | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: Annotated[ToolChoice | NamedToolChoice, Field(discriminator="type")] | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
     cache_control: dict[str, Any] | None = None
@@ -146,7 +173,7 @@ class MessagesRequest(CountTokensRequest):
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     stop_sequences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None = None
     # Who asks and how it is billed: accepted, and no answer depends on them.
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     service_tier: str | None = None
     inference_geo: str | None = None
 

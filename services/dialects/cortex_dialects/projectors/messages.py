@@ -167,7 +167,7 @@ def _whole_block(run: list[Delta]) -> wire.AnswerBlock:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """A tool's input must be an object; arguments that are none, such as cut ones, are kept under a name of their own."""
+    """A tool's input must be an object; what is none, such as a cut one, is kept under a name of its own."""
     try:
         value = json.loads(arguments or "{}")
     except ValueError:

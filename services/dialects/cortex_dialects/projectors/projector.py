@@ -25,7 +25,7 @@ class Projector(Protocol):
         """The end of a stream that broke; `closing` does not follow (case S6)."""
 
     def closing(self) -> bytes:
-        """The end of a stream whose last event has been given. Before that it is a failure: no cut answer looks whole."""
+        """The end of a stream whose choices have all finished; else a failure, so that no cut answer looks whole."""
 
     def document(self, events: Iterable[Event]) -> bytes:
         """All events as the answer of a request that is not streamed (case S9). Raises the error of a Failed."""
