@@ -15,7 +15,9 @@ try:
     from cortex_contracts.inventory.problems import InventoryInvalid, build, catalogue, problems
     from cortex_contracts.inventory.variables import GROUPS, Hosts, Unreadable, is_ours, plain
 except ImportError as error:
-    raise AnsibleError(f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}") from error
+    raise AnsibleError(
+        f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}"
+    ) from error
 
 
 def cortex_problems(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
