@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 def chat_messages(system: str | list[wire.Text] | None, turns: Iterable[wire.Turn]) -> list[Json]:
     """The messages; a turn with tool results becomes several."""
-    first = [] if system is None else [{"role": "system", "content": _content(system)}]
+    first = [] if system is None or system == [] else [{"role": "system", "content": _content(system)}]
     return first + [message for turn in turns for message in _messages(turn)]
 
 
@@ -39,10 +39,10 @@ def _messages(turn: wire.Turn) -> list[Json]:
     match turn:
         case wire.AssistantTurn():
             return [_assistant(turn)]
-        case wire.UserTurn(content=list() as blocks):
-            return _user(blocks)
-        case _:
-            return [{"role": turn.role, "content": _content(turn.content)}]
+        case wire.UserTurn():
+            return [{"role": "user", "content": turn.content}] if isinstance(turn.content, str) else _user(turn.content)
+        case wire.SystemTurn():
+            return [{"role": "system", "content": _content(turn.content)}]
 
 
 def _user(blocks: Sequence[wire.UserBlock]) -> list[Json]:
@@ -102,10 +102,8 @@ def _content(content: str | Sequence[wire.Text | wire.Image]) -> str | list[Json
 
 
 def _part(block: wire.Text | wire.Image) -> Json:
-    match block:
-        case wire.Text():
-            return {"type": "text", "text": block.text}
-        case wire.Image(source=wire.UrlSource(url=url)):
-            return {"type": "image_url", "image_url": {"url": url}}
-        case wire.Image(source=wire.Base64Source(media_type=media_type, data=data)):
-            return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+    if isinstance(block, wire.Text):
+        return {"type": "text", "text": block.text}
+    source = block.source
+    url = source.url if isinstance(source, wire.UrlSource) else f"data:{source.media_type};base64,{source.data}"
+    return {"type": "image_url", "image_url": {"url": url}}

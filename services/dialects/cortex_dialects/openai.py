@@ -46,8 +46,8 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Pro
     if isinstance(prompt, str):
         return (TextPrompt(prompt),)
     if isinstance(prompt[0], int):
-        return (TokenPrompt(tuple(prompt)),)  # type: ignore[arg-type]
-    return tuple(TextPrompt(each) if isinstance(each, str) else TokenPrompt(tuple(each)) for each in prompt)  # type: ignore[arg-type]
+        return (TokenPrompt(tuple(prompt)),)
+    return tuple(TextPrompt(each) if isinstance(each, str) else TokenPrompt(tuple(each)) for each in prompt)
 
 
 def _generation(

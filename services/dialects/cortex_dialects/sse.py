@@ -54,8 +54,8 @@ class EventSplitter:
             blank = 0
         seen = max(0, len(self._tail) - _LONGEST_BLANK_LINE)
         self._tail += chunk
-        ends = (self._tail.rfind(line, seen) + len(line) for line in _BLANK_LINES if self._tail.rfind(line, seen) >= 0)
-        end = max(ends, default=blank)
+        found = ((self._tail.rfind(line, seen), len(line)) for line in _BLANK_LINES)
+        end = max((at + length for at, length in found if at >= 0), default=blank)
         whole = bytes(self._tail[:end])
         del self._tail[:end]
         return whole

@@ -160,7 +160,7 @@ def chat_document_to_events(body: bytes) -> list[Event]:
     found = [event for choice in answer.choices for event in _choice_events(choice)]
     failures = [event for event in found if isinstance(event, Failed)]
     if failures:
-        return failures[:1]
+        return [failures[0]]
     if answer.error is not None or not found or not isinstance(found[-1], Finished):
         return [Failed(UpstreamBroken(f"The engine's answer is not finished: {body[:_MAX_QUOTED]!r}"))]
     return [*found, _usage(answer.usage or _Usage())]

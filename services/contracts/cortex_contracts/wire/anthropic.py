@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Field, Tag
 
-from cortex_contracts.wire.openai import Finite, Lenient, Shape, TokenLimit
+from cortex_contracts.wire.shape import INT32_MAX, Finite, Lenient, Shape, TokenLimit, either
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
 
 
-def _kind(value: object) -> str | None:
-    return {str: "text", list: "list"}.get(type(value))
-
-
-_STRING_OR_BLOCKS = Discriminator(
-    _kind, custom_error_type="wrong_type", custom_error_message="Input should be a string or a list of blocks"
-)
+_STRING_OR_BLOCKS = either("a string or a list of blocks")
 
 
 class Text(Lenient):
@@ -71,7 +65,7 @@ class ToolResult(Lenient):
     tool_use_id: str
     content: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[list[ResultPart], Tag("list"), Field(fail_fast=True)],
+            Annotated[str, Tag("string")] | Annotated[list[ResultPart], Tag("list"), Field(fail_fast=True)],
             _STRING_OR_BLOCKS,
         ]
         | None
@@ -82,7 +76,7 @@ class ToolResult(Lenient):
 UserBlock = Text | Image | ToolResult
 AssistantBlock = Text | Thinking | RedactedThinking | ToolUse
 SystemContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Text], Tag("list"), Field(fail_fast=True)],
+    Annotated[str, Tag("string")] | Annotated[list[Text], Tag("list"), Field(fail_fast=True)],
     _STRING_OR_BLOCKS,
 ]
 
@@ -90,7 +84,7 @@ SystemContent = Annotated[
 class UserTurn(Lenient):
     role: Literal["user"]
     content: Annotated[
-        Annotated[str, Tag("text")]
+        Annotated[str, Tag("string")]
         | Annotated[list[Annotated[UserBlock, Field(discriminator="type")]], Tag("list"), Field(fail_fast=True)],
         _STRING_OR_BLOCKS,
     ]
@@ -99,7 +93,7 @@ class UserTurn(Lenient):
 class AssistantTurn(Lenient):
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")]
+        Annotated[str, Tag("string")]
         | Annotated[list[Annotated[AssistantBlock, Field(discriminator="type")]], Tag("list"), Field(fail_fast=True)],
         _STRING_OR_BLOCKS,
     ]
@@ -170,7 +164,7 @@ class MessagesRequest(CountTokensRequest):
     stream: bool | None = None
     temperature: Annotated[Finite, Field(ge=0, le=1)] | None = None
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     stop_sequences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None = None
     # Who asks and how it is billed: accepted, and no answer depends on them.
     metadata: Metadata | None = None

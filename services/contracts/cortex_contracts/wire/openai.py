@@ -9,48 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
-_INT32_MAX = 2**31 - 1
-_INT64_MAX = 2**63 - 1
+from cortex_contracts.wire.shape import INT32_MAX, INT64_MAX, Finite, LeftOut, Lenient, Shape, TokenLimit, either
 
-TokenId = Annotated[int, Field(ge=0, le=_INT32_MAX)]
+TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[Finite, Field(ge=-2, le=2)]
-TokenLimit = Annotated[int, Field(ge=1, le=_INT32_MAX)]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-
-
-# A field of an answer that is left out when there is nothing to say; other null fields are sent as null.
-LeftOut = Field(default=None, exclude_if=lambda value: value is None)
-
-
-class Shape(BaseModel):
-    """No value is converted on the way in: a number in quotes is not a number."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Lenient(Shape):
-    """A shape inside a message, where clients send back what servers of all kinds once added."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-def _kind(value: object) -> str | None:
-    return {str: "text", list: "list"}.get(type(value))
-
-
-def _prompt_kind(value: object) -> str | None:
-    if isinstance(value, list) and value:
-        return {str: "texts", int: "tokens", list: "token_lists"}.get(type(value[0]))
-    return {str: "text", list: "texts"}.get(type(value))
-
-
-def _either(kind: Any, expected: str) -> Discriminator:
-    """Chooses a union's branch by the value's type, so that an error is about one branch only."""
-    return Discriminator(kind, custom_error_type="wrong_type", custom_error_message=f"Input should be {expected}")
 
 
 class TextPart(Lenient):
@@ -72,8 +38,8 @@ class ImagePart(Lenient):
 
 Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list"), Field(fail_fast=True)],
-    _either(_kind, "a string or a list of parts"),
+    Annotated[str, Tag("string")] | Annotated[list[Part], Tag("list"), Field(fail_fast=True)],
+    either("a string or a list of parts"),
 ]
 
 
@@ -147,8 +113,8 @@ class StreamOptions(Shape):
 
 StopString = Annotated[str, Field(min_length=1)]
 Stop = Annotated[
-    Annotated[StopString, Tag("text")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
-    _either(_kind, "a string or a list of strings"),
+    Annotated[StopString, Tag("string")] | Annotated[list[StopString], Tag("list"), Field(max_length=16)],
+    either("a string or a list of strings"),
 ]
 
 
@@ -163,7 +129,7 @@ class GenerationRequest(Shape):
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     stop: Stop | None = None
-    seed: Annotated[int, Field(ge=-_INT64_MAX - 1, le=_INT64_MAX)] | None = None
+    seed: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: (
@@ -171,7 +137,7 @@ class GenerationRequest(Shape):
     ) = None
     user: str | None = None
     # vLLM's
-    top_k: Annotated[int, Field(ge=-1, le=_INT32_MAX)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
     min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
     ignore_eos: bool | None = None
@@ -199,12 +165,28 @@ class ChatRequest(GenerationRequest):
     prompt_cache_options: dict[str, Any] | None = None
 
 
+def _prompt_kind(value: object) -> str | None:
+    first = value[0] if isinstance(value, list) and value else None
+    match value, first:
+        case str(), _:
+            return "string"
+        case list(), bool():
+            return None
+        case list(), int():
+            return "tokens"
+        case list(), list():
+            return "token_lists"
+        case list(), str() | None:
+            return "strings"
+    return None
+
+
 CompletionPrompt = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Tag("texts"), Field(min_length=1, fail_fast=True)]
+    Annotated[str, Tag("string")]
+    | Annotated[list[str], Tag("strings"), Field(min_length=1, fail_fast=True)]
     | Annotated[TokenIds, Tag("tokens")]
     | Annotated[list[TokenIds], Tag("token_lists"), Field(min_length=1, fail_fast=True)],
-    _either(_prompt_kind, "a string, a list of strings, a list of token ids, or a list of lists of token ids"),
+    either("a string, a list of strings, a list of token ids, or a list of lists of token ids", _prompt_kind),
 ]
 
 

@@ -1,0 +1,102 @@
+"""A service's HTTP surface as an OpenAPI 3.1 document, made from the pydantic shapes that its handlers use.
+
+Called by: the services, with their own table of routes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from cortex_contracts.wire.errors import OpenAIErrorBody
+
+Json = dict[str, Any]
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
+_JSON = "application/json"
+_EVENTS = "text/event-stream"
+_SCHEMA_REF = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. A `{name}` in `path` is a parameter; it may hold slashes, as model ids do."""
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    summary: str
+    request: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
+    error: type[BaseModel] = OpenAIErrorBody
+    status: int = 200
+    streams: bool = False  # may answer with server-sent events as well
+    media_type: str = _JSON  # of the answer
+
+
+def document(title: str, version: str, routes: Sequence[Route]) -> Json:
+    """The OpenAPI document."""
+    shapes = _shapes(routes)
+    refs, definitions = models_json_schema(shapes, ref_template=_SCHEMA_REF)
+    paths: dict[str, Json] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {})},
+    }
+
+
+def _shapes(routes: Iterable[Route]) -> list[tuple[type[BaseModel], JsonSchemaMode]]:
+    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
+    for route in routes:
+        if route.request is not None:
+            wanted[route.request, "validation"] = None
+        for shape in (route.response, route.error):
+            if shape is not None:
+                wanted[shape, "serialization"] = None
+    return list(wanted)
+
+
+# What models_json_schema gives: a reference for a shape and the direction that it goes.
+Refs = Mapping[Any, Json]
+
+
+def _operation(route: Route, refs: Refs) -> Json:
+    errors = _content({_JSON: refs[route.error, "serialization"]})
+    operation: Json = {
+        "summary": route.summary,
+        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").rstrip("_"),
+        "responses": {
+            str(route.status): {"description": "The answer"} | _content(_answers(route, refs)),
+            "4XX": {"description": "The request cannot be served as it is"} | errors,
+            "5XX": {"description": "The request may be tried again, after Retry-After where that is sent"} | errors,
+        },
+    }
+    if parameters := _parameters(route.path):
+        operation["parameters"] = parameters
+    if route.request is not None:
+        operation["requestBody"] = {"required": True} | _content({_JSON: refs[route.request, "validation"]})
+    return operation
+
+
+def _answers(route: Route, refs: Refs) -> dict[str, Json]:
+    shape = {"type": "string"} if route.response is None else refs[route.response, "serialization"]
+    answers = {route.media_type: shape} if route.response is not None or route.media_type != _JSON else {}
+    return answers | ({_EVENTS: {"type": "string"}} if route.streams else {})
+
+
+def _content(media: dict[str, Json]) -> Json:
+    return {"content": {media_type: {"schema": schema} for media_type, schema in media.items()}} if media else {}
+
+
+def _parameters(path: str) -> list[Json]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in _PATH_PARAMETER.findall(path)
+    ]
