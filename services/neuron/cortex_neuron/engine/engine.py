@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cortex_neuron.engine.failures import BadRequest, Verdict, classify
+from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, KVCache
 from cortex_neuron.engine.runner import Runner
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
@@ -18,6 +18,7 @@ from cortex_neuron.engine.scheduler import Candidate, Limits, Plan, plan_step
 from cortex_neuron.engine.sequence import Sequence, State, new_sequence
 from cortex_neuron.layers.paged import Span
 from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Output, Stepped, Submit
 
 

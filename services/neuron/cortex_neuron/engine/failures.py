@@ -1,13 +1,7 @@
-"""What went wrong in a rank, and how far it reaches.
+"""How far a fault reaches: one request, or the whole group.
 
-Owns: the error kinds a rank reports, and the rule that tells a fault of one request from a fault of the device.
-Does not own: the report itself (engine.rank) or what the daemon does of it.
-
-    RankFailure                 a kind, and words for the operator
-    ├── BadRequest              bad_request         this frame only
-    └── LoadFailed              load_failed         fatal: there is no model to serve
-
-Anything else is classified by `classify`: device_lost and out_of_memory are fatal, engine_error is not.
+Owns: the rule that tells them apart. Does not own: the failures we raise ourselves (protocol.failures) or the report
+(engine.rank). Kinds: those of protocol.failures, device_lost, out_of_memory, and engine_error for the rest.
 """
 
 from __future__ import annotations
@@ -17,24 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from cortex_neuron.protocol.failures import RankFailure
+
 _DEVICE_WORDS = ("CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "device-side assert")
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "DefaultCPUAllocator")
-
-
-class RankFailure(Exception):
-    """A failure with a kind of its own."""
-
-    kind = "engine_error"
-    fatal = False
-
-
-class BadRequest(RankFailure):
-    kind = "bad_request"
-
-
-class LoadFailed(RankFailure):
-    kind = "load_failed"
-    fatal = True
 
 
 @dataclass(frozen=True, slots=True)

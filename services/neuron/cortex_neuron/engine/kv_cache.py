@@ -14,26 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cortex_neuron.engine.failures import LoadFailed
+from cortex_neuron.models.loaded import CacheShape
+from cortex_neuron.protocol.failures import CannotLoad
 
 CPU_BLOCK = 16
 GPU_BLOCK = 256  # what torch's paged attention kernels take
 MIN_CONTEXT = 256  # tokens; a cache for less than this serves nobody
 _MB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class CacheShape:
-    """What one token costs."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    dtype: torch.dtype
-
-    @property
-    def token_bytes(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +43,16 @@ class Demand:
 
 
 def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size: int) -> CacheSize:
-    """Blocks for what `vram_mb` leaves beside the weights, at most `max_sequences` whole contexts. Raises LoadFailed."""
+    """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad."""
     budget = demand.vram_mb * _MB - weight_bytes
     block_bytes = shape.token_bytes * block_size
     affordable = max(0, budget // block_bytes)
     least = min(demand.model_context, MIN_CONTEXT) if demand.context is None else demand.context
     if demand.context is not None and demand.context > demand.model_context:
-        raise LoadFailed(f"context {demand.context} is more than the {demand.model_context} tokens of the model")
+        raise CannotLoad(f"context {demand.context} is more than the {demand.model_context} tokens of the model")
     if affordable * block_size < least:
         need_mb = -(-(weight_bytes + -(-least // block_size) * block_bytes) // _MB)
-        raise LoadFailed(
+        raise CannotLoad(
             f"vram_mb {demand.vram_mb} is too little: the weights take {weight_bytes // _MB} MiB, and a KV cache for "
             f"one sequence of {least} tokens makes it {need_mb} MiB ({shape.token_bytes} bytes a token)"
         )

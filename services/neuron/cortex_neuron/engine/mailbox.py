@@ -1,8 +1,8 @@
 """The rank's line to the daemon: a thread that owns the zmq socket.
 
 Owns: the socket, and the answer to a ping, which never waits for a step (case T7). Does not own: what frames mean.
-Called by: engine.rank, from the engine's thread. Nothing polls busily: the thread sleeps until the socket or its bell has
-something, the engine's thread until a frame is there.
+Called by: engine.rank, from the engine's thread. Nothing polls busily: the thread sleeps until the socket or its bell
+has something, the engine's thread until a frame is there.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import gguf  # noqa: E402, F401
-import safetensors.torch  # noqa: E402, F401
-import tokenizers  # noqa: E402, F401
-import torch  # noqa: E402, F401
-import transformers.generation  # noqa: E402, F401
-import transformers.modeling_utils  # noqa: E402, F401
-import transformers.models.llama.modeling_llama  # noqa: E402, F401
+import gguf  # noqa: F401
+import safetensors.torch  # noqa: F401
+import tokenizers  # noqa: F401
+import torch  # noqa: F401
+import transformers.generation
+import transformers.modeling_utils
+import transformers.models.llama.modeling_llama  # noqa: F401

@@ -17,10 +17,11 @@ import sys
 import torch
 
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.failures import BadRequest, RankFailure, classify
+from cortex_neuron.engine.failures import classify
 from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, Demand, size_cache
 from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.models.loader import load
+from cortex_neuron.protocol.failures import BadRequest, RankFailure
 from cortex_neuron.protocol.frames import (
     Bye,
     Cancel,
@@ -77,7 +78,8 @@ class _Rank:
         try:
             self._do(frame)
         except Exception as error:
-            self._report(error, frame.seq, loading=isinstance(frame, Load))
+            if self._report(error, frame.seq, loading=isinstance(frame, Load)):
+                raise
 
     def _do(self, frame: ToRank) -> None:
         if isinstance(frame, Load):
@@ -98,14 +100,13 @@ class _Rank:
             self._report(error, 0, loading=False)
             raise
 
-    def _report(self, error: Exception, seq: int, loading: bool) -> None:
-        """Tells the daemon; a fatal one also ends the process, which gives the memory back."""
+    def _report(self, error: Exception, seq: int, loading: bool) -> bool:
+        """Tells the daemon. True for a fatal one, which is to end the process: that gives the memory back."""
         verdict = classify(error)
         kind = "load_failed" if loading and verdict.kind == "engine_error" else verdict.kind
         fatal = verdict.fatal or loading
         self._mailbox.send(Error(seq=seq, kind=kind, message=verdict.message, rank=self._rank, fatal=fatal))
-        if fatal:
-            raise error
+        return fatal
 
     def _load(self, frame: Load) -> None:
         if self._engine is not None:

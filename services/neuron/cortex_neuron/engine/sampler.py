@@ -3,9 +3,9 @@
 Owns: penalties, filters, the draw, log-probabilities, and the check that logits are finite (case T12). Does not own:
 sequences; it reads them. Called by: engine.engine, once a step, for the rows that ended a chunk.
 
-Meaning and order are vLLM's: logit_bias, penalties, temperature, min_p, top_k, top_p. Log-probabilities are those of the
-model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row is computed
-from its own parameters only, so that a seeded sequence does not depend on those it shares a batch with.
+Meaning and order are vLLM's: logit_bias, penalties, temperature, min_p, top_k, top_p. Log-probabilities are those of
+the model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row is
+computed from its own parameters only, so that a seeded sequence does not depend on those it shares a batch with.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _draw_filtered(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
     values, ids = logits.topk(min(NUM_CANDIDATES, size))
     probs, holds_all = _filter(logits, values, top_k, top_p)
     if not holds_all:
-        values, ids = logits.sort(-1, descending=True, stable=True)
+        values, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
         probs, _ = _filter(logits, values, top_k, top_p)
     return ids.gather(-1, _invert(probs, sequences)[:, None])[:, 0]
 

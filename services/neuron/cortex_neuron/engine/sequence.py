@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import torch
 
-from cortex_neuron.engine.failures import BadRequest
+from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 
 

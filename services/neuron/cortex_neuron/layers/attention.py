@@ -58,14 +58,15 @@ def _forward(
     **_: Any,
 ) -> tuple[Tensor, None]:
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    layer: int = getattr(module, "layer_idx")  # noqa: B009  (torch types every attribute as a tensor)
     out = paged_attention(
-        query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), paged, int(module.layer_idx), rule
+        query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), paged, layer, rule
     )
     return out.unsqueeze(0), None
 
 
 def paged_attention(q: Tensor, k: Tensor, v: Tensor, step: PagedStep, layer: int, rule: Rule) -> Tensor:
-    """Write k and v [rows, kv_heads, head_dim] to the layer's cache, then attend: q and result [rows, heads, head_dim]."""
+    """Write k and v [rows, kv_heads, head_dim] to the layer's cache, then attend: q -> [rows, heads, head_dim]"""
     keys, values, layout = step.keys[layer], step.values[layer], step.layout
     keys.index_copy_(0, layout.slots, k)
     values.index_copy_(0, layout.slots, v)
@@ -91,8 +92,7 @@ def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, mask: T
 
 
 def _prefill(q: Tensor, k: Tensor, v: Tensor, span: PrefillSpan, mask: Tensor | None, rule: Rule) -> Tensor:
-    chunk, heads, head_dim = q.shape
-    groups = heads // k.shape[1]
+    chunk, groups = q.shape[0], q.shape[1] // k.shape[1]
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     if rule.softcap is None:
         causal = mask is None and chunk > 1

@@ -20,7 +20,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 from torch import Tensor
 
-from cortex_neuron.engine.failures import LoadFailed
+from cortex_neuron.protocol.failures import CannotLoad
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -37,7 +37,7 @@ class TensorEntry:
 
 
 class GgufFile:
-    """An open file. `metadata` has every key, arrays as lists. Raises LoadFailed when it is not one."""
+    """An open file. `metadata` has every key, arrays as lists. Raises CannotLoad when it is not one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class GgufFile:
         try:
             self.metadata, self.tensors = _parse(_Cursor(self._bytes))
         except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-            raise LoadFailed(f"{path} is not a GGUF file that can be read: {error}") from error
+            raise CannotLoad(f"{path} is not a GGUF file that can be read: {error}") from error
 
     def architecture(self) -> str:
         return str(self.metadata["general.architecture"])

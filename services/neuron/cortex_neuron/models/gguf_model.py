@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoConfig
 
-from cortex_neuron.engine.failures import LoadFailed
 from cortex_neuron.models.gguf_file import GgufFile
+from cortex_neuron.protocol.failures import CannotLoad
 
 # general.architecture -> transformers' model_type. residency/architectures.py says the same to the daemon, by test.
 MODEL_TYPES = {
@@ -64,7 +64,7 @@ _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 
 def read_config(file: GgufFile) -> Any:
-    """The transformers config. Raises LoadFailed for an architecture or a rope scaling outside of the tables."""
+    """The transformers config. Raises CannotLoad for an architecture or a rope scaling outside of the tables."""
     arch = _known(file)
     names = {entry.name for entry in file.tensors}
     values: dict[str, Any] = {
@@ -92,7 +92,7 @@ def read_config(file: GgufFile) -> Any:
 def _known(file: GgufFile) -> str:
     arch = file.architecture()
     if arch not in MODEL_TYPES:
-        raise LoadFailed(f"{file.path}: architecture {arch!r} is not supported, expected one of {sorted(MODEL_TYPES)}")
+        raise CannotLoad(f"{file.path}: architecture {arch!r} is not supported, expected one of {sorted(MODEL_TYPES)}")
     return arch
 
 
@@ -106,7 +106,7 @@ def _rope_scaling(file: GgufFile, arch: str) -> dict[str, Any] | None:
     if kind == "yarn":
         original = file.metadata.get(f"{arch}.rope.scaling.original_context_length")
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    raise LoadFailed(f"{file.path}: rope scaling {kind!r} is not supported, expected none, linear or yarn")
+    raise CannotLoad(f"{file.path}: rope scaling {kind!r} is not supported, expected none, linear or yarn")
 
 
 def read_weights(file: GgufFile, config: Any, threads: int) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -133,7 +133,7 @@ def _weight_name(file: GgufFile, arch: str, name: str) -> str:
     base, _, kind = name.rpartition(".")
     if base in _TOP:
         return f"{_TOP[base]}.{kind}"
-    raise LoadFailed(f"{file.path}: tensor {name!r} has no place in architecture {arch!r}")
+    raise CannotLoad(f"{file.path}: tensor {name!r} has no place in architecture {arch!r}")
 
 
 def _undo(arch: str, config: Any) -> Callable[[str, Tensor], Tensor]:

@@ -10,7 +10,19 @@ from typing import Any
 
 import torch
 
-from cortex_neuron.engine.kv_cache import CacheShape
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one token costs."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def token_bytes(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from cortex_neuron.engine.failures import LoadFailed
-from cortex_neuron.engine.kv_cache import CacheShape
 from cortex_neuron.layers import attention
 from cortex_neuron.models import gguf_model, text_files
+from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
-from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.models.loaded import CacheShape, LoadedModel
+from cortex_neuron.protocol.failures import CannotLoad
 
 # Each agrees with transformers' own logits, by test. residency/architectures.py says the same to the daemon.
 MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -31,18 +31,18 @@ Progress = Callable[[str, float], None]
 
 
 def load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
-    """Raises LoadFailed."""
+    """Raises CannotLoad."""
     if quant is not None:
-        raise LoadFailed(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
+        raise CannotLoad(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
     attention.register()
     disable_progress_bar()
     path = Path(source)
-    place = torch.device(device)
+    place = find_device(device)
     if path.is_file():
         return _load_gguf(path, place, Path(text_dir), threads, progress)
     if (path / "config.json").is_file():
         return _load_folder(path, place, Path(text_dir), progress)
-    raise LoadFailed(f"source {source} is neither a GGUF file nor a folder with a config.json")
+    raise CannotLoad(f"source {source} is neither a GGUF file nor a folder with a config.json")
 
 
 def _load_gguf(path: Path, device: torch.device, text_dir: Path, threads: int, progress: Progress) -> LoadedModel:
@@ -85,11 +85,11 @@ _ATTENTION: dict[str, Any] = {"attn_implementation": attention.NAME}
 
 def _check(config: Any, path: Path) -> None:
     if config.model_type not in MODEL_TYPES:
-        raise LoadFailed(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
+        raise CannotLoad(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if one.get("rope_type", "default") not in ROPE_TYPES:
-            raise LoadFailed(f"{path}: rope_type {one['rope_type']!r} is not supported, expected one of {ROPE_TYPES}")
+            raise CannotLoad(f"{path}: rope_type {one['rope_type']!r} is not supported, expected one of {ROPE_TYPES}")
 
 
 def _folder_eos_ids(path: Path, config: Any) -> list[int]:

@@ -156,7 +156,7 @@ _from_rank = msgspec.msgpack.Decoder(FromRank)
 
 
 class FrameInvalid(Exception):
-    """A frame that is not one: kind `unknown_op` where the tag is strange, else `bad_request`. `seq` 0 if unreadable."""
+    """A frame that is not one: kind `unknown_op` where the tag is strange, else `bad_request`; `seq` if readable"""
 
     def __init__(self, kind: str, message: str, seq: int) -> None:
         super().__init__(message)
