@@ -6,12 +6,14 @@ the file (the services do, once, at the edge).
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from cortex_contracts.inventory.fleet import Gateway, Model, Neuron, Strict
+from cortex_contracts.inventory.fleet import Gateway, Listen, Megabytes, Model, Neuron, Seconds, Strict
 
 
 class ConfigInvalid(Exception):
@@ -39,14 +41,14 @@ class NeuronAddress(Strict):
 class GatewaySection(Strict):
     """[gateway] of cortex.toml: fields of inventory.Gateway, less those of [eviction]."""
 
-    listen: str = Gateway.model_fields["listen"].default
-    metrics_listen: str = Gateway.model_fields["metrics_listen"].default
-    body_limit_mb: int = Gateway.model_fields["body_limit_mb"].default
-    connect_timeout_s: float = Gateway.model_fields["connect_timeout_s"].default
-    idle_timeout_s: float = Gateway.model_fields["idle_timeout_s"].default
-    cold_load_timeout_s: float = Gateway.model_fields["cold_load_timeout_s"].default
-    poll_interval_s: float = Gateway.model_fields["poll_interval_s"].default
-    drain_timeout_s: float = Gateway.model_fields["drain_timeout_s"].default
+    listen: Listen = Gateway.model_fields["listen"].default
+    metrics_listen: Listen = Gateway.model_fields["metrics_listen"].default
+    body_limit_mb: Megabytes = Gateway.model_fields["body_limit_mb"].default
+    connect_timeout_s: Seconds = Gateway.model_fields["connect_timeout_s"].default
+    idle_timeout_s: Seconds = Gateway.model_fields["idle_timeout_s"].default
+    cold_load_timeout_s: Seconds = Gateway.model_fields["cold_load_timeout_s"].default
+    poll_interval_s: Seconds = Gateway.model_fields["poll_interval_s"].default
+    drain_timeout_s: Seconds = Gateway.model_fields["drain_timeout_s"].default
 
 
 class GatewayFile(Strict):
@@ -93,12 +95,30 @@ def parse(text: str, path: str, shape: type[File]) -> File:
     try:
         return shape.model_validate(content)
     except ValidationError as error:
-        raise ConfigInvalid([_line(path, item) for item in error.errors()]) from error
+        raise ConfigInvalid([f"{path}: {line}" for line in _lines(error.errors())]) from error
 
 
-def _line(path: str, item: object) -> str:
-    assert isinstance(item, dict)
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{path}: {key}: unknown key (its value is {item['input']!r})"
-    return f"{path}: {key}: {item['msg']} (it is {item['input']!r})"
+def _lines(faults: list[ErrorDetails]) -> list[str]:
+    """A line for each key. One that takes several kinds of value has a fault for each kind: they share the line."""
+    lines: dict[str, str] = {}
+    for fault in faults:
+        key = ".".join(itertools.takewhile(_is_key, map(str, fault["loc"])))
+        lines[key] = f"{lines[key]}; or: {fault['msg']}" if key in lines else _words(key, fault)
+    return [f"{key}: {words}" for key, words in lines.items()]
+
+
+def _is_key(part: str) -> bool:
+    return "[" not in part  # what pydantic puts after the key of a union: literal[…], tuple[…]
+
+
+def _words(key: str, fault: ErrorDetails) -> str:
+    if fault["type"] == "missing":
+        return "is missing"
+    message = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+    return f"it is {_shown(key, fault['input'])}: {message}"
+
+
+def _shown(key: str, value: object) -> str:
+    """The value; less what may hold a token, for these lines end in a service's log."""
+    secret = "environment" in key.split(".") or "{" in repr(value)
+    return f"a {type(value).__name__}" if secret else repr(value)
