@@ -149,12 +149,22 @@ async def test_names_that_resolve_slowly_delay_nobody(
     assert {seen.problems[0].reason for seen in observed.neurons[:-1]} == {Silence.TIMED_OUT}
 
 
-@pytest.mark.parametrize("address", ["cortex.invalid", "..", "two words"])
-async def test_an_address_that_is_none_is_unreachable_or_bad_and_no_crash(address: str) -> None:
-    """A misspelt host is a row, whatever way its name is wrong."""
-    seen = (await ask(fleet_of(addresses=(address,)), SOON_S)).neurons[0]
-    assert seen.problems[0].reason in (Silence.UNREACHABLE, Silence.BAD_ANSWER)
-    assert seen.problems[0].message
+async def test_a_name_that_does_not_exist_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt host is a row with the resolver's words; no name server is asked here."""
+
+    def no_such_name(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    (problem,) = (await ask(fleet_of(addresses=("nowhere",)), SOON_S)).neurons[0].problems
+    assert (problem.reason, problem.message) == (Silence.UNREACHABLE, "nowhere: Name or service not known")
+
+
+async def test_an_address_that_cannot_be_one_is_unreachable() -> None:
+    """A name that is refused before anyone is asked for it is a row too, not a crash."""
+    (problem,) = (await ask(fleet_of(addresses=("..",)), SOON_S)).neurons[0].problems
+    assert problem.reason is Silence.UNREACHABLE
+    assert problem.message
 
 
 @pytest.mark.parametrize(

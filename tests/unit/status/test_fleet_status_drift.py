@@ -88,6 +88,8 @@ CASES: dict[str, tuple[Change, FindingKind, str | None, str | None, str]] = {
     "neuron silent": (lambda d, g, n: silent(n, "timed_out"), K.HOST_UNREACHABLE, "rack1", None,
                       "neuron http://rack1:13131/health: timed out: no answer within 5 s"),
     "gateway silent": (lambda d, g, n: silent(g, "refused"), K.HOST_UNREACHABLE, "gw", None, "refused"),
+    "a stranger answers": (lambda d, g, n: silent(n, "bad_answer"), K.BAD_ANSWER, "rack1", None,
+                           "neuron http://rack1:13131/health: bad answer"),
     "endpoint broken": (lambda d, g, n: n.update(problems=[
         {"reason": "bad_answer", "endpoint": "/version", "message": "HTTP status 500"}]) or n.pop("/version"),
         K.BAD_ANSWER, "rack1", None, "/version: bad answer: HTTP status 500"),

@@ -108,7 +108,7 @@ async def _body(session: aiohttp.ClientSession, url: str) -> bytes:
 def _silence(error: Exception) -> Silence:
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
         return Silence.REFUSED
-    if isinstance(error, aiohttp.ClientConnectionError | OSError):
+    if isinstance(error, aiohttp.ClientConnectionError | OSError | ValueError):  # the last: an address that is none
         return Silence.UNREACHABLE
     return Silence.BAD_ANSWER  # such as what is no HTTP at all
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from cortex_contracts.inventory.fleet import Fleet, Model, NeuronHost
 from cortex_contracts.wire.neuron import Discovery, ModelRow, ModelStatus, NeuronState
 from cortex_status.fleet_status.findings import Finding, FindingKind
-from cortex_status.fleet_status.observed import GatewaySeen, NeuronBelief, NeuronSeen, Observed
+from cortex_status.fleet_status.observed import GatewaySeen, NeuronBelief, NeuronSeen, Observed, Silence
 
 WELL = {"ok", "ready", "healthy"}  # what a gateway that is well calls itself
 
@@ -49,8 +49,10 @@ def _versions(observed: Observed) -> Iterator[Finding]:
 
 
 def _answering(role: str, seen: GatewaySeen | NeuronSeen) -> Iterator[Finding]:
-    kind = FindingKind.BAD_ANSWER if seen.answers else FindingKind.HOST_UNREACHABLE
+    # A host that gave nothing would say the same of each endpoint: its first problem stands for all.
     for problem in seen.problems if seen.answers else seen.problems[:1]:
+        wrong = seen.answers or problem.reason is Silence.BAD_ANSWER
+        kind = FindingKind.BAD_ANSWER if wrong else FindingKind.HOST_UNREACHABLE
         message = f"{role} {seen.url}{problem.endpoint}: {problem.reason.replace('_', ' ')}: {problem.message}"
         yield Finding(kind=kind, host=seen.name, message=message)
 

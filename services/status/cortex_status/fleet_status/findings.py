@@ -15,8 +15,8 @@ from cortex_status.fleet_status.observed import Shown
 class FindingKind(StrEnum):
     """A difference between declared and running, or something unhealthy."""
 
-    HOST_UNREACHABLE = "host_unreachable"  # a declared gateway or neuron answers nothing
-    BAD_ANSWER = "bad_answer"  # it answers, but not everything, or not as the contract says
+    HOST_UNREACHABLE = "host_unreachable"  # a declared gateway or neuron does not answer
+    BAD_ANSWER = "bad_answer"  # something answers there, but not everything, or not as the contract says
     VERSION_DIFFERS = "version_differs"  # not all hosts run the same version
     HOST_UNHEALTHY = "host_unhealthy"  # it is stopping, or calls itself something else than well
     DRIVER_PROBLEM = "driver_problem"
