@@ -53,7 +53,7 @@ def _variables(host: Mapping[str, Any]) -> dict[str, Any]:
         try:
             values[str(name)] = plain(host[name])
         except AnsibleError as error:
-            values[str(name)] = Unreadable(str(error))
+            values[str(name)] = Unreadable.because(error)
     return values
 
 

@@ -49,7 +49,16 @@ def read(sources: Sequence[str], vault_password_files: Sequence[str] = ()) -> De
     try:
         return _read(list(sources), list(vault_password_files))
     except AnsibleError as error:
-        raise InventoryUnreadable(f"{', '.join(sources)}: {error}") from error
+        raise InventoryUnreadable(f"{', '.join(sources)}: {error}{_place(error)}") from error
+
+
+def _place(error: BaseException | None) -> str:
+    """Where in which file: ansible-core keeps it beside the message, and of a vars file in the exception's context."""
+    while error is not None:
+        if place := getattr(error, "_formatted_source_context", None):
+            return f"\n{place}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @functools.cache
@@ -105,5 +114,5 @@ def _templated(loader: Any, variables: dict[str, Any]) -> dict[str, Any]:
         try:
             values[str(name)] = plain(templar.template(variables[name]))
         except AnsibleError as error:
-            values[str(name)] = Unreadable(str(error))
+            values[str(name)] = Unreadable.because(error)
     return values

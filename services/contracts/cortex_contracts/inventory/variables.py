@@ -24,6 +24,11 @@ class Unreadable:
 
     reason: str
 
+    @classmethod
+    def because(cls, error: Exception) -> Unreadable:
+        """With the error's words, on one line."""
+        return cls(" ".join(str(error).split()))
+
 
 def is_ours(name: str) -> bool:
     """Whether cortex reads the variable of this name."""

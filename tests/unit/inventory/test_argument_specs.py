@@ -1,0 +1,80 @@
+"""The roles' argument_specs and defaults are the schema's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cortex_contracts.inventory.argument_specs import files
+from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron, Strict
+
+ROLES = Path(__file__).parents[3] / "roles"
+SHAPES: list[tuple[str, str, type[Strict]]] = [
+    ("cortex_common", "cortex_", Deployment),
+    ("gateway", "gateway_", Gateway),
+    ("neuron", "neuron_", Neuron),
+]
+
+
+def options(role: str) -> dict[str, Any]:
+    content = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
+    return dict(content["argument_specs"]["main"]["options"])
+
+
+@pytest.mark.parametrize("path", files())
+def test_a_generated_file_is_as_the_schema_says(path: str) -> None:
+    """After a change of the schema: python -m cortex_contracts.inventory.argument_specs roles"""
+    assert (ROLES / path).read_text() == files()[path]
+
+
+@pytest.mark.parametrize(("role", "prefix", "shape"), SHAPES)
+def test_every_field_is_an_option_and_nothing_else_is(role: str, prefix: str, shape: type[Strict]) -> None:
+    """Read from the committed file, not from the generator: names, defaults, required, descriptions."""
+    described = options(role)
+    models = described.pop("cortex_models", None)
+    assert (models is not None) == (role == "cortex_common")
+    assert described.keys() == {f"{prefix}{name}" for name in shape.model_fields}
+    for name, field in shape.model_fields.items():
+        option = described[f"{prefix}{name}"]
+        assert option["description"] == field.description
+        assert option.get("default") == field.default
+        assert option.get("required", False) == field.is_required()
+
+
+def test_the_catalogue_s_entries_are_described_key_by_key() -> None:
+    """Ansible's own validation knows what an entry may hold."""
+    entry = options("cortex_common")["cortex_models"]["options"]
+    assert entry.keys() == Model.model_fields.keys()
+    assert {name for name in entry if entry[name].get("required")} == {"id", "source", "vram_mb"}
+    assert entry["harness"]["choices"] == ["torch", "vllm"]
+    assert entry["capabilities"]["elements"] == "str"
+    assert entry["capabilities"]["choices"] == ["chat", "completion", "tools", "images"]
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "kind"),
+    [
+        ("neuron", "neuron_port", "int"),
+        ("neuron", "neuron_devices", "raw"),
+        ("neuron", "neuron_drained", "bool"),
+        ("neuron", "neuron_environment", "dict"),
+        ("neuron", "neuron_cpu_threads", "int"),
+        ("gateway", "gateway_idle_timeout_s", "float"),
+        ("gateway", "gateway_eviction_strategy", "str"),
+        ("cortex_common", "cortex_models", "list"),
+    ],
+)
+def test_a_type_is_that_of_the_schema(role: str, name: str, kind: str) -> None:
+    """What takes a word or a list is raw; none as a default is no default."""
+    assert options(role)[name]["type"] == kind
+
+
+@pytest.mark.parametrize(("role", "prefix", "shape"), SHAPES)
+def test_every_field_has_a_default_in_the_role(role: str, prefix: str, shape: type[Strict]) -> None:
+    """Templates meet no undefined variable, and a role alone behaves as the schema says."""
+    defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
+    defaults.pop("cortex_models", None)
+    assert defaults == {f"{prefix}{name}": field.default for name, field in shape.model_fields.items()}

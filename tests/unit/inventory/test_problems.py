@@ -1,0 +1,209 @@
+"""The inventory's judge: every problem at once, in the inventory's own words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cortex_contracts.inventory.problems import InventoryInvalid, build, problems
+from cortex_contracts.inventory.variables import Unreadable
+
+GROUPS = {"all": ["gw", "beast", "benjy"], "gateway": ["gw"], "neurons": ["beast", "benjy"]}
+
+
+def model(**keys: Any) -> dict[str, Any]:
+    return {"id": "qwen3-8b", "source": "Qwen/Qwen3-8B", "vram_mb": 18000, **keys}
+
+
+def fleet_of_three(models: list[Any] | None = None, **variables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Hosts gw, beast and benjy, sound but for what the test gives."""
+    catalogue = {"cortex_models": [model()] if models is None else models}
+    hosts = {name: {"ansible_host": f"10.0.0.{number}", **catalogue} for number, name in enumerate(GROUPS["all"], 10)}
+    return {name: values | variables.get(name, {}) for name, values in hosts.items()}
+
+
+def found(models: list[Any] | None = None, **variables: dict[str, Any]) -> list[str]:
+    return problems(fleet_of_three(models, **variables), GROUPS)
+
+
+def test_a_sound_inventory_becomes_the_fleet_it_declares() -> None:
+    """Names come from the inventory, addresses from ansible_host or the name, all else from the variables."""
+    hosts = fleet_of_three([model(pinned_on=["beast"])], beast={"neuron_port": 14000, "neuron_devices": [0, 1]})
+    del hosts["benjy"]["ansible_host"]
+    fleet = build(hosts, GROUPS)
+    assert [(neuron.name, neuron.url, neuron.devices) for neuron in fleet.neurons] == [
+        ("beast", "http://10.0.0.11:14000", (0, 1)),
+        ("benjy", "http://benjy:13131", "all"),
+    ]
+    assert [gateway.name for gateway in fleet.gateways] == ["gw"]
+    assert fleet.models[0].pinned_on == ("beast",)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    """Faults of values, names and relations stand in one report, none hidden behind another."""
+    models = [
+        model(vram_mb="lots", pinned_on=["beats"], min_device=2, aliases=["small"]),
+        {"id": "llama-70b", "source": "meta-llama/Llama-3.3-70B-Instruct", "harness": "vlm", "aliases": ["small"]},
+        "qwen3-4b",
+        model(tensor_parallel=4, preload_on=["beast"]),
+    ]
+    report = found(
+        models,
+        gw={"gateway_listen": "0.0.0.0:70000", "gateway_eviction_strategy": "random", "gateway_metric_listen": "x"},
+        beast={"neuron_port": 70000, "neuron_prot": 1, "neuron_devices": [0, 1], "ansible_host": "10.0.0.12"},
+        benjy={"neuron_devices": "cuda", "neuron_port": 13131},
+    )
+    assert report == [
+        "host gw: gateway_metric_listen: no such variable; did you mean gateway_metrics_listen?",
+        "host beast: neuron_prot: no such variable; did you mean neuron_port?",
+        "host gw: gateway_listen: port 70000 is not in 1 to 65535, is '0.0.0.0:70000'",
+        "host gw: gateway_eviction_strategy: should be 'lru' or 'priority', is 'random'",
+        "host beast: neuron_port: should be less than or equal to 65535, is 70000",
+        "host benjy: neuron_devices: should be such as 'all' or 'cpu' or [0, 1], is 'cuda'",
+        "cortex_models: qwen3-8b: vram_mb: should be a valid integer, unable to parse string as an integer, is 'lots'",
+        "cortex_models: qwen3-8b: min_device: no such key; did you mean min_devices?",
+        "cortex_models: llama-70b: harness: should be 'torch' or 'vllm', is 'vlm'",
+        "cortex_models: llama-70b: vram_mb: is missing (Memory the model and its KV cache may take, over all devices)",
+        "cortex_models: entry 3: should be keys and values, is 'qwen3-4b'",
+        "host benjy: has the address of host beast: http://10.0.0.12:13131 (ansible_host, neuron_port)",
+        "cortex_models: qwen3-8b: id: is there twice",
+        "cortex_models: llama-70b: aliases: 'small' is also an alias of qwen3-8b",
+        "cortex_models: qwen3-8b: pinned_on: 'beats' is no host of the group neurons; did you mean beast?",
+        "cortex_models: qwen3-8b: tensor_parallel: is 4, but host beast has 2 in neuron_devices",
+    ]
+
+
+def test_an_invalid_inventory_is_no_fleet() -> None:
+    """`build` raises with the same lines that `problems` returns."""
+    hosts = fleet_of_three(beast={"neuron_prot": 1})
+    with pytest.raises(InventoryInvalid) as raised:
+        build(hosts, GROUPS)
+    assert raised.value.problems == problems(hosts, GROUPS)
+
+
+def test_hosts_that_share_a_fault_share_its_line() -> None:
+    """A wrong value in group_vars is one problem, however many hosts have it."""
+    names = [f"n{number}" for number in range(7)]
+    hosts = {name: {"neuron_port": 0} for name in names} | {"gw": {}}
+    report = problems(hosts, {"gateway": ["gw"], "neurons": names})
+    assert report == [
+        "hosts n0, n1, n2, n3 and 3 more: neuron_port: should be greater than or equal to 1, is 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "line"),
+    [
+        ({"gateway": ["gw"], "neuron": ["beast"]}, "group neurons: no such group; did you mean neuron?"),
+        ({"gateway": ["gw"]}, "group neurons: no such group"),
+        ({"gateway": ["gw"], "neurons": []}, "group neurons: has no hosts"),
+        ({"neurons": ["beast"]}, "group gateway: no such group"),
+    ],
+)
+def test_a_missing_or_empty_group_is_named(groups: dict[str, list[str]], line: str) -> None:
+    """A fleet has both groups, and a misspelt one is recognised."""
+    assert problems({"gw": {}, "beast": {}}, groups) == [line]
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ([model(), model(id="b", aliases=["qwen3-8b"])], "b: aliases: 'qwen3-8b' is the id of another model"),
+        ([model(aliases=["qwen3-8b"])], "qwen3-8b: aliases: 'qwen3-8b' is its own id"),
+        ([model(preload_on=["gw"])], "qwen3-8b: preload_on: 'gw' is no host of the group neurons"),
+        (
+            [model(tensor_parallel=2, min_devices=1)],
+            "qwen3-8b: min_devices: is 1, but tensor_parallel splits it over 2",
+        ),
+        ([model(min_devices=2)], "qwen3-8b: min_devices: is 2, but tensor_parallel splits it over 1"),
+        ([model(id="a b")], "a b: id: should be such as 'qwen3-8b' or 'Qwen/Qwen3-8B', is 'a b'"),
+        ([{"source": "x", "vram_mb": 1}], "entry 1: id: is missing (Its name; what clients call it)"),
+        ("qwen3-8b", "should be a list of entries, is 'qwen3-8b'"),
+        ([model(harnes="torch")], "qwen3-8b: harnes: no such key; did you mean harness?"),
+    ],
+)
+def test_a_fault_in_the_catalogue_names_the_model_and_the_key(entries: list[Any], line: str) -> None:
+    """Each line says which entry, which key, and what is there."""
+    assert found(entries) == [f"cortex_models: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"gw": {"gateway_metrics_listen": "10.0.0.10:31313"}},
+            "host gw: gateway_metrics_listen: 10.0.0.10:31313 is also that of gateway_listen: 0.0.0.0:31313",
+        ),
+        ({"beast": {"neuron_devices": [1, 1]}}, "host beast: neuron_devices: names a device twice: [1, 1]"),
+        (
+            {"beast": {"neuron_devices": []}},
+            "host beast: neuron_devices: should be such as 'all' or 'cpu' or [0, 1], is []",
+        ),
+        (
+            {"gw": {"cortex_service_manager": "sytemd"}},
+            "host gw: cortex_service_manager: should be 'systemd' or 'none', is 'sytemd'",
+        ),
+        ({"gw": {"cortex_model": []}}, "host gw: cortex_model: no such variable; did you mean cortex_models?"),
+        ({"gw": {"gateway_idle_timeout_s": 0}}, "host gw: gateway_idle_timeout_s: should be greater than 0, is 0"),
+        ({"beast": {"neuron_port": Unreadable("is undefined")}}, "host beast: neuron_port: is undefined"),
+        ({"beast": {"ansible_host": Unreadable("no password")}}, "host beast: ansible_host: no password"),
+        (
+            {"gw": {"cortex_models": [model(vram_mb=1)]}},
+            "hosts beast, benjy: cortex_models: is not that of the other hosts; declare it once, in group_vars/all",
+        ),
+    ],
+)
+def test_a_fault_of_a_host_names_the_host_and_the_variable(variables: dict[str, dict[str, Any]], line: str) -> None:
+    """Each line says which host, which variable, what was expected and what is there."""
+    assert found(**variables) == [line]
+
+
+def test_ports_may_be_equal_on_different_addresses() -> None:
+    """Only listeners that would collide are a problem."""
+    assert not found(gw={"gateway_listen": "10.0.0.10:8000", "gateway_metrics_listen": "127.0.0.1:8000"})
+
+
+def test_a_gateway_may_not_take_the_port_of_a_neuron_on_the_same_host() -> None:
+    """A host in both groups has three listeners."""
+    hosts = {"one": {"gateway_listen": "0.0.0.0:13131"}}
+    assert problems(hosts, {"gateway": ["one"], "neurons": ["one"]}) == [
+        "host one: neuron_port: 0.0.0.0:13131 is also that of gateway_listen: 0.0.0.0:13131"
+    ]
+
+
+def test_a_model_too_wide_for_every_host_is_a_problem_even_without_pins() -> None:
+    """Where all hosts list their devices it is known that nothing can ever take the model."""
+    lists = {"beast": {"neuron_devices": [0, 1]}, "benjy": {"neuron_devices": [0]}}
+    wide = [model(tensor_parallel=4)]
+    expected = "cortex_models: qwen3-8b: tensor_parallel: is 4, but no host has more than 2 in neuron_devices"
+    assert found(wide, **lists) == [expected]
+    assert not found(wide, beast=lists["beast"])
+
+
+def test_a_prefix_that_leaves_no_room_for_sockets_is_a_problem() -> None:
+    """A Unix socket's path has 107 bytes at most, and an engine group's socket lies below the prefix."""
+    without_systemd = {"cortex_service_manager": "none"}
+    assert not found(beast=without_systemd | {"cortex_prefix": "/" + "a" * 85})
+    [line] = found(beast=without_systemd | {"cortex_prefix": "/" + "a" * 86})
+    assert line.startswith("host beast: cortex_prefix: should be 1 bytes shorter for the sockets below it")
+
+
+def test_a_prefix_under_systemd_is_a_problem() -> None:
+    """systemd would not find the units there."""
+    [line] = found(beast={"cortex_prefix": "/srv/cortex"})
+    assert line.startswith("host beast: cortex_prefix: should be empty under cortex_service_manager systemd")
+
+
+def test_a_faulty_environment_never_shows_its_value() -> None:
+    """Environments hold tokens, and reports end in logs."""
+    [line] = found(beast={"neuron_environment": {"HF_TOKEN": 12345}})
+    assert line == "host beast: neuron_environment.HF_TOKEN: should be a valid string, is a int"
+    [line] = found(beast={"neuron_environment": "HF_TOKEN=12345"})
+    assert "12345" not in line
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    """One line stays one line."""
+    [line] = found(gw={"gateway_eviction_strategy": "lru" * 100})
+    assert len(line) < 200
