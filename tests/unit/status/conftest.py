@@ -64,20 +64,26 @@ def neuron_answers() -> Answers:
 @pytest.fixture
 def gateway_answers() -> Answers:
     """A gateway that knows the neuron `rack1` at http://10.0.0.11:13131 and three models."""
-    place = {"neuron": "rack1", "status": "loaded", "in_flight": 5}
+    neuron = {
+        "name": "rack1", "url": "http://10.0.0.11:13131", "healthy": True, "state": "ready", "strikes": 0,
+        "models": ["qwen3-8b"], "version": "0.1.0",
+    }  # fmt: skip
+    place = {"neuron": "rack1", "status": "loaded", "in_flight": 6}
+    card = {"object": "model", "created": 1, "aliases": [], "context": None, "harness": "torch", "capabilities": []}
     return {
         "/health": {
             "status": "ok",
             "uptime_secs": 61,
             "version": "0.1.0",
-            "neurons": [{"name": "rack1", "url": "http://10.0.0.11:13131", "healthy": True, "state": "ready"}],
+            "in_flight": 5,
+            "neurons": [neuron],
         },
         "/v1/models": {
             "object": "list",
             "data": [
-                {"id": "qwen3-8b", "object": "model", "status": "loaded", "locations": [place]},
-                {"id": "gemma", "object": "model", "status": "loading", "locations": []},
-                {"id": "llama", "object": "model", "status": "unloaded", "locations": []},
+                {**card, "id": "qwen3-8b", "status": "loaded", "locations": [place]},
+                {**card, "id": "gemma", "status": "loading", "locations": []},
+                {**card, "id": "llama", "status": "unloaded", "locations": []},
             ],
         },
     }

@@ -13,9 +13,17 @@ from typing import Any
 import pytest
 
 from cortex_contracts.inventory.fleet import Fleet, GatewayHost, NeuronHost
+from cortex_contracts.wire import gateway
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
-from cortex_status.fleet_status.asking import ANSWER_LIMIT, ask
-from cortex_status.fleet_status.observed import NeuronSeen, Silence
+from cortex_status.fleet_status.asking import ANSWER_LIMIT, NEURON_ENDPOINTS, ask
+from cortex_status.fleet_status.observed import (
+    CatalogueEntry,
+    GatewayHealth,
+    Location,
+    NeuronBelief,
+    NeuronSeen,
+    Silence,
+)
 
 Answers = dict[str, Any]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -77,21 +85,32 @@ async def test_all_that_a_neuron_says_is_read(serve: Serve, neuron_answers: Answ
 
 async def test_all_that_a_gateway_says_is_read(serve: Serve, gateway_answers: Answers) -> None:
     """Its health with what it believes of neurons, and its catalogue with locations."""
-    gateway = GatewayHost(name="gw", address="127.0.0.1", listen=f"0.0.0.0:{await serve(gateway_answers)}")
-    seen = (await ask(Fleet(gateways=(gateway,), neurons=(), models=()), SOON_S)).gateways[0]
+    host = GatewayHost(name="gw", address="127.0.0.1", listen=f"0.0.0.0:{await serve(gateway_answers)}")
+    seen = (await ask(Fleet(gateways=(host,), neurons=(), models=()), SOON_S)).gateways[0]
     assert seen.problems == []
     assert seen.health is not None
     assert seen.health.neurons is not None
     assert seen.health.neurons[0].healthy is True
     assert seen.catalogue is not None
-    assert seen.catalogue.data[0].locations[0].in_flight == 5
+    assert seen.catalogue.data[0].locations[0].in_flight == 6
+
+
+def test_the_answers_these_tests_play_are_the_contracts(gateway_answers: Answers, neuron_answers: Answers) -> None:
+    """A played host that no real one resembles would prove nothing; neither would a name that no gateway sends."""
+    contracts = {GatewayHealth: gateway.GatewayHealth, NeuronBelief: gateway.NeuronSeen, Location: gateway.Location}
+    for ours, theirs in {**contracts, CatalogueEntry: gateway.ModelEntry}.items():
+        assert set(ours.model_fields) <= set(theirs.model_fields)
+    gateway.GatewayHealth.model_validate(gateway_answers["/health"])
+    gateway.ModelCatalogue.model_validate(gateway_answers["/v1/models"])
+    for path, shape in NEURON_ENDPOINTS.values():
+        shape.validate_python(neuron_answers[path])
 
 
 async def test_a_gateway_of_another_version_is_read_as_far_as_it_goes(serve: Serve) -> None:
     """Keys that are missing or new are no reason to call a gateway broken."""
     port = await serve({"/health": {"status": "ok", "moon": "full"}, "/v1/models": {"data": [{"id": "m"}]}})
-    gateway = GatewayHost(name="gw", address="127.0.0.1", listen=f"0.0.0.0:{port}")
-    seen = (await ask(Fleet(gateways=(gateway,), neurons=(), models=()), SOON_S)).gateways[0]
+    host = GatewayHost(name="gw", address="127.0.0.1", listen=f"0.0.0.0:{port}")
+    seen = (await ask(Fleet(gateways=(host,), neurons=(), models=()), SOON_S)).gateways[0]
     assert seen.problems == []
     assert seen.health is not None
     assert seen.health.neurons is None

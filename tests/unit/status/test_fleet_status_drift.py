@@ -94,8 +94,8 @@ CASES: dict[str, tuple[Change, FindingKind, str | None, str | None, str]] = {
         {"reason": "bad_answer", "endpoint": "/version", "message": "HTTP status 500"}]) or n.pop("/version"),
         K.BAD_ANSWER, "rack1", None, "/version: bad answer: HTTP status 500"),
     "versions": (lambda d, g, n: upgrade(n), K.VERSION_DIFFERS, None, None, "0.1.0 on gw; 0.2.0 on rack1"),
-    "gateway unwell": (lambda d, g, n: g["/health"].update(status="degraded"), K.HOST_UNHEALTHY, "gw", None,
-                       "degraded"),
+    "gateway unwell": (lambda d, g, n: g["/health"].update(status="stopping"), K.HOST_UNHEALTHY, "gw", None,
+                       "says of itself: stopping"),
     "stopping": (lambda d, g, n: n["/health"].update(state="stopping"), K.HOST_UNHEALTHY, "rack1", None, "stopping"),
     "driver": (lambda d, g, n: n["/discovery"].update(driver_problem="driver/library version mismatch: reboot"),
                K.DRIVER_PROBLEM, "rack1", None, "reboot"),
@@ -202,6 +202,7 @@ def test_a_dead_neuron_that_the_gateway_knows_dead_is_one_finding(
 ) -> None:
     """A dead host is one line, not one for each of its models and each gateway."""
     silent(neuron_answers, "refused")
+    gateway_answers["/health"]["status"] = "unavailable"
     gateway_answers["/health"]["neurons"][0]["healthy"] = False
     observed = Observed(gateways=[gateway_seen(gateway_answers)], neurons=[neuron_seen(neuron_answers)])
     assert [finding.kind for finding in find(fleet(declared()), observed)] == [K.HOST_UNREACHABLE]

@@ -13,8 +13,6 @@ from cortex_contracts.wire.neuron import Discovery, ModelRow, ModelStatus, Neuro
 from cortex_status.fleet_status.findings import Finding, FindingKind
 from cortex_status.fleet_status.observed import GatewaySeen, NeuronBelief, NeuronSeen, Observed, Silence
 
-WELL = {"ok", "ready", "healthy"}  # what a gateway that is well calls itself
-
 
 def find(fleet: Fleet, observed: Observed) -> list[Finding]:
     """Every difference, hosts in the inventory's order; empty when all is as declared."""
@@ -58,9 +56,12 @@ def _answering(role: str, seen: GatewaySeen | NeuronSeen) -> Iterator[Finding]:
 
 
 def _gateway_health(gateway: GatewaySeen) -> Iterator[Finding]:
-    status = gateway.health.status if gateway.health else None
-    if status is not None and status.lower() not in WELL:
-        message = f"gateway says of itself: {status}"
+    if gateway.health is None or gateway.health.status in (None, "ok"):
+        return
+    # A gateway is `degraded` or `unavailable` for its neurons: those that it misses are findings themselves.
+    missing = any(belief.healthy is False for belief in gateway.health.neurons or [])
+    if not (missing and gateway.health.status in ("degraded", "unavailable")):
+        message = f"gateway says of itself: {gateway.health.status}"
         yield Finding(kind=FindingKind.HOST_UNHEALTHY, host=gateway.name, message=message)
 
 

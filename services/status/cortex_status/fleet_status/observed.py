@@ -1,7 +1,9 @@
 """What the hosts said, or why they did not: one value for each host of the inventory.
 
 Owns: the shapes of what was seen; they are part of the `--json` document. Does not own: the neuron's own answers
-(cortex_contracts.wire.neuron). Made by asking; read by drift, document and rendering.
+(cortex_contracts.wire.neuron). Of a gateway's answers (cortex_contracts.wire.gateway) these are the parts that are
+shown, none required: a gateway of another version is shown as far as it goes. Made by asking; read by drift, document
+and rendering.
 """
 
 from __future__ import annotations
@@ -46,16 +48,17 @@ class NeuronBelief(Answer):
 
 
 class GatewayHealth(Answer):
-    """GET /health of a gateway, as far as it is shown; another version may say less."""
+    """GET /health of a gateway."""
 
     status: str | None = None
     uptime_secs: float | None = None
     version: str | None = None
+    in_flight: int | None = None
     neurons: list[NeuronBelief] | None = None
 
 
 class Location(Answer):
-    """A neuron on which the gateway knows a model to be."""
+    """A neuron on which the gateway knows a model to be. `in_flight` counts the requests of every gateway."""
 
     neuron: str
     status: str | None = None

@@ -19,9 +19,9 @@ from cortex_status.fleet_status.findings import Finding
 from cortex_status.fleet_status.observed import GatewaySeen, NeuronSeen, Observed
 
 STYLES = {
-    "green": {"ok", "ready", "healthy", "loaded"},
-    "yellow": {"activating", "draining", "pending", "loading", "recovering", "stopping"},
-    "red": {"failed", "refused", "unreachable", "timed out", "bad answer"},
+    "green": {"ok", "ready", "loaded"},
+    "yellow": {"activating", "draining", "pending", "loading", "recovering", "stopping", "degraded"},
+    "red": {"failed", "unavailable", "refused", "unreachable", "timed out", "bad answer"},
 }
 UNKNOWN = "-"
 
@@ -67,16 +67,16 @@ def _gateway(seen: GatewaySeen) -> Sequence[str]:
     health, catalogue = seen.health, seen.catalogue
     neurons = health.neurons if health else None
     believed = UNKNOWN if neurons is None else f"{sum(n.healthy is True for n in neurons)}/{len(neurons)}"
-    running = sum(place.in_flight for entry in catalogue.data for place in entry.locations) if catalogue else UNKNOWN
+    running = health.in_flight if health else None
     return (
         seen.name,
         seen.url,
-        (health.status or "ok") if health else _silence(seen),
+        (health.status or UNKNOWN) if health else _silence(seen),
         seen.version or UNKNOWN,
         _duration(health.uptime_secs if health else None),
         believed,
         str(len(catalogue.data)) if catalogue else UNKNOWN,
-        str(running),
+        UNKNOWN if running is None else str(running),
     )
 
 
