@@ -6,11 +6,14 @@ Does not own: routes. Called by: the api package of each service.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import uuid
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import SimpleNamespace
+from typing import cast
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic import exceptions as sanic_errors
@@ -28,8 +31,14 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z")
 _serial = itertools.count(1)
 
 
-def build(name: str, body_limit_mb: int) -> App:
-    """A Sanic app without routes. `name` may be used more than once in a process."""
+Answer = Callable[[Request, Exception], Awaitable[HTTPResponse]]
+
+
+def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
+    """A Sanic app without routes. `name` may be used more than once in a process.
+
+    `answer` takes the place of answer_exception for whatever a handler, or Sanic before one, raises.
+    """
     number = next(_serial)
     config = Config(env_prefix="")
     config.update(
@@ -42,8 +51,16 @@ def build(name: str, body_limit_mb: int) -> App:
         TOUCHUP=number == 1,  # it rewrites Sanic's classes in place: once is enough, twice fails
     )
     app = Sanic(f"{name}-{number}", config=config, configure_logging=False)
-    app.exception(Exception)(answer_exception)
+    app.exception(Exception)(answer or answer_exception)
+    app.on_request(_listen_on)
     return app
+
+
+async def _listen_on(request: Request) -> None:
+    """Sanic stops reading while much of a body waits, and would then not notice that the client leaves (case S8)."""
+    transport = cast("asyncio.Transport | None", request.transport)
+    if transport is not None and not transport.is_closing():
+        transport.resume_reading()
 
 
 def request_id(request: Request) -> str:

@@ -1,0 +1,78 @@
+"""Whether a request may begin, and the list of those that have.
+
+Owns: the gate (open, closed) and the end of requests at shutdown (case L8). Does not own: limits per client.
+Called by: api (every request), gateway.py (closing, a neuron's death).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+
+from cortex_contracts.wire.errors import CortexError, ShuttingDown, UpstreamTimeout
+from cortex_gateway.exchange import Exchange, Stage
+
+_LAST_WORDS_S = 1.0
+
+
+class Gate(StrEnum):
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Admission:
+    """The requests that are under way."""
+
+    def __init__(self) -> None:
+        self.gate = Gate.OPEN
+        self._inside: set[Exchange] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return len(self._inside)
+
+    def enter(self, exchange: Exchange) -> None:
+        """Let a request begin. Raises ShuttingDown."""
+        if self.gate is Gate.CLOSED:
+            raise _shutting_down()
+        self._inside.add(exchange)
+        self._empty.clear()
+
+    def leave(self, exchange: Exchange) -> None:
+        """A request is over, or was never let in."""
+        self._inside.discard(exchange)
+        if not self._inside:
+            self._empty.set()
+
+    def neuron_down(self, neuron: str) -> None:
+        """Wake who waits for the first word of a neuron that has been given up; streams that flow are left alone."""
+        reason = UpstreamTimeout(f"neuron {neuron} stopped answering")
+        self._interrupt(reason, lambda exchange: exchange.neuron == neuron and exchange.stage is Stage.ASKED)
+
+    async def close(self, drain_timeout_s: float) -> None:
+        """Let nobody in, wake who waits for a model, give the rest `drain_timeout_s`, then end them aloud."""
+        self.gate = Gate.CLOSED
+        self._interrupt(_shutting_down(), lambda exchange: exchange.stage is Stage.WAITING)
+        if not await self._emptied(drain_timeout_s):
+            self._interrupt(_shutting_down(), lambda exchange: True)
+            await self._emptied(_LAST_WORDS_S)
+
+    async def _emptied(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _interrupt(self, reason: CortexError, concerns: Callable[[Exchange], bool]) -> None:
+        for exchange in [each for each in self._inside if concerns(each)]:
+            exchange.interrupt(reason)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this gateway is shutting down; another attempt will meet another or the next one")

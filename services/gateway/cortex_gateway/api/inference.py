@@ -1,0 +1,110 @@
+"""The inference routes: one request from its arrival to its one terminal log line (case S12).
+
+Owns: the order of steps, and what is logged and counted. Does not own: any step. Called by: api/routes.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from sanic import HTTPResponse, Request
+
+from cortex_dialects.dialect import dialect_of
+from cortex_gateway.exchange import Exchange, Outcome
+from cortex_gateway.forwarding.call import Call, passed_on, read_brief
+from cortex_gateway.state import State
+from cortex_serving import logs
+from cortex_serving.application import answer_error, as_cortex_error, request_id
+
+
+class Inference:
+    """The handler of every route that a model answers."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def __call__(self, request: Request) -> HTTPResponse | None:
+        state = self._state
+        path = request.path.rstrip("/")
+        exchange = Exchange(request_id(request), dialect_of(path), path, state.outstanding)
+        request.ctx.exchange = exchange
+        try:
+            state.admission.enter(exchange)
+            call = self._call(request, exchange)
+            return await state.forwarder.answer(request, call, exchange, state.rules(), state.config.settings.gateway)
+        except asyncio.CancelledError:
+            exchange.client_gone()
+            raise
+        except Exception as failure:  # noqa: BLE001  the one place where a failure becomes an answer
+            return self._failed(request, exchange, failure)
+        finally:
+            exchange.close()
+            state.admission.leave(exchange)
+            state.metrics.ended(exchange)
+            log(exchange)
+
+    def _call(self, request: Request, exchange: Exchange) -> Call:
+        brief = read_brief(request.body)
+        exchange.stream = bool(brief.stream)
+        model = self._state.config.catalogue.resolve(brief.model)
+        exchange.model = model.id
+        return Call(
+            model=model,
+            name=brief.model,
+            dialect=exchange.dialect,
+            path=exchange.path,
+            body=request.body,
+            headers=passed_on(request.headers.items(), exchange.request_id),
+            stream=exchange.stream,
+            request_id=exchange.request_id,
+        )
+
+    def _failed(self, request: Request, exchange: Exchange, failure: Exception) -> HTTPResponse | None:
+        error = as_cortex_error(request, failure)
+        if error is not failure:
+            logs.error("internal_error", exception=failure, request_id=exchange.request_id, path=exchange.path)
+        exchange.failed(error.status, error.code)
+        if exchange.status:  # the client was told inside its stream
+            return None
+        exchange.status = error.status
+        return answer_error(request, error)
+
+
+def log(exchange: Exchange) -> None:
+    """The terminal line of a request."""
+    usage = msgspec.structs.asdict(exchange.usage) if exchange.usage is not None else {}
+    first = exchange.first_content_s
+    logs.info(
+        "request",
+        request_id=exchange.request_id,
+        path=exchange.path,
+        dialect=exchange.dialect,
+        model=exchange.model,
+        neuron=exchange.neuron,
+        stream=exchange.stream,
+        status=exchange.status,
+        outcome=exchange.outcome,
+        code=exchange.code,
+        client_gone=exchange.outcome is Outcome.CLIENT_GONE,
+        duration_ms=round(exchange.duration_s * 1000, 1),
+        ttft_ms=round(first * 1000, 1) if first is not None else None,
+        **usage,
+    )
+
+
+async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:
+    """What fails outside of Inference (no such route, a body too large, no HTTP at all), with its own log line."""
+    error = as_cortex_error(request, exception)
+    if not isinstance(exception, Exception) or error.status >= 500:
+        logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
+    logs.info(
+        "request",
+        request_id=request_id(request),
+        path=request.path,
+        dialect=dialect_of(request.path),
+        status=error.status,
+        outcome=Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR,
+        code=error.code,
+    )
+    return answer_error(request, error, dict(getattr(exception, "headers", None) or {}))

@@ -1,0 +1,97 @@
+"""GET /v1/models and /v1/models/{id}: the one catalogue, with where each model stands.
+
+Owns: how the catalogue and a snapshot become one list. Pure but for the handlers. Called by: api/routes.py.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from sanic import HTTPResponse, Request
+
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.gateway import AnthropicModel, AnthropicModels, Location, ModelCatalogue, ModelEntry
+from cortex_contracts.wire.neuron import ModelStatus
+from cortex_gateway.api.answers import json_answer
+from cortex_gateway.fleet.snapshot import Replica, Snapshot
+from cortex_gateway.state import State
+
+# From best to worst, as a client sees it.
+_BEST_FIRST = (
+    ModelStatus.LOADED,
+    ModelStatus.LOADING,
+    ModelStatus.RECOVERING,
+    ModelStatus.PENDING,
+    ModelStatus.DRAINING,
+    ModelStatus.UNLOADED,
+    ModelStatus.FAILED,
+)
+_ANTHROPIC_HEADER = "anthropic-version"
+
+
+class Models:
+    """The handlers. `created` is the time of start, in seconds since 1970: the catalogue has no other."""
+
+    def __init__(self, state: State, created: int) -> None:
+        self._state, self._created = state, created
+
+    async def all(self, request: Request) -> HTTPResponse:
+        """Every declared model."""
+        state = self._state
+        if _ANTHROPIC_HEADER in request.headers:
+            return json_answer(anthropic_models(sorted(state.config.catalogue.models), self._created))
+        snapshot = state.beliefs.snapshot()
+        entries = [
+            entry(model, snapshot, state.outstanding, self._created)
+            for _, model in sorted(state.config.catalogue.models.items())
+        ]
+        return json_answer(ModelCatalogue(data=entries))
+
+    async def one(self, request: Request, model_id: str) -> HTTPResponse:
+        """One of them, by id or alias."""
+        state = self._state
+        model = state.config.catalogue.resolve(unquote(model_id).rstrip("/"))
+        if _ANTHROPIC_HEADER in request.headers:
+            return json_answer(_anthropic_model(model.id, self._created))
+        return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))
+
+
+def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int], created: int) -> ModelEntry:
+    """One model and where it is. A neuron that is down is no place to be (case L4)."""
+    replicas = [each for each in snapshot.replicas_of(model.id) if each.model.status is not ModelStatus.UNLOADED]
+    locations = [_location(replica, ours) for replica in sorted(replicas, key=lambda each: each.neuron.name)]
+    statuses = {location.status for location in locations} or {ModelStatus.UNLOADED}
+    contexts = [replica.model.context for replica in replicas if replica.model.context is not None]
+    return ModelEntry(
+        id=model.id,
+        created=created,
+        status=next(status for status in _BEST_FIRST if status in statuses),
+        locations=locations,
+        progress=next((location.progress for location in locations if location.progress is not None), None),
+        aliases=list(model.aliases),
+        context=min(contexts, default=model.context),
+        harness=model.harness,
+        capabilities=list(model.capabilities),
+    )
+
+
+def anthropic_models(ids: list[str], created: int) -> AnthropicModels:
+    """The list as Anthropic's SDK reads it."""
+    return AnthropicModels(
+        data=[_anthropic_model(model_id, created) for model_id in ids],
+        first_id=ids[0] if ids else None,
+        last_id=ids[-1] if ids else None,
+    )
+
+
+def _anthropic_model(model_id: str, created: int) -> AnthropicModel:
+    at = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat().replace("+00:00", "Z")
+    return AnthropicModel(id=model_id, display_name=model_id, created_at=at)
+
+
+def _location(replica: Replica, ours: Mapping[tuple[str, str], int]) -> Location:
+    model, neuron = replica.model, replica.neuron.name
+    in_flight = model.elsewhere + ours.get((neuron, model.id), 0)
+    return Location(neuron=neuron, status=model.status, in_flight=in_flight, progress=model.progress)

@@ -1,0 +1,81 @@
+"""The two Sanic applications: the API and /metrics.
+
+Owns: which path leads where, and the OpenAPI document of that. Called by: gateway.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from sanic import HTTPResponse, Request
+
+from cortex_contracts.wire import anthropic, openai
+from cortex_contracts.wire.errors import AnthropicErrorBody
+from cortex_contracts.wire.gateway import GatewayHealth, ModelCatalogue, ModelEntry
+from cortex_contracts.wire.openapi import Route, document
+from cortex_gateway.api.health import VERSION, HealthPage
+from cortex_gateway.api.inference import Inference, answer_exception
+from cortex_gateway.api.models import Models
+from cortex_gateway.metrics import Metrics
+from cortex_gateway.state import State
+from cortex_serving.application import App, build
+
+INFERENCE = (
+    Route(
+        "POST", "/v1/chat/completions", "Chat, OpenAI's way", openai.ChatRequest, openai.ChatCompletion, streams=True
+    ),
+    Route("POST", "/v1/completions", "Plain text", openai.CompletionRequest, openai.Completion, streams=True),
+    Route(
+        "POST",
+        "/v1/messages",
+        "Chat, Anthropic's way",
+        anthropic.MessagesRequest,
+        anthropic.Message,
+        AnthropicErrorBody,
+        streams=True,
+    ),
+    Route(
+        "POST",
+        "/v1/messages/count_tokens",
+        "What a prompt comes to",
+        anthropic.CountTokensRequest,
+        anthropic.TokenCount,
+        AnthropicErrorBody,
+    ),
+)
+PAGES = (
+    Route("GET", "/v1/models", "Every declared model and where it stands", response=ModelCatalogue),
+    Route("GET", "/v1/models/{model_id}", "One of them", response=ModelEntry),
+    Route("GET", "/health", "The gateway and its neurons", response=GatewayHealth),
+)
+
+
+def api(state: State) -> App:
+    """The application of `gateway.listen`."""
+    app = build("cortex-gateway", state.config.settings.gateway.body_limit_mb, answer_exception)
+    inference, models = Inference(state), Models(state, created=int(time.time()))
+    for route in INFERENCE:
+        app.add_route(inference, route.path, methods=["POST"], name=route.path)
+    app.add_route(models.all, "/v1/models", name="models")
+    app.add_route(models.one, "/v1/models/<model_id:path>", name="model")
+    app.add_route(HealthPage(state), "/health", name="health")
+    description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES]))
+
+    async def openapi(_request: Request) -> HTTPResponse:
+        return HTTPResponse(description, content_type="application/json")
+
+    app.add_route(openapi, "/openapi.json", name="openapi")
+    return app
+
+
+def metrics_page(metrics: Metrics) -> App:
+    """The application of `gateway.metrics_listen`."""
+    app = build("cortex-gateway-metrics", body_limit_mb=1)
+
+    async def page(_request: Request) -> HTTPResponse:
+        return HTTPResponse(metrics.text(), content_type=CONTENT_TYPE_LATEST)
+
+    app.add_route(page, "/metrics", name="metrics")
+    return app

@@ -1,0 +1,65 @@
+"""`cortex-gateway`: reads the command line and both files, then serves or only checks.
+
+Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is wrong).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from cortex_contracts.inventory.files import ConfigInvalid
+from cortex_gateway import config, gateway
+from cortex_serving import logs
+from cortex_serving.server import CannotListen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code is returned."""
+    options = _parser().parse_args(arguments)
+    checks: list[tuple[str, Callable[[str], object]]] = []
+    if options.check_config:
+        checks.append((options.check_config, config.read_settings))
+    if options.check_models:
+        checks.append((options.check_models, config.read_models))
+    try:
+        return _check(checks) if checks else _serve(options.config, options.models)
+    except ConfigInvalid as invalid:
+        print(invalid, file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cortex-gateway", description="One endpoint for the fleet's models.")
+    parser.add_argument("--config", default="/etc/cortex/cortex.toml", help="default: %(default)s")
+    parser.add_argument("--models", default="/etc/cortex/models.toml", help="default: %(default)s")
+    parser.add_argument("--check-config", metavar="FILE", help="check a cortex.toml and serve nothing")
+    parser.add_argument("--check-models", metavar="FILE", help="check a models.toml and serve nothing")
+    return parser
+
+
+def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
+    found: list[str] = []
+    for path, read in checks:
+        try:
+            read(path)
+        except ConfigInvalid as invalid:
+            found += invalid.problems
+    if found:
+        raise ConfigInvalid(found)
+    print("ok")
+    return 0
+
+
+def _serve(config_path: str, models_path: str) -> int:
+    known = config.read(config_path, models_path)
+    logs.configure()
+    try:
+        uvloop.run(gateway.serve(known, lambda: config.read(config_path, models_path)))
+    except CannotListen as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,159 @@
+"""One request's life, from its first byte to its last: where it is, what it met, and who may interrupt it.
+
+Owns: the stages, times and findings that the log line and the metrics are made of, and its seat in Outstanding (case
+L9). Does not own: what happens in a stage. Called by: api (opens, closes), forwarding (moves), admission (interrupts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+
+import msgspec
+
+from cortex_contracts.wire.errors import CortexError
+from cortex_dialects.dialect import Dialect
+
+UNKNOWN_MODEL = "unknown"
+
+Outstanding = Counter[tuple[str, str]]
+
+
+class Stage(StrEnum):
+    """Where a request is. Transitions: NEXT."""
+
+    WAITING = "waiting"  # for a decision, or for its model to be loaded
+    ASKED = "asked"  # a neuron has it; nothing of the answer has gone to the client
+    ANSWERING = "answering"
+    DONE = "done"
+
+
+NEXT = {
+    Stage.WAITING: {Stage.ASKED, Stage.DONE},
+    Stage.ASKED: {Stage.WAITING, Stage.ANSWERING, Stage.DONE},
+    Stage.ANSWERING: {Stage.DONE},
+    Stage.DONE: set[Stage](),
+}
+
+
+class Outcome(StrEnum):
+    """How a request ended, as a metric's label."""
+
+    OK = "ok"
+    CLIENT_GONE = "client_gone"
+    CLIENT_ERROR = "client_error"  # 4xx, ours or the neuron's
+    SERVER_ERROR = "server_error"  # 5xx, ours or the neuron's
+    BROKEN = "broken"  # failed after the answer had begun
+
+
+class IllegalMove(Exception):
+    """A bug: a stage does not follow the other."""
+
+
+class Usage(msgspec.Struct):
+    """What the neuron says of a request in X-Cortex-Usage: events.Usage and the finish reason."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    finish_reason: str | None = None
+
+
+class Exchange:
+    """One request. Not shared between tasks, but for `interrupt`."""
+
+    __slots__ = (
+        "_held", "_outstanding", "_reason", "_scope", "bytes_out", "code", "dialect", "duration_s", "first_content_s",
+        "model", "neuron", "outcome", "path", "request_id", "stage", "started", "status", "stream", "usage",
+    )  # fmt: skip
+
+    def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
+        self.request_id, self.dialect, self.path = request_id, dialect, path
+        self.model, self.neuron, self.stream = UNKNOWN_MODEL, "", False
+        self.stage = Stage.WAITING
+        self.started = time.monotonic()
+        self.status = 0
+        self.outcome, self.code = Outcome.OK, ""
+        self.first_content_s: float | None = None
+        self.duration_s = 0.0
+        self.usage: Usage | None = None
+        self._outstanding = outstanding
+        self._held: tuple[str, str] | None = None
+        self._scope: asyncio.Timeout | None = None
+        self._reason: CortexError | None = None
+
+    def move(self, stage: Stage) -> None:
+        """Go to the next stage. Raises IllegalMove."""
+        if stage not in NEXT[self.stage]:
+            raise IllegalMove(f"{self.stage} -> {stage}")
+        self.stage = stage
+
+    def hold(self, neuron: str) -> None:
+        """Take a seat on `neuron` in Outstanding, and give back the one held before."""
+        self.release()
+        self.neuron, self._held = neuron, (neuron, self.model)
+        self._outstanding[self._held] += 1
+
+    def release(self) -> None:
+        """Give the seat back."""
+        if self._held is not None:
+            self._outstanding[self._held] -= 1
+            if not self._outstanding[self._held]:
+                del self._outstanding[self._held]
+            self._held = None
+
+    def failed(self, status: int, code: str) -> None:
+        """It ends in an error that the client is told; the first error counts."""
+        if self.outcome is Outcome.OK:
+            begun = self.stage is Stage.ANSWERING
+            self.code = code
+            self.outcome = Outcome.BROKEN if begun else Outcome.SERVER_ERROR if status >= 500 else Outcome.CLIENT_ERROR
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self.outcome is Outcome.OK:
+            self.outcome = Outcome.CLIENT_GONE
+
+    def content(self) -> None:
+        """The first content of the answer passes by (case M1)."""
+        self.first_content_s = time.monotonic() - self.started
+
+    def learn_usage(self, text: bytes | str) -> None:
+        """Take what the neuron counted; what cannot be read is left out."""
+        try:
+            self.usage = msgspec.json.decode(text, type=Usage)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            self.usage = None
+
+    def close(self) -> None:
+        """It is over."""
+        self.release()
+        self.duration_s = time.monotonic() - self.started
+        self.move(Stage.DONE)
+
+    @asynccontextmanager
+    async def interruptible(self) -> AsyncIterator[None]:
+        """While inside, `interrupt` ends the wait with its error."""
+        self._reason = None
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                yield
+        except TimeoutError:
+            if self._reason is None:
+                raise
+            raise self._reason from None
+        finally:
+            self._scope = None
+
+    def interrupt(self, reason: CortexError) -> None:
+        """End whatever it waits for with `reason`. Does nothing where it waits for nothing."""
+        if self._scope is not None and self._reason is None:
+            self._reason = reason
+            self._scope.reschedule(asyncio.get_running_loop().time())

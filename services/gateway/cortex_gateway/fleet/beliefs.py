@@ -1,0 +1,161 @@
+"""What we believe of each neuron: answers and strikes go in, a Snapshot comes out.
+
+Owns: strikes (case L4), and intents: what this gateway has just told a neuron to load or unload, believed until the
+command has ended, so that two decisions never spend the same memory. Does not own: asking (poller.py). No I/O.
+Called by: poller, loading, forwarding (strikes), api (reads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from cortex_contracts.inventory.files import NeuronAddress
+from cortex_contracts.wire.neuron import Discovery, Health, ModelRow
+from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
+
+STRIKES = 3
+
+
+class _Heard(StrEnum):
+    """What can happen to Reach."""
+
+    ANSWER = "answer"
+    LAST_STRIKE = "last_strike"
+
+
+REACH = {
+    (Reach.UNKNOWN, _Heard.ANSWER): Reach.UP,
+    (Reach.UP, _Heard.ANSWER): Reach.UP,
+    (Reach.DOWN, _Heard.ANSWER): Reach.UP,
+    (Reach.UNKNOWN, _Heard.LAST_STRIKE): Reach.DOWN,
+    (Reach.UP, _Heard.LAST_STRIKE): Reach.DOWN,
+    (Reach.DOWN, _Heard.LAST_STRIKE): Reach.DOWN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One neuron's answers to one poll."""
+
+    discovery: Discovery
+    health: Health
+    models: tuple[ModelRow, ...]
+
+
+class Beliefs:
+    """The fleet as far as we know. `went_down` is called with the name of a neuron that has just been given up."""
+
+    def __init__(self, neurons: Iterable[NeuronAddress], went_down: Callable[[str], None] = lambda name: None) -> None:
+        self._neurons: dict[str, NeuronView] = {}
+        self._intents: dict[str, dict[str, ModelView]] = {}
+        self._snapshot: Snapshot | None = None
+        self._went_down = went_down
+        self.set_neurons(neurons)
+
+    def set_neurons(self, neurons: Iterable[NeuronAddress]) -> None:
+        """The neurons there are from now on; what is known of those that stay is kept."""
+        known, self._snapshot = self._neurons, None
+        self._neurons = {}
+        for neuron in neurons:
+            url = neuron.url.rstrip("/")
+            before = known.get(neuron.name)
+            kept = before is not None and before.url == url
+            self._neurons[neuron.name] = before if before and kept else NeuronView(name=neuron.name, url=url)
+
+    def snapshot(self) -> Snapshot:
+        """The fleet now; the same object until something changes."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot.of({name: self._with_intents(view) for name, view in self._neurons.items()})
+        return self._snapshot
+
+    def answered(self, name: str, report: Report, ours: Mapping[tuple[str, str], int]) -> None:
+        """A poll went well; `ours` counts this gateway's own requests by (neuron, model)."""
+        before = self._neurons.get(name)
+        if before is None:
+            return
+        own = {row.id: ours.get((name, row.id), 0) for row in report.models}
+        view = _view(before, report, own)
+        if view != before:
+            self._neurons[name], self._snapshot = view, None
+
+    def strike(self, name: str) -> int:
+        """An answer did not come. Returns the strikes in a row; at STRIKES the neuron is down."""
+        before = self._neurons.get(name)
+        if before is None:
+            return 0
+        strikes = before.strikes + 1
+        reach = REACH[before.reach, _Heard.LAST_STRIKE] if strikes >= STRIKES else before.reach
+        self._neurons[name] = replace(before, strikes=strikes, reach=reach)
+        self._snapshot = None
+        if reach is Reach.DOWN and before.reach is not Reach.DOWN:
+            self._went_down(name)
+        return strikes
+
+    def intend(self, neuron: str, views: Iterable[ModelView]) -> None:
+        """Believe that `neuron` has these models in these states, whatever polls say, until `withdraw`."""
+        self._intents[neuron] = {**self._intents.get(neuron, {}), **{view.id: view for view in views}}
+        self._snapshot = None
+
+    def withdraw(self, neuron: str, model_ids: Iterable[str]) -> None:
+        """Believe the polls again."""
+        for model_id in model_ids:
+            self._intents.get(neuron, {}).pop(model_id, None)
+        self._snapshot = None
+
+    def learn(self, neuron: str, row: ModelRow) -> None:
+        """One model's state, heard between two polls."""
+        before = self._neurons.get(neuron)
+        if before is not None:
+            known = before.models.get(row.id)
+            models = {**before.models, row.id: _model_view(row, known.elsewhere if known else 0)}
+            self._neurons[neuron], self._snapshot = replace(before, models=MappingProxyType(models)), None
+
+    def _with_intents(self, view: NeuronView) -> NeuronView:
+        intents = self._intents.get(view.name)
+        if not intents:
+            return view
+        merged = {**view.models, **intents}
+        for model_id, intent in intents.items():
+            known = view.models.get(model_id)
+            if known is not None and known.status is intent.status:
+                merged[model_id] = known  # the neuron's own word for the same says more, such as progress
+        return replace(view, models=MappingProxyType(merged))
+
+
+def _view(before: NeuronView, report: Report, own: Mapping[str, int]) -> NeuronView:
+    free = {device.index: device.vram_free_mb for device in report.health.devices}
+    busy = {model.id: model.in_flight + model.queue_depth for model in report.health.models}
+    models = {row.id: _model_view(row, max(0, busy.get(row.id, 0) - own[row.id])) for row in report.models}
+    return NeuronView(
+        name=before.name,
+        url=before.url,
+        reach=REACH[before.reach, _Heard.ANSWER],
+        strikes=0,
+        state=report.health.state,
+        version=report.health.version,
+        device_kind=report.discovery.device_kind,
+        devices=tuple(
+            DeviceView(device.index, device.vram_total_mb, free.get(device.index, 0))
+            for device in report.discovery.devices
+        ),
+        harnesses=frozenset(report.discovery.harnesses),
+        models=MappingProxyType(models),
+    )
+
+
+def _model_view(row: ModelRow, elsewhere: int) -> ModelView:
+    return ModelView(
+        id=row.id,
+        status=row.status,
+        elsewhere=elsewhere,
+        devices=tuple(row.devices),
+        vram_used_mb=row.vram_used_mb,
+        last_used_s=row.last_used_s,
+        progress=row.progress,
+        failure=row.failure,
+        retry_after_s=row.retry_after_s,
+        context=row.context,
+    )

@@ -1,0 +1,132 @@
+"""The neuron's control API, asked over HTTP.
+
+Owns: requests, deadlines, and reading answers into the shapes of cortex_contracts.wire.neuron. Does not own: when to
+ask, what to believe, or inference (forwarding). Called by: poller, loading.
+
+    NeuronUnreachable   no answer, not a whole one, or none in time
+    NeuronRefused       an answer that says no, with its status and words
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cortex_contracts.wire.neuron import (
+    Discovery,
+    EndpointAnswer,
+    Health,
+    LoadRequest,
+    ModelRow,
+    StatusAnswer,
+    UnloadRequest,
+)
+
+_Answer = TypeVar("_Answer")
+_ROWS = TypeAdapter(list[ModelRow])
+
+
+class NeuronUnreachable(Exception):
+    """A neuron gave no usable answer; the message names it and says why."""
+
+
+class NeuronRefused(Exception):
+    """A neuron said no."""
+
+    def __init__(self, message: str, status: int, retry_after_s: int | None) -> None:
+        super().__init__(message)
+        self.message, self.status, self.retry_after_s = message, status, retry_after_s
+
+
+class NeuronClient:
+    """One session for the control requests to every neuron. `async with` closes it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        )
+
+    async def __aenter__(self) -> NeuronClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def discovery(self, url: str) -> Discovery:
+        """GET /discovery"""
+        return await self._ask("GET", f"{url}/discovery", TypeAdapter(Discovery))
+
+    async def health(self, url: str) -> Health:
+        """GET /health"""
+        return await self._ask("GET", f"{url}/health", TypeAdapter(Health))
+
+    async def models(self, url: str) -> list[ModelRow]:
+        """GET /models"""
+        return await self._ask("GET", f"{url}/models", _ROWS)
+
+    async def model(self, url: str, model_id: str) -> ModelRow:
+        """GET /models/{id}"""
+        return await self._ask("GET", f"{url}/models/{quote(model_id)}", TypeAdapter(ModelRow))
+
+    async def endpoint(self, url: str, model_id: str) -> str:
+        """GET /models/{id}/endpoint: where a foreign engine is served."""
+        answer = await self._ask("GET", f"{url}/models/{quote(model_id)}/endpoint", TypeAdapter(EndpointAnswer))
+        return answer.url.rstrip("/")
+
+    async def load(self, url: str, request: LoadRequest) -> StatusAnswer:
+        """POST /models/load; the answer comes before the model is loaded."""
+        return await self._ask("POST", f"{url}/models/load", TypeAdapter(StatusAnswer), request)
+
+    async def unload(self, url: str, model_id: str) -> StatusAnswer:
+        """POST /models/unload"""
+        return await self._ask(
+            "POST", f"{url}/models/unload", TypeAdapter(StatusAnswer), UnloadRequest(model_id=model_id)
+        )
+
+    async def _ask(self, method: str, url: str, shape: TypeAdapter[_Answer], body: BaseModel | None = None) -> _Answer:
+        content: dict[str, Any] = {}
+        if body is not None:
+            content = {
+                "data": body.model_dump_json(exclude_none=True),
+                "headers": {"content-type": "application/json"},
+            }
+        try:
+            async with self._session.request(method, url, **content) as response:
+                text = await response.read()
+                if response.status >= 400:
+                    raise _refusal(url, response.status, response.headers.get("retry-after"), text)
+                return shape.validate_json(text)
+        except (TimeoutError, aiohttp.ClientError, OSError) as failure:
+            reason = str(failure) or f"no answer in {self._timeout_s:g} s"
+            raise NeuronUnreachable(f"{method} {url}: {reason}") from failure
+        except ValidationError as failure:
+            raise NeuronUnreachable(
+                f"{method} {url}: not the answer of a neuron: {failure.errors()[0]['msg']}"
+            ) from failure
+
+
+def _refusal(url: str, status: int, retry_after: str | None, body: bytes) -> NeuronRefused:
+    try:
+        message = _ERROR.validate_json(body).error.message
+    except ValidationError:
+        message = f"{url} answered {status}"
+    return NeuronRefused(message, status, int(retry_after) if retry_after and retry_after.isdigit() else None)
+
+
+class _ErrorDetail(BaseModel):
+    message: str
+
+
+class _ErrorBody(BaseModel):
+    error: _ErrorDetail
+
+
+_ERROR = TypeAdapter(_ErrorBody)

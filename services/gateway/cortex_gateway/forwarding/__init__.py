@@ -1,0 +1,1 @@
+"""Getting a request to a neuron and its answer to the client."""

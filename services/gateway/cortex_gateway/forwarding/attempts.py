@@ -1,0 +1,162 @@
+"""From a call to a neuron's answer: decide, load where needed, ask, and ask another before the first byte (case L12).
+
+Owns: the loop over decisions, and strikes for neurons that cannot be reached. Does not own: the decision (routing), the
+load (loading.py), the body of the answer (whole.py, stream.py). Called by: whole.py, stream.py, translated.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from cortex_contracts.inventory.files import GatewaySection
+from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
+from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.fleet.beliefs import Beliefs
+from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
+from cortex_gateway.fleet.snapshot import NeuronView
+from cortex_gateway.forwarding.call import Call
+from cortex_gateway.forwarding.upstream import Upstream, timeouts
+from cortex_gateway.loading import Loads
+from cortex_gateway.metrics import Metrics
+from cortex_gateway.routing.decide import decide, decide_loaded
+from cortex_gateway.routing.decision import Forward, Reject
+from cortex_gateway.routing.placement import Rules
+
+FOREIGN_HARNESSES = frozenset({"vllm"})  # engines that speak only OpenAI, at an address of their own
+_ASK_ANOTHER = frozenset({429, 503})
+_MOST_LOADS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A neuron's answer: a refusal (not 2xx) with its whole body, else a response whose body is still to be read."""
+
+    response: aiohttp.ClientResponse
+    refusal: bytes | None = None
+
+
+class NeuronFailed(Exception):
+    """A neuron could not be asked, or did not answer; another may be."""
+
+    def __init__(self, error: CortexError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Attempts:
+    """Asks neurons until one answers."""
+
+    def __init__(
+        self,
+        beliefs: Beliefs,
+        loads: Loads,
+        upstream: Upstream,
+        client: NeuronClient,
+        metrics: Metrics,
+        kick: Callable[[str], None],
+    ) -> None:
+        self._beliefs, self._loads, self._upstream, self._client = beliefs, loads, upstream, client
+        self._metrics, self._kick = metrics, kick
+
+    async def answer(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection) -> Answer:
+        """The first answer that is none of "ask another"; the last refusal where all say that.
+
+        Raises the CortexError that the client is told.
+        """
+        avoid: set[str] = set()
+        refused: Answer | None = None
+        failed: CortexError | None = None
+        forward: Forward | None = await self._loaded(call, exchange, rules, settings)
+        while forward is not None:
+            try:
+                answer = await self._ask(call, exchange, forward.neuron, settings)
+            except NeuronFailed as failure:
+                failed = failure.error
+            else:
+                if answer.response.status not in _ASK_ANOTHER:
+                    return answer
+                refused = answer
+            exchange.move(Stage.WAITING)
+            avoid.add(forward.neuron.name)
+            forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, avoid)
+        if refused is not None:
+            return refused
+        assert failed is not None
+        raise failed
+
+    async def _loaded(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection) -> Forward:
+        """Where the model is loaded, once it is."""
+        for _ in range(_MOST_LOADS):
+            decision = decide(self._beliefs.snapshot(), call.model, rules)
+            if isinstance(decision, Forward):
+                return decision
+            if isinstance(decision, Reject):
+                raise decision.error
+            exchange.hold(decision.neuron.name)
+            async with exchange.interruptible():
+                await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
+        raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
+
+    async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySection) -> Answer:
+        exchange.hold(neuron.name)
+        exchange.move(Stage.ASKED)
+        limits = timeouts(call.stream, settings.connect_timeout_s, settings.idle_timeout_s)
+        try:
+            async with exchange.interruptible():
+                base = await self._base(call, neuron)
+                response = await self._upstream.post(base, call.path, call.body, call.headers, limits)
+                if response.status < 300:
+                    return Answer(response)
+                async with response:
+                    refusal = await response.read()
+        except UpstreamTimeout as given_up:
+            self._metrics.upstream_errors.labels(neuron.name, "down").inc()
+            raise NeuronFailed(given_up) from given_up
+        except aiohttp.SocketTimeoutError as failure:
+            raise self._failed(neuron, "timeout", _silent(neuron, settings)) from failure
+        except (TimeoutError, aiohttp.ClientError, NeuronUnreachable, OSError) as failure:
+            self._beliefs.strike(neuron.name)
+            connecting = isinstance(failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+            reason = "connect" if connecting else "lost"
+            raise self._failed(neuron, reason, _unreachable(neuron, failure)) from failure
+        self._metrics.upstream_errors.labels(neuron.name, f"http_{response.status}").inc()
+        if response.status in _ASK_ANOTHER:
+            self._kick(neuron.name)
+        return Answer(response, refusal)
+
+    async def _base(self, call: Call, neuron: NeuronView) -> str:
+        if call.model.harness not in FOREIGN_HARNESSES:
+            return neuron.url
+        try:
+            return await self._client.endpoint(neuron.url, call.model.id)
+        except NeuronRefused as refused:
+            raise Unavailable(
+                f"neuron {neuron.name}: {refused.message}", retry_after_s=refused.retry_after_s
+            ) from refused
+
+    def _failed(self, neuron: NeuronView, reason: str, error: CortexError) -> NeuronFailed:
+        self._metrics.upstream_errors.labels(neuron.name, reason).inc()
+        self._kick(neuron.name)
+        return NeuronFailed(error)
+
+
+def broken(neuron: str, failure: BaseException | None) -> CortexError:
+    """The error of an answer that stopped in its middle."""
+    reason = f": {failure}" if failure is not None and str(failure) else ""
+    return UpstreamBroken(f"neuron {neuron} ended its answer before it was complete{reason}")
+
+
+def idle(neuron: str, idle_timeout_s: float) -> CortexError:
+    """The error of an answer that went silent."""
+    return UpstreamTimeout(f"neuron {neuron} sent nothing for {idle_timeout_s:g} s")
+
+
+def _silent(neuron: NeuronView, settings: GatewaySection) -> CortexError:
+    return idle(neuron.name, settings.idle_timeout_s)
+
+
+def _unreachable(neuron: NeuronView, failure: BaseException) -> CortexError:
+    return Unavailable(f"neuron {neuron.name} cannot be reached: {failure or type(failure).__name__}", retry_after_s=2)

@@ -1,0 +1,72 @@
+"""What a client asks: the few things routing must know, and the bytes as they came.
+
+Owns: reading `model` and `stream` out of a body without touching it (case W11), and which headers go on.
+Called by: api/inference.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import InvalidJson, InvalidParameter
+from cortex_dialects.dialect import Dialect
+
+_PASSED_ON = ("content-type", "accept", "user-agent")
+_PASSED_ON_PREFIXES = ("anthropic-", "openai-", "x-stainless-")
+_AT_PATH = re.compile(r" - at `\$\.(\w+)`")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+class Brief(msgspec.Struct):
+    """What routing needs of any body."""
+
+    model: str
+    stream: bool | None = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for a model. `name` is what the client called the model."""
+
+    model: Model
+    name: str
+    dialect: Dialect
+    path: str
+    body: bytes
+    headers: dict[str, str]
+    stream: bool
+    request_id: str
+
+
+_decode = msgspec.json.Decoder(Brief).decode
+
+
+def read_brief(body: bytes) -> Brief:
+    """`model` and `stream` of a body. Raises InvalidJson, or InvalidParameter naming the one that is wrong."""
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as failure:
+        text = str(failure)
+        found = _AT_PATH.search(text) or _MISSING.search(text)
+        param = found[1] if found else None
+        reason = text.split(" - at ")[0]
+        raise InvalidParameter(f"{param}: {reason}" if param else reason, param=param) from failure
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        raise InvalidJson(f"the body is not JSON: {failure}" if body else "the body is empty") from failure
+
+
+def with_model(body: bytes, model_id: str) -> bytes:
+    """The body with another `model`; every other value keeps its bytes."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**fields, "model": msgspec.Raw(msgspec.json.encode(model_id))})
+
+
+def passed_on(headers: Iterable[tuple[str, str]], request_id: str) -> dict[str, str]:
+    """The client's headers that a neuron gets; never its keys, nor what concerns only this connection."""
+    kept = {name: value for name, value in headers if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    return {**kept, "x-request-id": request_id, "x-cortex-usage": "1", "accept-encoding": "identity"}

@@ -1,0 +1,94 @@
+"""The client's side of a stream: headers when there is something to say, keep-alives while there is not.
+
+Owns: when the answer begins (cases S3, S7, S10), and that a failure after that is an event and never a clean end (S6).
+Does not own: what flows. Called by: stream.py, translated.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from sanic import Request
+
+from cortex_contracts.wire.errors import CortexError
+from cortex_dialects import sse
+from cortex_dialects.dialect import Dialect, error_event, keepalive
+from cortex_dialects.generation import Generation
+from cortex_dialects.projectors import messages_projector
+from cortex_gateway.exchange import Exchange
+from cortex_gateway.forwarding.call import Call
+
+KEEPALIVE_S = 1.0
+EVENT_STREAM = "text/event-stream"
+_Result = TypeVar("_Result")
+
+
+class Sink(Protocol):
+    """Where a response's bytes go."""
+
+    async def send(self, data: bytes | str | None = None, end_stream: bool | None = None) -> None: ...
+
+
+class ClientStream:
+    """One answer that is streamed. Not begun until `begin`, or until a wait has taken KEEPALIVE_S."""
+
+    def __init__(self, request: Request, call: Call, exchange: Exchange) -> None:
+        self._request, self._call, self._exchange = request, call, exchange
+        self._sink: Sink | None = None
+        self.opened_early = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the status has gone out, so that a failure can only be an event."""
+        return self._sink is not None
+
+    async def begin(self, headers: Mapping[str, str] | None = None, content_type: str = EVENT_STREAM) -> None:
+        """Send the head with what is written first. Does nothing where it is sent already."""
+        if self._sink is not None:
+            return
+        head = {"cache-control": "no-cache", **(headers or {}), "x-request-id": self._call.request_id}
+        self._exchange.status = 200
+        self._sink = await self._request.respond(status=200, headers=head, content_type=content_type)
+
+    async def write(self, data: bytes) -> None:
+        """Send whole events."""
+        assert self._sink is not None, "begun"
+        await self._sink.send(data)
+
+    async def fail(self, error: CortexError) -> None:
+        """End the stream with an error event."""
+        await self.write(error_event(self._call.dialect, error))
+
+    async def fail_with(self, body: bytes) -> None:
+        """End the stream with a neuron's own error envelope."""
+        anthropic = self._call.dialect is Dialect.ANTHROPIC
+        await self.write(sse.event("error", body) if anthropic else sse.data(body))
+
+    async def while_waiting(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """The result of `work`; while it takes long the client is told every second that somebody is there."""
+        task = asyncio.create_task(work)
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=KEEPALIVE_S)
+                if done:
+                    return task.result()
+                await self._keep_alive()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _keep_alive(self) -> None:
+        if not self.begun:
+            await self.begin()
+            self.opened_early = True
+            if self._call.dialect is Dialect.ANTHROPIC:
+                await self.write(message_start(self._call))
+        await self.write(keepalive(self._call.dialect))
+
+
+def message_start(call: Call) -> bytes:
+    """Anthropic's first event, before anybody has counted the prompt."""
+    return messages_projector(Generation(model=call.name, prompts=()), call.request_id, 0, prompt_tokens=0).opening()

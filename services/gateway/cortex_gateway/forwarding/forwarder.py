@@ -1,0 +1,117 @@
+"""One call answered: streamed or whole, passed through or translated.
+
+Owns: which of these it is, and what a refusal or a failure becomes at each point. Called by: api/inference.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import aiohttp
+from sanic import HTTPResponse, Request
+
+from cortex_contracts.inventory.files import GatewaySection
+from cortex_contracts.wire.errors import CortexError
+from cortex_dialects.dialect import Dialect
+from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.forwarding import stream, translated
+from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, Answer, Attempts, broken
+from cortex_gateway.forwarding.call import Call, with_model
+from cortex_gateway.forwarding.client_stream import ClientStream
+from cortex_gateway.forwarding.upstream import USAGE_HEADER, passed_back
+from cortex_gateway.routing.placement import Rules
+from cortex_serving.application import as_cortex_error
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarder:
+    """Answers calls by the rules and settings of one request."""
+
+    attempts: Attempts
+
+    async def answer(
+        self, request: Request, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection
+    ) -> HTTPResponse | None:
+        """The answer, or None where it was streamed. Raises CortexError while nothing has been sent."""
+        upstream_call, is_translated = _for_its_engine(call)
+        ask = partial(self.attempts.answer, upstream_call, exchange, rules, settings)
+        if not call.stream:
+            answer = await ask()
+            if answer.refusal is not None:
+                return _refused(answer, call, exchange, is_translated)
+            return await _whole(answer.response, call, exchange, is_translated)
+        client = ClientStream(request, call, exchange)
+        try:
+            answer = await client.while_waiting(ask())
+            if answer.refusal is not None:
+                return await _refused_stream(client, answer, call, exchange, is_translated)
+            relay = translated.pass_on if is_translated else stream.pass_on
+            await relay(client, answer.response, call, exchange, settings.idle_timeout_s)
+        except Exception as failure:
+            if not client.begun:
+                raise
+            error = as_cortex_error(request, failure)
+            _note(exchange, error.status, error.code)
+            await client.fail(error)
+            if not isinstance(failure, CortexError):
+                raise
+        return None
+
+
+def _for_its_engine(call: Call) -> tuple[Call, bool]:
+    """The call as its engine takes it, and whether its answer must be translated back."""
+    if call.model.harness not in FOREIGN_HARNESSES:
+        return call, False
+    if call.dialect is Dialect.ANTHROPIC:
+        return translated.as_chat(call), True
+    if call.name == call.model.id:
+        return call, False
+    return replace(call, body=with_model(call.body, call.model.id)), False  # such an engine knows no aliases
+
+
+async def _whole(response: aiohttp.ClientResponse, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
+    try:
+        async with exchange.interruptible(), response:
+            body = await response.read()
+    except (aiohttp.ClientError, OSError) as failure:
+        raise broken(exchange.neuron, failure) from failure
+    if is_translated:
+        body = translated.document(body, call, exchange)
+    if (usage := response.headers.get(USAGE_HEADER)) is not None:
+        exchange.learn_usage(usage)
+    exchange.status = response.status
+    return HTTPResponse(body, response.status, _head(response, call), response.headers.get("content-type"))
+
+
+def _refused(answer: Answer, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
+    """The neuron's own refusal: its status, words and Retry-After, as they are."""
+    if is_translated:
+        raise translated.refusal(answer)
+    response = answer.response
+    exchange.status = response.status
+    exchange.failed(response.status, f"upstream_{response.status}")
+    return HTTPResponse(answer.refusal, response.status, _head(response, call), response.headers.get("content-type"))
+
+
+async def _refused_stream(
+    client: ClientStream, answer: Answer, call: Call, exchange: Exchange, is_translated: bool
+) -> HTTPResponse | None:
+    if not client.begun:
+        return _refused(answer, call, exchange, is_translated)
+    if is_translated:
+        raise translated.refusal(answer)
+    _note(exchange, answer.response.status, f"upstream_{answer.response.status}")
+    await client.fail_with(answer.refusal or b"")
+    return None
+
+
+def _note(exchange: Exchange, status: int, code: str) -> None:
+    """A failure that the client is told inside a stream."""
+    if exchange.stage is Stage.ASKED:
+        exchange.move(Stage.ANSWERING)
+    exchange.failed(status, code)
+
+
+def _head(response: aiohttp.ClientResponse, call: Call) -> dict[str, str]:
+    return {**passed_back(response.headers), "x-request-id": call.request_id}

@@ -1,0 +1,68 @@
+"""Passing a neuron's event stream on to the client: whole events as they come, and never a silent end.
+
+Owns: the path of every chunk, and how a stream ends (cases S2, S6, S8). Does not own: what is in a chunk (watch.py),
+the head and keep-alives (client_stream.py), retries (attempts.py). Called by: forwarder.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import aiohttp
+
+from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.forwarding.attempts import broken, idle
+from cortex_gateway.forwarding.call import Call
+from cortex_gateway.forwarding.client_stream import ClientStream
+from cortex_gateway.forwarding.upstream import passed_back
+from cortex_gateway.forwarding.watch import Ending, StreamWatch
+
+_END_OF_BODY_S = 0.5  # after the last event
+
+
+async def pass_on(
+    client: ClientStream, response: aiohttp.ClientResponse, call: Call, exchange: Exchange, idle_timeout_s: float
+) -> None:
+    """Relay the stream to its end. Raises the CortexError that it broke with, unless the neuron said so itself."""
+    watch = StreamWatch(call.dialect, drop_start=client.opened_early)
+    await client.begin(passed_back(response.headers), response.content_type)
+    exchange.move(Stage.ANSWERING)
+    try:
+        async with exchange.interruptible():
+            await _relay(client, response.content, watch, exchange)
+    except aiohttp.SocketTimeoutError as failure:
+        raise idle(exchange.neuron, idle_timeout_s) from failure
+    except (aiohttp.ClientError, OSError) as failure:
+        raise broken(exchange.neuron, failure) from failure
+    finally:
+        _let_go(response, watch)
+        if watch.usage is not None:
+            exchange.learn_usage(watch.usage)
+    if watch.ending is Ending.FAILED:
+        exchange.failed(500, watch.error_code)
+
+
+def _let_go(response: aiohttp.ClientResponse, watch: StreamWatch) -> None:
+    """Keep the connection for the next request where the stream is over, else close it: that tells the neuron (S8)."""
+    if watch.ending is Ending.COMPLETE and response.content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+async def _relay(client: ClientStream, content: aiohttp.StreamReader, watch: StreamWatch, exchange: Exchange) -> None:
+    read, feed, write = content.readany, watch.feed, client.write
+    while watch.ending is Ending.OPEN:
+        chunk = await read()
+        data = feed(chunk) if chunk else watch.finish()
+        if data:
+            await write(data)
+        if exchange.first_content_s is None and watch.content_seen:
+            exchange.content()
+        if not chunk and watch.ending is Ending.OPEN:
+            raise broken(exchange.neuron, None)
+    if watch.ending is Ending.COMPLETE and not content.at_eof():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_OF_BODY_S):
+                await content.readany()

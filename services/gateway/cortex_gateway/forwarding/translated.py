@@ -1,0 +1,102 @@
+"""/v1/messages for engines that speak only OpenAI: the request as a chat request, the answer back as a message.
+
+Owns: the round trip, streamed or not. Does not own: the translation itself (cortex_dialects). Called by: forwarder.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import aiohttp
+
+from cortex_contracts.wire.errors import CortexError, InvalidRequest
+from cortex_dialects.anthropic import messages_to_chat
+from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from cortex_dialects.generation import Generation
+from cortex_dialects.json_body import parse_object
+from cortex_dialects.projectors import Projector, messages_projector
+from cortex_dialects.translate import ChatStreamReader, chat_document_to_events, chat_error_to_error
+from cortex_gateway import exchange as exchanges
+from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.forwarding.attempts import Answer, broken, idle
+from cortex_gateway.forwarding.call import Call
+from cortex_gateway.forwarding.client_stream import ClientStream
+
+_CONTENT = (TextDelta, ReasoningDelta, ToolCallDelta)
+
+
+def as_chat(call: Call) -> Call:
+    """The call that the engine is asked. Raises InvalidRequest's kin."""
+    if call.path != "/v1/messages":
+        raise InvalidRequest(f"{call.path} is not offered for {call.name!r}: its engine cannot count tokens")
+    chat = {**messages_to_chat(parse_object(call.body)), "model": call.model.id}
+    headers = {name: value for name, value in call.headers.items() if not name.startswith("anthropic-")}
+    body = json.dumps(chat, ensure_ascii=False).encode()
+    return replace(call, path="/v1/chat/completions", body=body, headers=headers)
+
+
+def refusal(answer: Answer) -> CortexError:
+    """The engine's non-2xx answer as an error of ours; Retry-After survives (case W7)."""
+    response = answer.response
+    return chat_error_to_error(response.status, answer.refusal or b"", response.headers.get("retry-after"))
+
+
+def document(body: bytes, call: Call, exchange: Exchange) -> bytes:
+    """A chat completion as a message. Raises the CortexError that it holds."""
+    events = chat_document_to_events(body)
+    _learn(events, exchange)
+    return _projector(call).document(events)
+
+
+async def pass_on(
+    client: ClientStream, response: aiohttp.ClientResponse, call: Call, exchange: Exchange, idle_timeout_s: float
+) -> None:
+    """Relay the chat stream as a message stream. Raises the CortexError that it broke with."""
+    projector, begun_early = _projector(call), client.begun
+    await client.begin()
+    exchange.move(Stage.ANSWERING)
+    if not begun_early:
+        await client.write(projector.opening())
+    try:
+        async with exchange.interruptible():
+            await _relay(client, response.content, projector, exchange)
+    except aiohttp.SocketTimeoutError as failure:
+        raise idle(exchange.neuron, idle_timeout_s) from failure
+    except (aiohttp.ClientError, OSError) as failure:
+        raise broken(exchange.neuron, failure) from failure
+    finally:
+        response.close()
+
+
+async def _relay(client: ClientStream, content: aiohttp.StreamReader, projector: Projector, exchange: Exchange) -> None:
+    reader = ChatStreamReader()
+    done = False
+    while not done:
+        # Such an engine is silent during prefill, so here the gateway sends the keep-alives (case S3).
+        chunk = await (
+            client.while_waiting(content.readany()) if exchange.first_content_s is None else content.readany()
+        )
+        events = reader.feed(chunk) if chunk else reader.end()
+        _learn(events, exchange)
+        if failed := next((event for event in events if isinstance(event, Failed)), None):
+            raise failed.error
+        done = not chunk or any(isinstance(event, Usage) for event in events)
+        data = b"".join(map(projector.event, events)) + (projector.closing() if done else b"")
+        if data:
+            await client.write(data)
+        if exchange.first_content_s is None and any(isinstance(event, _CONTENT) for event in events):
+            exchange.content()
+
+
+def _learn(events: list[Event], exchange: Exchange) -> None:
+    for event in events:
+        if isinstance(event, Usage):
+            reason = exchange.usage.finish_reason if exchange.usage else None
+            exchange.usage = exchanges.Usage(**asdict(event), finish_reason=reason)
+        elif isinstance(event, Finished):
+            exchange.usage = exchanges.Usage(finish_reason=event.reason)
+
+
+def _projector(call: Call) -> Projector:
+    return messages_projector(Generation(model=call.name, prompts=()), call.request_id, 0, prompt_tokens=0)

@@ -1,0 +1,134 @@
+"""A stream of events as it passes by: what goes on to the client, and what it tells us on its way.
+
+Owns: seeing the first content (case M1), the usage comment, the end and an error event, for little on each chunk: once
+there was content, a chunk without a telling word in it goes on as it is. Pure. Called by: stream.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from cortex_dialects.dialect import Dialect
+from cortex_dialects.sse import EventSplitter
+
+# Possessive, so that the two halves of one CRLF are never taken for two line ends.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
+_USAGE = re.compile(rb"\A[\r\n]*: ?cortex-usage (\{[^\r\n]*\})")
+_DATA = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
+_NAME = re.compile(rb"(?:\A|[\r\n])event: ?(\w+)")
+_TELLING = {
+    Dialect.OPENAI: (b"cortex-usage", b"[DONE]", b'"error"'),
+    Dialect.ANTHROPIC: (b"cortex-usage", b"message_stop", b"error"),
+}
+_CONTENT_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
+
+
+class Ending(StrEnum):
+    """How far a stream has come. Transitions: OPEN to either other, once."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+class StreamWatch:
+    """One stream. `drop_start` leaves out the neuron's message_start where the gateway has already sent one."""
+
+    def __init__(self, dialect: Dialect, drop_start: bool = False) -> None:
+        self.ending = Ending.OPEN
+        self.content_seen = False
+        self.usage: bytes | None = None
+        self.error_code = ""
+        self._anthropic = dialect is Dialect.ANTHROPIC
+        self._drop_start = drop_start
+        self._one, self._two, self._three = _TELLING[dialect]
+        self._splitter = EventSplitter()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What of the stream so far, and not yet given, goes to the client: whole events only."""
+        whole = self._splitter.feed(chunk)
+        if self.content_seen and not (self._one in whole or self._two in whole or self._three in whole):
+            return whole if self.ending is Ending.OPEN else b""
+        return b"".join(event for event in _events(whole) if self._passes(event))
+
+    def finish(self) -> bytes:
+        """What is left when the stream ends: a last [DONE] without its blank line counts, half an event does not."""
+        return self.feed(b"\n\n") if self._splitter.rest().strip() == b"data: [DONE]" else b""
+
+    def _passes(self, event: bytes) -> bool:
+        """Look at one event; whether it goes on. After the last one nothing does, not even a [DONE] (case S6)."""
+        if self.ending is not Ending.OPEN:
+            return False
+        if (usage := _USAGE.search(event)) is not None:
+            self.usage = usage[1]
+            return False
+        data = b"\n".join(_DATA.findall(event))
+        if not data:
+            return True
+        if data == b"[DONE]":
+            self.ending = Ending.COMPLETE
+            return True
+        name = _NAME.search(event)
+        return self._see(name[1].decode() if name else "", data)
+
+    def _see(self, name: str, data: bytes) -> bool:
+        body = _decode(data)
+        kind = name or body.get("type")
+        error = body.get("error")
+        if (kind == "error") if self._anthropic else error:
+            self.ending = Ending.FAILED
+            self.error_code = _code(error)
+        elif self._anthropic and kind == "message_stop":
+            self.ending = Ending.COMPLETE
+        elif self._anthropic and kind == "message_start":
+            return not self._drop_start
+        elif not self.content_seen:
+            self.content_seen = _is_anthropic_content(kind, body) if self._anthropic else _is_openai_content(body)
+        return True
+
+
+def _events(whole: bytes) -> Iterator[bytes]:
+    """The single events of a block that ends with one."""
+    start = 0
+    for blank in _BLANK_LINE.finditer(whole):
+        yield whole[start : blank.end()]
+        start = blank.end()
+    if start < len(whole):
+        yield whole[start:]
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _code(error: object) -> str:
+    if not isinstance(error, dict):
+        return "upstream_error"
+    return str(error.get("code") or error.get("type") or "upstream_error")
+
+
+def _is_openai_content(body: dict[str, Any]) -> bool:
+    """Text, reasoning or a tool call; not the role alone, nor usage."""
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        delta = choice.get("delta")
+        if choice.get("text") or (isinstance(delta, dict) and any(delta.get(field) for field in _CONTENT_FIELDS)):
+            return True
+    return False
+
+
+def _is_anthropic_content(kind: object, body: dict[str, Any]) -> bool:
+    block = body.get("content_block")
+    opens_tool = kind == "content_block_start" and isinstance(block, dict) and block.get("type") == "tool_use"
+    return opens_tool or kind == "content_block_delta"

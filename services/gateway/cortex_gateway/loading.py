@@ -1,0 +1,162 @@
+"""Loading a model on demand, once however many requests wait for it (case L1).
+
+Owns: the one load per model under way, unloading its victims, watching it, and a pause after a failure. Does not own:
+which neuron and victims (routing), how long a request waits (forwarding). Called by: forwarding/attempts.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, NoCapacity, Unavailable
+from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
+from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
+from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
+from cortex_gateway.fleet.snapshot import ModelView, NeuronView
+from cortex_gateway.metrics import Metrics
+from cortex_gateway.routing.decision import Load, WaitForLoad
+from cortex_serving import logs
+
+_WATCH_INTERVAL_S = 0.2
+_UNLOAD_TIMEOUT_S = 60.0
+_RETRY_S = 5
+
+
+class Loads:
+    """The loads under way, by model id."""
+
+    def __init__(self, beliefs: Beliefs, client: NeuronClient, metrics: Metrics, kick: Callable[[str], None]) -> None:
+        self._beliefs, self._client, self._metrics, self._kick = beliefs, client, metrics, kick
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failures: dict[str, tuple[float, CortexError]] = {}
+
+    async def until_loaded(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
+        """Carry out the decision, or join whoever does. Raises the CortexError that says why it is not loaded.
+
+        The load goes on when a waiter is cancelled or gives up: the next request finds it.
+        """
+        self._raise_recent_failure(model)
+        task = self._tasks.get(model.id)
+        if task is None:
+            task = self._begin(model, decision, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(task)
+        except TimeoutError:
+            raise _still_loading(model, timeout_s) from None
+
+    async def stop(self) -> None:
+        """Watch no load any more; the neurons go on with them."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _raise_recent_failure(self, model: Model) -> None:
+        """A model that cannot be loaded is not tried again by every request."""
+        until, error = self._failures.get(model.id, (0.0, None))
+        if error is not None and asyncio.get_running_loop().time() < until:
+            raise type(error)(error.message, retry_after_s=error.retry_after_s)
+
+    def _begin(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> asyncio.Task[None]:
+        """Start at once to believe what the decision will bring: the next one must not spend the same memory."""
+        intents: list[ModelView] = []
+        if isinstance(decision, Load):
+            intents = [ModelView(victim, ModelStatus.DRAINING) for victim in decision.evict]
+            intents.append(ModelView(model.id, ModelStatus.LOADING, devices=decision.devices or ()))
+            self._beliefs.intend(decision.neuron.name, intents)
+        task = asyncio.create_task(self._carry_out(model, decision, timeout_s))
+        self._tasks[model.id] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._beliefs.withdraw(decision.neuron.name, [intent.id for intent in intents])
+            self._ended(model, task)
+
+        task.add_done_callback(ended)
+        return task
+
+    def _ended(self, model: Model, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(model.id, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._failures.pop(model.id, None)
+        elif isinstance(error, ModelFailed):
+            self._failures[model.id] = asyncio.get_running_loop().time() + (error.retry_after_s or 0), error
+
+    async def _carry_out(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
+        neuron = decision.neuron
+        try:
+            async with asyncio.timeout(timeout_s):
+                if isinstance(decision, Load):
+                    await self._load(model, decision)
+                else:
+                    await self._watch(model, neuron)
+        except TimeoutError:
+            raise _still_loading(model, timeout_s) from None
+        except NeuronRefused as refused:
+            raise _refusal(model, neuron, refused) from refused
+        except NeuronUnreachable as failure:
+            self._kick(neuron.name)
+            raise Unavailable(f"neuron {neuron.name} was lost while it loaded {model.id!r}: {failure}") from failure
+
+    async def _load(self, model: Model, decision: Load) -> None:
+        neuron = decision.neuron
+        logs.info("load", model=model.id, neuron=neuron.name, devices=decision.devices, evict=decision.evict)
+        for victim in decision.evict:
+            await self._evict(neuron, victim)
+        devices = list(decision.devices) if decision.devices is not None else None
+        await self._client.load(neuron.url, LoadRequest(model_id=model.id, devices=devices))
+        await self._watch(model, neuron)
+
+    async def _evict(self, neuron: NeuronView, victim: str) -> None:
+        await self._client.unload(neuron.url, victim)
+        self._metrics.evictions.labels(neuron=neuron.name).inc()
+        async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
+            # The neuron is another process: there is nothing to wait on but its answers.
+            while (await self._client.model(neuron.url, victim)).status is not ModelStatus.UNLOADED:  # noqa: ASYNC110
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    async def _watch(self, model: Model, neuron: NeuronView) -> None:
+        """Wait until it is loaded. Every answer is believed at once, so that progress shows."""
+        misses = 0
+        while True:
+            try:
+                row = await self._client.model(neuron.url, model.id)
+            except NeuronUnreachable:
+                misses += 1
+                if misses == STRIKES:
+                    raise
+            else:
+                misses = 0
+                self._beliefs.learn(neuron.name, row)
+                if row.status is ModelStatus.LOADED:
+                    self._metrics.loads.labels(model=model.id, result="loaded").inc()
+                    self._kick(neuron.name)
+                    return
+                if row.status in (ModelStatus.FAILED, ModelStatus.UNLOADED):
+                    self._metrics.loads.labels(model=model.id, result="failed").inc()
+                    self._kick(neuron.name)
+                    raise _failure(model, neuron, row)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+
+def _still_loading(model: Model, timeout_s: float) -> CortexError:
+    return ModelLoading(f"model {model.id!r} is still loading after {timeout_s:g} s", retry_after_s=_RETRY_S)
+
+
+def _failure(model: Model, neuron: NeuronView, row: ModelRow) -> CortexError:
+    reason = row.failure.message if row.failure is not None else f"it is {row.status}"
+    return ModelFailed(
+        f"model {model.id!r} could not be loaded on {neuron.name}: {reason}", retry_after_s=row.retry_after_s
+    )
+
+
+def _refusal(model: Model, neuron: NeuronView, refused: NeuronRefused) -> CortexError:
+    message = f"neuron {neuron.name} does not load {model.id!r}: {refused.message}"
+    if refused.status == NoCapacity.status:
+        return NoCapacity(message, retry_after_s=refused.retry_after_s)
+    return ModelFailed(message, retry_after_s=refused.retry_after_s)

@@ -1,0 +1,34 @@
+"""What the parts of one running gateway share, and what a request is decided by.
+
+Owns: the current configuration, which a reload replaces as a whole. Called by: api, gateway.py.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from cortex_gateway.admission import Admission
+from cortex_gateway.config import Config
+from cortex_gateway.exchange import Outstanding
+from cortex_gateway.fleet.beliefs import Beliefs
+from cortex_gateway.forwarding.forwarder import Forwarder
+from cortex_gateway.metrics import Metrics
+from cortex_gateway.routing.placement import Rules
+
+
+@dataclass(slots=True)
+class State:
+    """One gateway."""
+
+    config: Config
+    beliefs: Beliefs
+    admission: Admission
+    outstanding: Outstanding
+    metrics: Metrics
+    forwarder: Forwarder
+    started: float = field(default_factory=time.monotonic)
+
+    def rules(self) -> Rules:
+        """The rules of a request that begins now."""
+        return Rules(self.config.catalogue.models, self.outstanding, self.config.settings.eviction.strategy)
