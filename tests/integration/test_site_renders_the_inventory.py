@@ -1,0 +1,183 @@
+"""site.yml by the real ansible-playbook: every declared value arrives in the files; a second run changes nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from site_playbook import Run, run_site, write_inventory
+
+from cortex_contracts.inventory.files import File, GatewayFile, ModelsFile, NeuronFile, parse
+from cortex_contracts.inventory.fleet import Fleet, Gateway, Model, Neuron
+from cortex_status.inventory import fleet, read
+
+MODEL: dict[str, Any] = {
+    "id": "org/größe-8b:q4",
+    "source": '/models/a "quoted" 😀 \\ folder',
+    "harness": "vllm",
+    "quant": "awq",
+    "vram_mb": 18000,
+    "min_devices": 2,
+    "min_device_vram_mb": 9000,
+    "tensor_parallel": 2,
+    "pinned_on": ["n1"],
+    "preload_on": ["n1"],
+    "priority": -3,
+    "aliases": ["chat", "size:8b"],
+    "context": 8192,
+    "capabilities": ["tools", "images"],
+}
+GATEWAY: dict[str, Any] = {
+    "listen": "127.0.0.1:8000",
+    "metrics_listen": "[::1]:8001",
+    "eviction_strategy": "priority",
+    "defrag_after_cycles": 7,
+    "body_limit_mb": 3,
+    "connect_timeout_s": 1.5,
+    "idle_timeout_s": 61,
+    "cold_load_timeout_s": 301,
+    "poll_interval_s": 0.00001,
+    "drain_timeout_s": 31,
+}
+NEURON: dict[str, Any] = {
+    "bind": "::1",
+    "port": 14000,
+    "devices": [1, 3],
+    "drained": True,
+    "environment": {"HF_TOKEN": 'a "token"', "A.B": "ü", "EMPTY": ""},
+    "cpu_threads": 3,
+    "max_sequences": 5,
+    "max_step_tokens": 77,
+    "queue_limit": 0,
+    "body_limit_mb": 4,
+    "load_timeout_s": 901,
+    "step_timeout_s": 121,
+    "drain_timeout_s": 32.5,
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A site.yml that ran dry, for real, again, and dry again."""
+
+    folder: Path
+    fleet: Fleet
+    fresh_check: Run
+    untouched_after_check: bool
+    first: Run
+    second: Run
+    converged_check: Run
+
+    def read(self, host: str, path: str, shape: type[File]) -> File:
+        file = self.folder / host / path
+        return parse(file.read_text(), str(file), shape)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """Host n1 has every setting unlike its default, n2 has none at all."""
+    folder = tmp_path_factory.mktemp("site")
+    prefixes = {name: {"cortex_prefix": str(folder / name)} for name in ("gw", "n1", "n2")}
+    hosts = {
+        "gw": prefixes["gw"] | {f"gateway_{name}": value for name, value in GATEWAY.items()},
+        "n1": prefixes["n1"] | {f"neuron_{name}": value for name, value in NEURON.items()},
+        "n2": prefixes["n2"] | {"ansible_host": "fd00::2"},
+    }
+    catalogue = [MODEL, {"id": "plain", "source": "org/plain", "vram_mb": 1}]
+    inventory = write_inventory(folder / "inventory", hosts, {"cortex_models": catalogue})
+    fresh_check = run_site(inventory, "--check", "--diff")
+    return Rendered(
+        folder=folder,
+        fleet=fleet(read([str(inventory)])),
+        fresh_check=fresh_check,
+        untouched_after_check=not any((folder / name).exists() for name in prefixes),
+        first=run_site(inventory),
+        second=run_site(inventory),
+        converged_check=run_site(inventory, "--check", "--diff"),
+    )
+
+
+def test_the_test_sets_every_field_unlike_its_default() -> None:
+    """A field that the schema gains is rendered by this test too, or this fails."""
+    for shape, values in ((Gateway, GATEWAY), (Neuron, NEURON), (Model, MODEL)):
+        assert values.keys() == shape.model_fields.keys()
+        assert not [name for name, field in shape.model_fields.items() if field.default == values[name]]
+
+
+def test_a_run_succeeds_without_privileges(rendered: Rendered) -> None:
+    """With a prefix and without a service manager nothing outside the prefix is needed."""
+    assert rendered.first.returncode == 0, rendered.first.output
+    assert rendered.first.count("changed") > 0
+
+
+def test_a_second_run_changes_nothing(rendered: Rendered) -> None:
+    """Nor would it restart anything."""
+    assert rendered.second.returncode == 0, rendered.second.output
+    assert rendered.second.count("changed") == 0, rendered.second.output
+    assert "RUNNING HANDLER" not in rendered.second.output
+
+
+def test_a_dry_run_works_on_a_fresh_host_and_touches_nothing(rendered: Rendered) -> None:
+    """--check --diff shows what would be written where no folder exists yet."""
+    assert rendered.fresh_check.returncode == 0, rendered.fresh_check.output
+    assert '+listen = "127.0.0.1:8000"' in rendered.fresh_check.output
+    assert rendered.untouched_after_check
+
+
+def test_a_dry_run_on_a_converged_host_shows_no_change(rendered: Rendered) -> None:
+    """What --check calls a change is one."""
+    assert rendered.converged_check.returncode == 0, rendered.converged_check.output
+    assert rendered.converged_check.count("changed") == 0, rendered.converged_check.output
+
+
+def test_cortex_toml_is_the_fleet_s_gateway_and_neurons(rendered: Rendered) -> None:
+    """Every field, exactly; and every neuron with the URL the gateway uses."""
+    file = rendered.read("gw", "etc/cortex/cortex.toml", GatewayFile)
+    [gateway] = rendered.fleet.gateways
+    assert gateway.model_dump(exclude={"name", "address"}) == GATEWAY
+    assert {
+        **file.gateway.model_dump(),
+        "eviction_strategy": file.eviction.strategy,
+        "defrag_after_cycles": file.eviction.defrag_after_cycles,
+    } == GATEWAY
+    assert [(neuron.name, neuron.url) for neuron in file.neurons] == [
+        ("n1", "http://n1:14000"),
+        ("n2", "http://[fd00::2]:13131"),
+    ]
+
+
+def test_models_toml_is_the_catalogue(rendered: Rendered) -> None:
+    """Every key of every entry, exactly."""
+    file = rendered.read("gw", "etc/cortex/models.toml", ModelsFile)
+    assert file.models == rendered.fleet.models
+    assert file.models[0].model_dump(mode="json") == MODEL
+
+
+@pytest.mark.parametrize("host", ["n1", "n2"])
+def test_neuron_toml_is_the_host_s_settings_and_the_whole_catalogue(rendered: Rendered, host: str) -> None:
+    """Every field, exactly: of a host with all of its own, and of one with the defaults."""
+    file = rendered.read(host, "etc/neuron/neuron.toml", NeuronFile)
+    declared = next(neuron for neuron in rendered.fleet.neurons if neuron.name == host)
+    folders = {name: str(rendered.folder / host / path) for name, path in FOLDERS.items()}
+    assert file.neuron.model_dump() == declared.model_dump(exclude={"address"}) | folders
+    assert file.models == rendered.fleet.models
+
+
+FOLDERS = {"state_dir": "var/lib/neuron", "runtime_dir": "run/neuron"}
+
+
+def test_every_setting_stands_in_the_file_also_where_it_is_the_default(rendered: Rendered) -> None:
+    """Who reads a file on a host sees all that holds there; none alone cannot be written in TOML."""
+    section = tomllib.loads((rendered.folder / "n2/etc/neuron/neuron.toml").read_text())["neuron"]
+    absent = {name for name, field in Neuron.model_fields.items() if field.default is None}
+    assert section.keys() == Neuron.model_fields.keys() - absent | {"name", *FOLDERS}
+
+
+def test_an_environment_is_in_no_output_and_no_world_readable_file(rendered: Rendered) -> None:
+    """It may hold tokens."""
+    for run in (rendered.fresh_check, rendered.first, rendered.second, rendered.converged_check):
+        assert "HF_TOKEN" not in run.output
+    assert (rendered.folder / "n1/etc/neuron/neuron.toml").stat().st_mode & 0o007 == 0
