@@ -16,6 +16,17 @@ from cortex_contracts.wire.errors import InvalidParameter, InvalidRequest, Unsup
 from cortex_dialects.unsupported import Unsupported
 
 _MAX_SHOWN = 80
+# JSON's words for what pydantic says in Python's.
+_EXPECTED = {
+    "model_attributes_type": "an object",
+    "model_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -51,17 +62,22 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _first_problem(error: ValidationError, body: dict[str, Any], unsupported: Unsupported) -> InvalidRequest:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    path = _path(problem, body)
-    if problem["type"] == "extra_forbidden":
+    problem = error.errors(include_url=False)[0]
+    path, kind = _path(problem, body), problem["type"]
+    if kind == "extra_forbidden":
         return UnsupportedParameter(f"{path}: not a parameter", param=path)
-    if path in unsupported and problem["type"] == "literal_error":
-        return UnsupportedParameter(_not_supported(path, problem["input"], unsupported[path]), param=path)
-    if problem["type"] == "none_required":
+    if kind == "none_required":
         return UnsupportedParameter(f"{path}: not supported; leave it out", param=path)
-    if problem["type"] in ("missing", "union_tag_not_found"):
+    if kind == "literal_error" and path in unsupported:
+        return UnsupportedParameter(_not_supported(path, problem["input"], unsupported[path]), param=path)
+    if kind in ("missing", "union_tag_not_found"):
         return InvalidParameter(f"{path}: required and missing", param=path)
+    if kind == "union_tag_invalid":
+        context = problem["ctx"]
+        return InvalidParameter(f"{path}: expected {context['expected_tags']}; it is {context['tag']!r}", param=path)
     expected = problem["msg"].replace("Input should be ", "expected ", 1)
+    if kind in _EXPECTED:
+        expected = f"expected {_EXPECTED[kind]}"
     return InvalidParameter(f"{path}: {expected}; it is {_show(problem['input'])}", param=path)
 
 
@@ -75,6 +91,8 @@ def _path(problem: ErrorDetails, body: dict[str, Any]) -> str:
             path, node = f"{path}.{step}", node[step]
     if problem["type"] == "missing":
         path = f"{path}.{problem['loc'][-1]}"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        path = f"{path}.{problem['ctx']['discriminator'].strip(chr(39))}"
     return path.removeprefix(".")[: 2 * _MAX_SHOWN]
 
 

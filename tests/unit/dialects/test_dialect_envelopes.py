@@ -1,0 +1,57 @@
+"""Which dialect a path speaks, and its errors and keep-alives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cortex_contracts.wire.errors import InvalidParameter, QueueFull
+from cortex_dialects.dialect import Dialect, dialect_of, error_body, error_event, keepalive
+from cortex_dialects.sse import EventReader
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/v1/messages", Dialect.ANTHROPIC),
+        ("/v1/messages/", Dialect.ANTHROPIC),
+        ("/v1/messages/count_tokens", Dialect.ANTHROPIC),
+        ("/v1/messagesfoo", Dialect.OPENAI),
+        ("/v1/chat/completions", Dialect.OPENAI),
+        ("/nowhere", Dialect.OPENAI),
+    ],
+)
+def test_only_messages_speak_anthropic(path, dialect):
+    """An unknown path is answered in OpenAI's envelope."""
+    assert dialect_of(path) is dialect
+
+
+def test_an_error_is_said_in_the_words_of_its_dialect():
+    """The SDKs read `error.type` and `error.message`; the stable code is in both."""
+    error = InvalidParameter("n: too many", param="n")
+    assert json.loads(error_body(Dialect.OPENAI, error)) == {
+        "error": {"message": "n: too many", "type": "invalid_request_error", "code": "invalid_parameter", "param": "n"}
+    }
+    assert json.loads(error_body(Dialect.ANTHROPIC, error)) == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "n: too many", "code": "invalid_parameter"},
+    }
+
+
+def test_an_error_inside_a_stream_is_an_event_of_its_dialect():
+    """OpenAI clients look for `error` in the data, Anthropic's for an event named error (case S6)."""
+    (openai,) = EventReader().feed(error_event(Dialect.OPENAI, QueueFull("busy")))
+    (anthropic,) = EventReader().feed(error_event(Dialect.ANTHROPIC, QueueFull("busy")))
+    assert openai.event is None
+    assert json.loads(openai.data)["error"]["code"] == "queue_full"
+    assert anthropic.event == "error"
+    assert json.loads(anthropic.data)["error"]["type"] == "overloaded_error"
+
+
+def test_a_keepalive_is_a_comment_for_openai_and_a_ping_for_anthropic():
+    """OpenAI's SDK fails on unknown events; Anthropic's knows ping (cases S3, S7)."""
+    (openai,) = EventReader().feed(keepalive(Dialect.OPENAI))
+    (anthropic,) = EventReader().feed(keepalive(Dialect.ANTHROPIC))
+    assert openai.data is None
+    assert (anthropic.event, json.loads(anthropic.data)) == ("ping", {"type": "ping"})

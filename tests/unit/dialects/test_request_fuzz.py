@@ -1,0 +1,100 @@
+"""Whatever bytes come in, a parser gives a generation or one of our own 400s."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex_contracts.wire.anthropic import MessagesRequest
+from cortex_contracts.wire.errors import InvalidRequest, openai_body
+from cortex_contracts.wire.openai import ChatRequest, CompletionRequest
+from cortex_dialects import unsupported
+from cortex_dialects.anthropic import parse_count_tokens, parse_messages
+from cortex_dialects.generation import Generation
+from cortex_dialects.openai import parse_chat, parse_completion
+
+Parser = Callable[[bytes], Generation]
+PARSERS: list[Parser] = [parse_chat, parse_completion, parse_messages, parse_count_tokens]
+NAMES = sorted(
+    {"role", "content", "type", "text", "tool_calls", "function", "arguments", "image_url", "source", "input", "id"}
+    | {name for shape in (ChatRequest, CompletionRequest, MessagesRequest) for name in shape.model_fields}
+    | {name for table in (unsupported.CHAT, unsupported.MESSAGES) for name in table}
+)
+WORDS = ["user", "assistant", "tool", "system", "text", "image", "image_url", "tool_use", "tool_result", "auto", "{}"]
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([0, 1, 2, 10**400, *WORDS])
+    | st.text(max_size=8)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "tool", "system"])}, optional={"content": VALUES}
+    ),
+    max_size=3,
+)
+
+
+@st.composite
+def near_requests(draw: st.DrawFn) -> dict[str, Any]:
+    """Requests that are right but for some fields."""
+    request: dict[str, Any] = {"model": "m", "max_tokens": 4, "messages": [{"role": "user", "content": "x"}]}
+    request |= draw(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+    return request | ({"messages": draw(TURNS)} if draw(st.booleans()) else {})
+
+
+def parse(parser: Parser, body: bytes) -> None:
+    refused = None
+    try:
+        parser(body)
+    except InvalidRequest as error:
+        refused = error
+    if refused is not None:
+        assert refused.status == 400
+        assert refused.message
+        openai_body(refused).model_dump_json().encode()
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@given(body=st.binary(max_size=80))
+def test_any_bytes(parser, body):
+    """Not UTF-8, not JSON, not an object."""
+    parse(parser, body)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@given(value=VALUES)
+def test_any_json(parser, value):
+    """Escaped lone surrogates, NaN and huge numbers among it."""
+    parse(parser, json.dumps(value).encode())
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@given(request=near_requests())
+def test_almost_any_request(parser, request):
+    """Wrong types deep inside fields that exist."""
+    parse(parser, json.dumps(request).encode())
+    prompt = request.pop("messages")
+    parse(parser, json.dumps(request | {"prompt": prompt}).encode())
+
+
+@given(request=near_requests())
+def test_what_a_parser_accepts_can_be_encoded(request):
+    """No lone surrogate gets as far as the tokenizer."""
+    try:
+        generation = parse_chat(json.dumps(request).encode())
+    except InvalidRequest:
+        return
+    str(generation.prompts).encode()
