@@ -1,0 +1,81 @@
+"""The neuron's Sanic application: which path is answered by which handler.
+
+Owns: the one table of routes, which is also what /openapi.json is made from. Called by: daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import json
+
+from cortex_contracts.wire import anthropic, neuron, openai
+from cortex_contracts.wire.errors import AnthropicErrorBody
+from cortex_contracts.wire.openapi import Route, document
+from cortex_neuron.api import control, inference
+from cortex_neuron.api.neuron import Neuron
+from cortex_serving import application
+
+_TEXT = "text/plain"
+
+ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
+    (Route("GET", "/discovery", "What this host is", response=neuron.Discovery), control.discovery),
+    (Route("GET", "/health", "What this host is doing", response=neuron.Health), control.health),
+    (Route("GET", "/models", "Every model of the catalogue and its state"), control.models),
+    (Route("GET", "/models/{model_id}", "One model's state", response=neuron.ModelRow), control.model),
+    (
+        Route("GET", "/models/{model_id}/endpoint", "Where a loaded model is served", response=neuron.EndpointAnswer),
+        control.model,
+    ),
+    (Route("POST", "/models/load", "Load a model", neuron.LoadRequest, neuron.StatusAnswer), control.load),
+    (Route("POST", "/models/unload", "Unload a model", neuron.UnloadRequest, neuron.StatusAnswer), control.unload),
+    (Route("POST", "/drain", "Take nothing new", response=neuron.StateAnswer), control.drain),
+    (Route("POST", "/undrain", "Take requests again", response=neuron.StateAnswer), control.undrain),
+    (Route("GET", "/version", "Versions of program and protocol", response=neuron.VersionAnswer), control.version),
+    (Route("GET", "/metrics", "Prometheus metrics", media_type=_TEXT), control.metrics),
+    (Route("GET", "/v1/models", "OpenAI: models", response=openai.ModelList), inference.model_list),
+    (
+        Route(
+            "POST", "/v1/chat/completions", "OpenAI: chat", openai.ChatRequest, openai.ChatCompletion, streams=True
+        ),
+        inference.chat_completions,
+    ),
+    (
+        Route("POST", "/v1/completions", "OpenAI: text", openai.CompletionRequest, openai.Completion, streams=True),
+        inference.completions,
+    ),
+    (
+        Route(
+            "POST", "/v1/messages", "Anthropic: messages", anthropic.MessagesRequest, anthropic.Message,
+            AnthropicErrorBody, streams=True,
+        ),
+        inference.messages,
+    ),
+    (
+        Route(
+            "POST", "/v1/messages/count_tokens", "Anthropic: a prompt's tokens", anthropic.CountTokensRequest,
+            anthropic.TokenCount, AnthropicErrorBody,
+        ),
+        inference.count_tokens,
+    ),
+)  # fmt: skip
+
+
+def build(parts: Neuron) -> Sanic:
+    """The application, ready to be served."""
+    app = application.build("cortex-neuron", parts.settings.body_limit_mb)
+    app.ctx.neuron = parts
+    description = document("cortex neuron", parts.version, [route for route, _ in ROUTES])
+    for route, answer in ROUTES:
+        if not route.path.endswith("/endpoint"):  # a model's id has slashes: its route takes the whole rest
+            path = route.path.replace("{model_id}", "<model_id:path>")
+            app.add_route(answer, path, methods=[route.method], name=answer.__name__)
+
+    async def openapi(_: Request) -> HTTPResponse:
+        """GET /openapi.json"""
+        return json(description)
+
+    app.add_route(openapi, "/openapi.json")
+    return app

@@ -1,0 +1,209 @@
+"""The inference surface: one path for both dialects, streamed or not (case S9).
+
+Owns: reading a request, its admission before headers, its answer, and what is said of it afterwards. Does not own:
+dialects (cortex_dialects) or the engine's side (inference). A client that goes away cancels the handler, and with it
+everything here (case S8). Called by: application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from sanic import HTTPResponse, Request
+from sanic.response import raw
+
+from cortex_contracts.wire.anthropic import TokenCount
+from cortex_contracts.wire.openai import ModelCard, ModelList
+from cortex_dialects import sse
+from cortex_dialects.anthropic import parse_count_tokens, parse_messages
+from cortex_dialects.dialect import dialect_of
+from cortex_dialects.events import Event, Failed
+from cortex_dialects.generation import Generation
+from cortex_dialects.openai import parse_chat, parse_completion
+from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_neuron.api.neuron import Neuron, of
+from cortex_neuron.api.request_body import check_media_type
+from cortex_neuron.api.request_log import Outcome, write
+from cortex_neuron.inference import answer
+from cortex_neuron.inference.answer import Record
+from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
+from cortex_serving.application import as_cortex_error, request_id
+
+# Twice this is a little under the second that case S3 allows: output that shows nothing may come just before.
+_KEEPALIVE_S = 0.45
+_NO_KEEPALIVE_S = 60.0
+_INLINE_BODY = 64 * 1024  # bytes; a larger one is parsed in a thread
+_WANTS_USAGE = "x-cortex-usage"
+
+Events = list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """A route of the inference surface."""
+
+    parse: Callable[[bytes], Generation]
+    projector: Callable[[Prepared, str], Projector]
+
+
+def _chat(prepared: Prepared, name: str) -> Projector:
+    return chat_projector(prepared.generation, name, int(time.time()))
+
+
+def _completion(prepared: Prepared, name: str) -> Projector:
+    return completion_projector(prepared.generation, name, int(time.time()))
+
+
+def _messages(prepared: Prepared, name: str) -> Projector:
+    return messages_projector(prepared.generation, name, int(time.time()), prepared.prompt_tokens)
+
+
+_CHAT = Surface(parse_chat, _chat)
+_COMPLETION = Surface(parse_completion, _completion)
+_MESSAGES = Surface(parse_messages, _messages)
+
+
+async def chat_completions(request: Request) -> HTTPResponse | None:
+    """POST /v1/chat/completions"""
+    return await _answer(request, _CHAT)
+
+
+async def completions(request: Request) -> HTTPResponse | None:
+    """POST /v1/completions"""
+    return await _answer(request, _COMPLETION)
+
+
+async def messages(request: Request) -> HTTPResponse | None:
+    """POST /v1/messages"""
+    return await _answer(request, _MESSAGES)
+
+
+async def count_tokens(request: Request) -> HTTPResponse:
+    """POST /v1/messages/count_tokens"""
+    generation = await _parse(request, parse_count_tokens)
+    neuron = of(request)
+    neuron.residency.check_open()
+    prompts = await encode(generation, neuron.residency.find(generation.model).lend())
+    return raw(TokenCount(input_tokens=sum(map(len, prompts))).model_dump_json(), content_type="application/json")
+
+
+async def model_list(request: Request) -> HTTPResponse:
+    """GET /v1/models: what this neuron's catalogue has; which of it is loaded is in /models."""
+    neuron = of(request)
+    cards = [ModelCard(id=model_id, created=neuron.started_at) for model_id in neuron.residency.residents]
+    return raw(ModelList(data=cards).model_dump_json(), content_type="application/json")
+
+
+async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
+    """Any request for text. Its end is logged and counted, whichever it is."""
+    now = asyncio.get_running_loop().time
+    outcome = Outcome(request_id(request), dialect_of(request.path), now())
+    neuron = of(request)
+    try:
+        generation = await _parse(request, surface.parse)
+        outcome.model, outcome.stream = generation.model, generation.stream
+        return await _admitted(request, neuron, surface, generation, outcome)
+    except asyncio.CancelledError:
+        outcome.client_gone = True
+        raise
+    except Exception as failure:
+        outcome.error = as_cortex_error(request, failure)
+        outcome.status = outcome.error.status
+        raise
+    finally:
+        write(outcome, now())
+        neuron.metrics.count(outcome, now())
+
+
+async def _parse(request: Request, parse: Callable[[bytes], Generation]) -> Generation:
+    check_media_type(request)
+    if len(request.body) <= _INLINE_BODY:
+        return parse(request.body)
+    return await asyncio.to_thread(parse, request.body)
+
+
+async def _admitted(
+    request: Request, neuron: Neuron, surface: Surface, generation: Generation, outcome: Outcome
+) -> HTTPResponse | None:
+    resident = neuron.residency.find(generation.model)
+    outcome.model = resident.model.id
+    neuron.residency.check_open()
+    serving = resident.lend()
+    with seated(generation, resident, neuron.seats):
+        prepared = await prepare(generation, serving)
+        projector = surface.projector(prepared, outcome.request_id.removeprefix("req_"))
+        idle_s = _KEEPALIVE_S if generation.stream else _NO_KEEPALIVE_S
+        async with aclosing(answer.events(prepared, outcome.record, idle_s)) as batches:
+            first = await anext(batches)  # submitted: what fails from here on fails after the headers
+            if generation.stream:
+                writer = await _Writer.open(request, projector, outcome)
+                await writer.send(first)
+                async for batch in batches:
+                    await writer.send(batch)
+                await writer.close()
+                return None
+            events = [*first, *[event async for batch in batches for event in batch]]
+        return raw(projector.document(events), headers=_headers(request, outcome), content_type="application/json")
+
+
+class _Writer:
+    """A stream to the client: bytes of events, keep-alives between them, the right end."""
+
+    def __init__(self, request: Request, projector: Projector, outcome: Outcome, response: HTTPResponse) -> None:
+        self._wants_usage = _WANTS_USAGE in request.headers
+        self._projector = projector
+        self._outcome = outcome
+        self._response = response
+        self._now = asyncio.get_running_loop().time
+        self._sent_at = self._now()
+
+    @classmethod
+    async def open(cls, request: Request, projector: Projector, outcome: Outcome) -> _Writer:
+        """Send the headers, and what the dialect sends at once (case S7)."""
+        headers = {"x-request-id": outcome.request_id, "cache-control": "no-store", "x-accel-buffering": "no"}
+        response = await request.respond(content_type="text/event-stream; charset=utf-8", headers=headers)
+        assert isinstance(response, HTTPResponse)
+        writer = cls(request, projector, outcome, response)
+        await writer._send(projector.opening())
+        return writer
+
+    async def send(self, batch: Events) -> None:
+        """Send a batch's events, or a keep-alive when there has been nothing to send for too long (case S3)."""
+        if batch and isinstance(batch[-1], Failed):
+            self._outcome.error = batch[-1].error
+            await self._send(self._usage())
+        data = b"".join(map(self._projector.event, batch))
+        if not data and (not batch or self._now() - self._sent_at >= _KEEPALIVE_S):
+            data = self._projector.keepalive()
+        await self._send(data)
+
+    async def close(self) -> None:
+        """End the stream; one that failed has had its last event (case S6)."""
+        if self._outcome.error is None:
+            await self._send(self._usage() + self._projector.closing())
+        await self._response.eof()
+
+    async def _send(self, data: bytes) -> None:
+        if data:
+            await self._response.send(data)
+            self._sent_at = self._now()
+
+    def _usage(self) -> bytes:
+        return sse.comment(f"cortex-usage {_usage_json(self._outcome.record)}") if self._wants_usage else b""
+
+
+def _headers(request: Request, outcome: Outcome) -> dict[str, str]:
+    headers = {"x-request-id": outcome.request_id}
+    if _WANTS_USAGE in request.headers:
+        headers[_WANTS_USAGE] = _usage_json(outcome.record)
+    return headers
+
+
+def _usage_json(record: Record) -> str:
+    return json.dumps({**dataclasses.asdict(record.usage()), "finish_reason": record.finish_reason})

@@ -1,0 +1,16 @@
+"""What a request's body must be before it is read. Called by: control, inference."""
+
+from __future__ import annotations
+
+from sanic import Request
+
+from cortex_contracts.wire.errors import UnsupportedMediaType
+
+_JSON = "application/json"
+
+
+def check_media_type(request: Request) -> None:
+    """Raises UnsupportedMediaType where the client says that its body is something else."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given and given != _JSON and not given.endswith("+json"):
+        raise UnsupportedMediaType(f"the body is said to be {given!r}; send JSON with `Content-Type: {_JSON}`")

@@ -1,0 +1,73 @@
+"""The neuron's daemon put together: parts made, started and stopped in order.
+
+Owns: the order. Does not own: any part. Called by: cli. The process imports no torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import prometheus_client
+import uvloop
+
+from cortex_contracts.inventory.files import NeuronFile
+from cortex_neuron.api import application
+from cortex_neuron.api.metrics import Metrics
+from cortex_neuron.api.neuron import Neuron
+from cortex_neuron.group.rank_process import start_fork_server
+from cortex_neuron.hardware.devices import DeviceWatch
+from cortex_neuron.residency.activation import Preloads
+from cortex_neuron.residency.loading import Loader
+from cortex_neuron.residency.residency import Residency
+from cortex_serving import logs
+from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
+
+RANK_MODULE = "cortex_neuron.engine.rank"
+
+
+def run(file: NeuronFile, rank_module: str = RANK_MODULE) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. `rank_module` is another one only in tests."""
+    logs.configure()
+    prometheus_client.disable_created_metrics()  # a series for each series, which nobody reads
+    # Engine processes inherit these through the fork server, and some are read when torch is imported.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
+    os.environ.update(file.neuron.environment)
+    try:
+        uvloop.run(_serve(file, rank_module))
+    except (CannotListen, OSError) as failure:
+        logs.error("cannot_start", message=str(failure))
+        return 1
+    return 0
+
+
+async def _serve(file: NeuronFile, rank_module: str) -> None:
+    settings = file.neuron
+    _prepare_folder(Path(settings.runtime_dir))
+    devices = DeviceWatch(settings.devices)
+    residency = Residency(settings, file.models, devices, Loader(settings, rank_module))
+    preloads = Preloads(settings.name, residency)
+    metrics = Metrics(residency, devices)
+    neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"))
+
+    async def start() -> None:
+        await devices.start()
+        await asyncio.to_thread(start_fork_server)
+        preloads.start()
+
+    async def stop() -> None:
+        await preloads.stop()
+        await residency.stop()
+        await devices.stop()
+
+    listener = Listener(application.build(neuron), settings.bind, settings.port)
+    await serve([listener], Lifecycle(start, stop))
+
+
+def _prepare_folder(runtime_dir: Path) -> None:
+    """Make the folder of sockets, and clear it of what a killed daemon left."""
+    runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for stale in runtime_dir.glob("g*.ipc"):
+        stale.unlink(missing_ok=True)

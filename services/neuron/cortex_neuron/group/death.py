@@ -1,0 +1,39 @@
+"""How an engine group ended that should not have: which rank, which kind, in which words."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Kinds are those of docs/protocol.md."""
+
+    kind: str
+    message: str
+    rank: int = 0
+
+
+class GroupFailed(Exception):
+    """A group could not be started, or died while it was loading."""
+
+    def __init__(self, death: Death) -> None:
+        super().__init__(death.message)
+        self.death = death
+
+
+def of_exit(rank: int, exit_code: int) -> Death:
+    """A process that ended without being asked to."""
+    if exit_code < 0:
+        cause = f"was killed by signal {-exit_code} ({_signal_name(-exit_code)})"
+    else:
+        cause = f"exited with code {exit_code}"
+    return Death("rank_died", f"rank {rank} {cause}", rank)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,0 +1,108 @@
+"""One process of an engine group: started by the fork server, watched, ended from outside.
+
+Owns: the process and its exit code. Does not own: what it is told. Called by: group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
+
+from cortex_neuron.group.death import Death, GroupFailed
+from cortex_neuron.group.entry import run_rank
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOAD = "cortex_neuron.engine.preload"
+# multiprocessing looks at all of its children whenever one starts; two threads that read one exit code lose it.
+_CHILDREN = threading.Lock()
+
+
+def start_fork_server() -> None:
+    """Start the fork server; it imports torch while the daemon goes on. It inherits this process's environment."""
+    _CONTEXT.set_forkserver_preload([_PRELOAD])
+    ensure_running()
+
+
+class RankProcess:
+    """A running rank. `exited` is done, with the exit code, as soon as the process has ended."""
+
+    def __init__(self, process: ForkServerProcess, rank: int) -> None:
+        assert process.pid is not None
+        self.rank = rank
+        self.pid = process.pid
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(process.sentinel, self._on_sentinel)
+        self._reaping: asyncio.Task[None] | None = None
+
+    def _on_sentinel(self) -> None:
+        self._loop.remove_reader(self._process.sentinel)
+        self._reaping = self._loop.create_task(self._reap())
+
+    async def _reap(self) -> None:
+        code = await asyncio.to_thread(_exit_code, self._process)
+        self.exited.set_result(code)
+
+    async def end(self, grace_s: float) -> int:
+        """Wait `grace_s` for it to end by itself, then SIGTERM, then SIGKILL. The exit code."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                self._signal(number)
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(self.exited), grace_s)
+        return await self.exited  # a process in uninterruptible sleep ends when the kernel lets it
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.exited.done():
+            _signal_group(self.pid, number)
+
+
+async def spawn(module: str, address: str, rank: int, timeout_s: float) -> RankProcess:
+    """Start a rank. Raises GroupFailed when that takes longer than `timeout_s`."""
+    process = _CONTEXT.Process(target=run_rank, args=(module, address, rank), name=f"rank-{rank}", daemon=True)
+    starting = asyncio.ensure_future(asyncio.to_thread(_start, process))
+    try:
+        await asyncio.wait_for(asyncio.shield(starting), timeout_s)
+    except (OSError, EOFError, TimeoutError) as failure:
+        starting.add_done_callback(lambda _: _kill(process))
+        cause = f"not within {timeout_s:g} s" if isinstance(failure, TimeoutError) else str(failure)
+        raise GroupFailed(Death("spawn_failed", f"rank {rank} could not be started: {cause}", rank)) from failure
+    except asyncio.CancelledError:
+        starting.add_done_callback(lambda _: _kill(process))
+        raise
+    return RankProcess(process, rank)
+
+
+def _start(process: ForkServerProcess) -> None:
+    with _CHILDREN:
+        process.start()
+
+
+def _exit_code(process: ForkServerProcess) -> int:
+    with _CHILDREN:
+        process.join()
+        code = process.exitcode
+        process.close()
+    assert code is not None
+    return code
+
+
+def _kill(process: ForkServerProcess) -> None:
+    if process.pid is not None:
+        _signal_group(process.pid, signal.SIGKILL)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal the rank's process group; until the rank has made its own, only the process."""
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            os.kill(pid, number)

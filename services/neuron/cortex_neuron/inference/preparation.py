@@ -1,0 +1,149 @@
+"""From a Generation to what the engine is asked: token ids, limits, sampling.
+
+Owns: everything that can refuse a request, so that refusal comes before headers (case S10). Does not own: running
+it (answer.py). Called by: api.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from cortex_contracts.wire.errors import InvalidParameter, UnsupportedParameter
+from cortex_dialects.generation import ChatPrompt, Generation, Prompt, TextPrompt, TokenPrompt
+from cortex_neuron.inference import admission
+from cortex_neuron.inference.admission import Capacity
+from cortex_neuron.protocol.frames import SamplingParams, Submit
+from cortex_neuron.residency.resident import Resident, Serving
+from cortex_neuron.text import sampling
+from cortex_neuron.text.choice import Choice
+
+# Below this many characters tokenising takes less than handing it to a thread and back.
+_INLINE_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be submitted."""
+
+    generation: Generation
+    serving: Serving
+    prompts: tuple[tuple[int, ...], ...]
+    submissions: tuple[Submit, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+    def choices(self) -> list[Choice]:
+        """A fresh pipeline for every choice."""
+        generation, text = self.generation, self.serving.text
+        return [
+            Choice(
+                index,
+                text,
+                generation.stop,
+                chat=isinstance(generation.prompts[index // generation.n], ChatPrompt),
+                thinking=text.begins_in_thought(self.prompts[index // generation.n]),
+                num_top=generation.logprobs,
+            )
+            for index in range(generation.num_choices)
+        ]
+
+    def echoes(self) -> list[str]:
+        """The prompt of every choice as text, where the request asks to repeat it."""
+        generation = self.generation
+        if not generation.echo:
+            return [""] * generation.num_choices
+        texts = [
+            prompt.text if isinstance(prompt, TextPrompt) else self.serving.text.decode(tokens)
+            for prompt, tokens in zip(generation.prompts, self.prompts, strict=True)
+        ]
+        return [text for text in texts for _ in range(generation.n)]
+
+
+@contextmanager
+def seated(generation: Generation, resident: Resident, seats: int) -> Iterator[None]:
+    """Hold the request's seats, of the `seats` there are, from before it is tokenised to its end. Raises QueueFull."""
+    admission.check_seats(generation.num_choices, resident.seats_taken, seats)
+    with resident.seats(generation.num_choices):
+        yield
+
+
+async def prepare(generation: Generation, serving: Serving) -> Prepared:
+    """Tokenise, resolve, judge. Raises what the client is told."""
+    if generation.echo and generation.logprobs is not None:
+        raise UnsupportedParameter("logprobs of an echoed prompt are not supported", param="echo")
+    prompts = await encode(generation, serving)
+    loaded = serving.loaded
+    capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
+    limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity)
+    return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits)))
+
+
+async def encode(generation: Generation, serving: Serving) -> tuple[tuple[int, ...], ...]:
+    """The token ids of each prompt; long ones are worked on in a thread. Raises TemplateRenderFailed."""
+    work = partial(_encode, generation, serving)
+    prompts = work() if _is_short(generation) else await asyncio.to_thread(work)
+    if not all(prompts):
+        raise InvalidParameter("the prompt has no tokens", param="prompt")
+    return prompts
+
+
+def _encode(generation: Generation, serving: Serving) -> tuple[tuple[int, ...], ...]:
+    return tuple(serving.text.encode(prompt) for prompt in generation.prompts)
+
+
+def _is_short(generation: Generation) -> bool:
+    return sum(map(_characters, generation.prompts)) < _INLINE_CHARACTERS
+
+
+def _characters(prompt: Prompt) -> int:
+    match prompt:
+        case ChatPrompt(tools=()):
+            return sum(len(message["content"]) for message in prompt.messages)
+        case ChatPrompt():
+            return _INLINE_CHARACTERS
+        case TextPrompt():
+            return len(prompt.text)
+        case TokenPrompt():
+            return 0
+
+
+def _submissions(
+    generation: Generation, serving: Serving, prompts: tuple[tuple[int, ...], ...], limits: list[int]
+) -> list[Submit]:
+    params = sampling.resolve(generation.sampling, serving.text.generation_config)
+    _check_bias(params, serving.loaded.vocab_size)
+    return [
+        Submit(
+            id=0,  # the group gives it
+            prompt=_int32(prompt),
+            max_tokens=limit,
+            sampling=sampling.of_choice(params, k),
+            ignore_eos=generation.ignore_eos,
+            logprobs=generation.logprobs,
+        )
+        for prompt, limit in zip(prompts, limits, strict=True)
+        for k in range(generation.n)
+    ]
+
+
+def _check_bias(params: SamplingParams, vocab_size: int) -> None:
+    strange = [token for token in params.logit_bias if not 0 <= token < vocab_size]
+    if strange:
+        raise InvalidParameter(
+            f"logit_bias: token {strange[0]} is outside of the vocabulary of {vocab_size}", param="logit_bias"
+        )
+
+
+def _int32(tokens: tuple[int, ...]) -> bytes:
+    words = array.array("i", tokens)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words.tobytes()

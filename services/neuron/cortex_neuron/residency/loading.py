@@ -1,0 +1,126 @@
+"""Bringing one model up: its files, their check, a device, a group, its language.
+
+Owns: the steps of a load, in order, and the names of their failures. Does not own: states (resident) or when
+(residency). Called by: residency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cortex_contracts.inventory.files import NeuronSection
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import UnsupportedArchitecture
+from cortex_contracts.wire.neuron import Failure, Progress
+from cortex_neuron.group.death import Death, GroupFailed
+from cortex_neuron.group.group import Group, GroupLimits
+from cortex_neuron.protocol import frames
+from cortex_neuron.residency import architecture_check, sources
+from cortex_neuron.residency.architecture_check import FilesInvalid
+from cortex_neuron.residency.resident import Serving
+from cortex_neuron.residency.sources import SourceMissing
+from cortex_neuron.text import text_model
+from cortex_serving import logs
+
+
+class LoadFailed(Exception):
+    """A load ended; `failure` says why in the words of docs/protocol.md."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What exactly is to be loaded: the catalogue's entry with what the request for it changed."""
+
+    model: Model
+    device: int
+    device_name: str  # "cpu" | "cuda:0"
+
+
+@dataclass(slots=True)
+class Loader:
+    """Loads models into groups of their own. Each group has a number, never given twice in a daemon's life."""
+
+    settings: NeuronSection
+    rank_module: str
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def check(self, model: Model) -> Path | None:
+        """The model's files if they are here, found fit. None: they must be fetched first. Raises LoadFailed."""
+        try:
+            path = await asyncio.to_thread(sources.find, model.source)
+            if path is not None:
+                await asyncio.to_thread(architecture_check.check, path)
+        except UnsupportedArchitecture as failure:
+            raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
+        except (SourceMissing, FilesInvalid) as failure:
+            raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
+        return path
+
+    async def fetch(self, model: Model) -> None:
+        """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
+        try:
+            await asyncio.to_thread(sources.fetch, model.source)
+        except SourceMissing as failure:
+            raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
+
+    async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Serving:
+        """Start a group and load the model into it. Raises LoadFailed; nothing is then left behind."""
+        try:
+            return await self._bring_up(order, path, on_progress)
+        except GroupFailed as failure:
+            raise LoadFailed(_failure(failure.death)) from failure
+        except Exception as failure:  # whatever it is, the model has failed and its state must say so
+            logs.error("load_broke", exception=failure, model=order.model.id)
+            raise LoadFailed(Failure(kind="load_failed", message=str(failure))) from failure
+
+    async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Serving:
+        started = asyncio.get_running_loop().time()
+        name = f"g{next(self._numbers)}"
+        text_dir = Path(self.settings.runtime_dir, f"{name}.text")
+        text_dir.mkdir(parents=True)
+        limits = GroupLimits(self.settings.load_timeout_s, self.settings.step_timeout_s, self.rank_module)
+        group = None
+        try:
+            group = await Group.start(Path(self.settings.runtime_dir, f"{name}.ipc"), limits)
+            left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
+            frame = self._frame(order, path, text_dir)
+            loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
+            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size)
+            return Serving(group, loaded, text, order.device)
+        except BaseException:
+            if group is not None:
+                await group.end(grace_s=0.0)
+            raise
+        finally:
+            shutil.rmtree(text_dir, ignore_errors=True)
+
+    def _frame(self, order: Order, path: Path, text_dir: Path) -> frames.Load:
+        return frames.Load(
+            model_id=order.model.id,
+            source=str(path),
+            device=order.device_name,
+            quant=order.model.quant,
+            vram_mb=order.model.vram_mb,
+            context=order.model.context,
+            max_sequences=self.settings.max_sequences,
+            max_step_tokens=self.settings.max_step_tokens,
+            cpu_threads=self.settings.cpu_threads,
+            text_dir=str(text_dir),
+        )
+
+
+def _progress(frame: frames.LoadProgress) -> Progress:
+    return Progress(phase=frame.phase, fraction=frame.fraction)
+
+
+def _failure(death: Death) -> Failure:
+    return Failure(kind=death.kind, message=death.message, rank=death.rank)

@@ -1,0 +1,272 @@
+"""Which models are on this neuron: loading, unloading, recovering, and whether anything new is taken.
+
+Owns: the set of residents, single flight per model (case L1), and one task a model that loads it, watches its group
+and starts it again. Does not own: the steps of a load (loading.py) or requests (inference). Called by: api, daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from cortex_contracts.inventory.files import NeuronSection
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import (
+    CortexError,
+    CudaUnavailable,
+    Draining,
+    InvalidRequest,
+    ModelFailed,
+    ModelNotFound,
+    ShuttingDown,
+    UnsupportedArchitecture,
+    UnsupportedParameter,
+)
+from cortex_contracts.wire.neuron import Failure, LoadRequest, ModelStatus, NeuronState, Progress
+from cortex_neuron.hardware.devices import DeviceWatch
+from cortex_neuron.residency import placement, recovery, states
+from cortex_neuron.residency.loading import Loader, LoadFailed, Order
+from cortex_neuron.residency.resident import DeathNoted, Resident, Serving
+from cortex_neuron.residency.sources import SourceUnreachable
+from cortex_serving import logs
+
+HARNESSES = ("torch",)
+
+
+class Residency:
+    """Every model of the catalogue, by id and by alias."""
+
+    def __init__(self, settings: NeuronSection, models: Iterable[Model], devices: DeviceWatch, loader: Loader) -> None:
+        self.residents = {model.id: Resident(model) for model in models}
+        self.mode = NeuronState.DRAINING if settings.drained else NeuronState.READY
+        self._names = {name: each for each in self.residents.values() for name in (each.model.id, *each.model.aliases)}
+        self._settings = settings
+        self._devices = devices
+        self._loader = loader
+        self._unloads: dict[str, asyncio.Task[None]] = {}
+
+    def find(self, name: str) -> Resident:
+        """The model of that id or alias. Raises ModelNotFound, with those there are."""
+        resident = self._names.get(name)
+        if resident is None:
+            raise ModelNotFound(f"no model {name!r} on this neuron; there are {sorted(self._names)}", param="model")
+        return resident
+
+    def check_open(self) -> None:
+        """Raises ShuttingDown or Draining where nothing new is taken."""
+        if self.mode is NeuronState.STOPPING:
+            raise ShuttingDown("this neuron is shutting down")
+        if self.mode is NeuronState.DRAINING:
+            raise Draining("this neuron is drained")
+
+    # ---- load
+
+    async def load(self, asked: LoadRequest) -> Resident:
+        """See that a model is loaded or being loaded; at once if it is (case L1).
+
+        Returns once its files have been judged. Raises what makes a load pointless now.
+        """
+        self.check_open()
+        resident = self.find(asked.model_id)
+        model = _as_asked(resident.model, asked)
+        if resident.status is ModelStatus.LOADED or resident.status in states.BUSY:
+            return resident
+        await self._devices.refresh()
+        self.check_open()
+        if resident.status is ModelStatus.LOADED or resident.status in states.BUSY:
+            return resident  # another request was faster
+        if resident.status is ModelStatus.DRAINING:
+            raise resident.refusal()
+        order = self._place(model, asked.devices)
+        resident.device = order.device
+        resident.become(ModelStatus.LOADING)
+        judged = asyncio.Event()
+        resident.work = asyncio.create_task(self._live(resident, order, judged))
+        await judged.wait()
+        if resident.status is ModelStatus.FAILED and resident.failure is not None:
+            raise _as_error(resident.failure)
+        return resident
+
+    def _place(self, model: Model, asked: list[int] | None) -> Order:
+        hardware = self._devices.now
+        if hardware.problem is not None:
+            raise CudaUnavailable(hardware.problem)
+        reserved: Counter[int] = Counter()
+        for other in self.residents.values():
+            if other.device is not None and other.status in states.BUSY:
+                reserved[other.device] += other.model.vram_mb
+        free = {device.index: device.vram_free_mb for device in hardware.health}
+        device = placement.choose(max(model.vram_mb, model.min_device_vram_mb), free, reserved, asked)
+        return Order(model, device, "cpu" if hardware.kind == "cpu" else f"cuda:{device}")
+
+    async def _live(self, resident: Resident, order: Order, judged: asyncio.Event) -> None:
+        """One model's whole stay: load, serve until its group dies, start again, until unloaded or given up."""
+        served = False
+        try:
+            while True:
+                failure = await self._serve_once(resident, order, judged)
+                served = served or resident.status is ModelStatus.LOADED
+                if not served:
+                    resident.become(ModelStatus.FAILED, failure)
+                    return
+                if not await self._recover(resident, failure):
+                    return
+        finally:
+            judged.set()
+
+    async def _serve_once(self, resident: Resident, order: Order, judged: asyncio.Event) -> Failure:
+        """Load and serve; returns why that ended, still in the state in which it ended."""
+        try:
+            path = await self._files(resident, order.model, judged)
+            judged.set()
+            serving = await self._bring_up(resident, order, path)
+        except LoadFailed as failed:
+            logs.error("load_failed", model=resident.model.id, kind=failed.failure.kind, message=failed.failure.message)
+            return failed.failure
+        death = await asyncio.shield(serving.group.died)
+        await self._end_group(resident, serving, grace_s=0.0)
+        return Failure(kind=death.kind, message=death.message, rank=death.rank)
+
+    async def _files(self, resident: Resident, model: Model, judged: asyncio.Event) -> Path:
+        attempts = 0
+        while (path := await self._loader.check(model)) is None:
+            if resident.status is not ModelStatus.PENDING:
+                resident.become(ModelStatus.PENDING)
+            judged.set()
+            try:
+                await self._loader.fetch(model)
+            except SourceUnreachable as unreachable:
+                attempts += 1
+                resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
+                logs.warning("source_unreachable", model=model.id, attempts=attempts, message=str(unreachable))
+                await asyncio.sleep(recovery.next_fetch_s(attempts))
+        if resident.status is ModelStatus.PENDING:
+            resident.become(ModelStatus.LOADING)
+        return path
+
+    async def _bring_up(self, resident: Resident, order: Order, path: Path) -> Serving:
+        began = time.monotonic()
+
+        def on_progress(progress: Progress) -> None:
+            resident.progress = progress
+
+        serving = await self._loader.bring_up(order, path, on_progress)
+        resident.serving = serving
+        resident.loads += 1
+        resident.load_s = time.monotonic() - began
+        resident.become(ModelStatus.LOADED)
+        logs.info(
+            "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), device=order.device_name,
+            vram_mb=serving.loaded.vram_mb, context=serving.loaded.context, kv_blocks=serving.loaded.kv_blocks,
+            pid=serving.group.pid,
+        )  # fmt: skip
+        return serving
+
+    async def _recover(self, resident: Resident, failure: Failure) -> bool:
+        """Wait for the next start; False when the model is given up."""
+        now = time.monotonic()
+        resident.deaths.append(DeathNoted(now, failure.kind))
+        resident.become(ModelStatus.RECOVERING, failure)
+        wait_s = recovery.next_start_s([death.at for death in resident.deaths], now)
+        if wait_s is None:
+            resident.become(ModelStatus.FAILED, failure)
+            return False
+        logs.warning("model_recovering", model=resident.model.id, in_s=wait_s, kind=failure.kind)
+        await asyncio.sleep(wait_s)
+        resident.become(ModelStatus.LOADING)
+        return True
+
+    # ---- unload
+
+    async def unload(self, name: str) -> Resident:
+        """Let running requests end, up to the bound, then end the group. The work goes on if the caller leaves."""
+        resident = self.find(name)
+        if resident.status is ModelStatus.UNLOADED:
+            return resident
+        why = Draining(f"model {resident.model.id} is being unloaded")
+        await asyncio.shield(self._unloading(resident, why))
+        return resident
+
+    def _unloading(self, resident: Resident, why: CortexError) -> asyncio.Task[None]:
+        model_id = resident.model.id
+        if model_id not in self._unloads:
+            self._unloads[model_id] = asyncio.create_task(self._unload(resident, why))
+            self._unloads[model_id].add_done_callback(lambda _: self._unloads.pop(model_id))
+        return self._unloads[model_id]
+
+    async def _unload(self, resident: Resident, why: CortexError) -> None:
+        resident.become(ModelStatus.DRAINING)
+        if resident.work is not None:
+            resident.work.cancel()
+            await asyncio.gather(resident.work, return_exceptions=True)
+        try:
+            await asyncio.wait_for(resident.vacant.wait(), self._settings.drain_timeout_s)
+        except TimeoutError:
+            logs.warning("drain_timed_out", model=resident.model.id, in_flight=resident.seats_taken)
+        if resident.serving is not None:
+            resident.serving.group.fail_all(why)
+            await self._end_group(resident, resident.serving)
+        resident.device = None
+        resident.become(ModelStatus.UNLOADED)
+
+    async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
+        """End the processes; free memory before and after is what an operator looks for (case T8)."""
+        before = await self._devices.refresh()
+        await serving.group.end(grace_s)
+        resident.serving = None
+        after = await self._devices.refresh()
+        free = [{each.index: each.vram_free_mb for each in snapshot.health} for snapshot in (before, after)]
+        logs.info(
+            "group_ended", model=resident.model.id, free_before_mb=free[0].get(serving.device),
+            free_after_mb=free[1].get(serving.device),
+        )  # fmt: skip
+
+    # ---- the neuron as a whole
+
+    def drain(self) -> None:
+        """Take nothing new; what runs goes on."""
+        if self.mode is NeuronState.STOPPING:
+            raise ShuttingDown("this neuron is shutting down")
+        self.mode = NeuronState.DRAINING
+
+    def undrain(self) -> None:
+        """Take requests and loads again."""
+        if self.mode is NeuronState.STOPPING:
+            raise ShuttingDown("this neuron is shutting down")
+        self.mode = NeuronState.READY
+
+    async def stop(self) -> None:
+        """Take nothing new, send waiting requests away, let running ones end, end every group (case L8)."""
+        self.mode = NeuronState.STOPPING
+        why = ShuttingDown("this neuron is shutting down")
+        for resident in self.residents.values():
+            if resident.serving is not None:
+                resident.serving.group.fail_waiting(why)
+        present = [each for each in self.residents.values() if each.status is not ModelStatus.UNLOADED]
+        await asyncio.gather(*(self._unloading(each, why) for each in present))
+
+
+def _as_asked(model: Model, asked: LoadRequest) -> Model:
+    """The catalogue's entry with what the request changes. Raises what this neuron cannot do."""
+    changes = asked.model_dump(include={"harness", "quant", "tensor_parallel"}, exclude_none=True)
+    model = model.model_copy(update=changes)
+    if model.harness not in HARNESSES:
+        raise InvalidRequest(
+            f"model {model.id} needs harness {model.harness!r}; this neuron has {list(HARNESSES)}", param="harness"
+        )
+    if model.tensor_parallel > 1 or model.min_devices > 1:
+        raise UnsupportedParameter(
+            f"model {model.id} wants {max(model.tensor_parallel, model.min_devices)} devices; "
+            "this version serves a model on one",
+            param="tensor_parallel",
+        )
+    return model
+
+
+def _as_error(failure: Failure) -> CortexError:
+    if failure.kind == UnsupportedArchitecture.code:
+        return UnsupportedArchitecture(failure.message)
+    return ModelFailed(failure.message)

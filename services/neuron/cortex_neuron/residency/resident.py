@@ -1,0 +1,128 @@
+"""One model of the catalogue on this neuron: its state, its group, its seats.
+
+Owns: the state and its transitions, and who sits in it. Does not own: how it is loaded (loading.py). Called by:
+residency, inference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import CortexError
+from cortex_contracts.wire.neuron import Failure, ModelHealth, ModelRow, ModelStatus, Progress
+from cortex_neuron.group.group import Group
+from cortex_neuron.protocol.frames import Loaded
+from cortex_neuron.residency import states
+from cortex_neuron.text.text_model import TextModel
+from cortex_serving import logs
+
+_RETRY_S = {ModelStatus.PENDING: 30, ModelStatus.LOADING: 5, ModelStatus.RECOVERING: 5, ModelStatus.FAILED: 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a loaded model is made of."""
+
+    group: Group
+    loaded: Loaded
+    text: TextModel
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeathNoted:
+    """When (monotonic) and of what a group of this model ended unasked."""
+
+    at: float
+    kind: str
+
+
+@dataclass(slots=True)
+class Resident:
+    """The catalogue's entry and what has become of it here."""
+
+    model: Model
+    status: ModelStatus = ModelStatus.UNLOADED
+    serving: Serving | None = None
+    progress: Progress | None = None
+    failure: Failure | None = None
+    device: int | None = None  # from placement on, while it loads
+    seats_taken: int = 0
+    loads: int = 0
+    load_s: float | None = None  # how long the last load took
+    deaths: list[DeathNoted] = field(default_factory=list)
+    last_used: float | None = None  # monotonic
+    work: asyncio.Task[None] | None = None  # the load, recovery or watch in progress
+    vacant: asyncio.Event = field(default_factory=asyncio.Event)  # set while no seat is taken
+
+    def __post_init__(self) -> None:
+        self.vacant.set()
+
+    def become(self, status: ModelStatus, failure: Failure | None = None) -> None:
+        """Change state. Raises IllegalTransition."""
+        states.check_transition(self.model.id, self.status, status)
+        logs.info("model_status", model=self.model.id, before=self.status, after=status, kind=failure and failure.kind)
+        self.status, self.failure = status, failure
+        if status is not ModelStatus.LOADING:
+            self.progress = None
+
+    def lend(self) -> Serving:
+        """What serves a request. Raises the 503 of the state."""
+        if self.status is not ModelStatus.LOADED or self.serving is None or self.serving.group.died.done():
+            raise self.refusal()
+        self.last_used = time.monotonic()
+        return self.serving
+
+    def refusal(self) -> CortexError:
+        """The error for a request that this state cannot serve."""
+        status = self.status
+        if status is ModelStatus.LOADED:  # its group died a moment ago
+            status = ModelStatus.RECOVERING
+        return states.refusal(self.model.id, status, self.failure.message if self.failure else None)
+
+    @contextmanager
+    def seats(self, count: int) -> Iterator[None]:
+        """Hold `count` seats, and give them back whatever happens (case L9)."""
+        self.seats_taken += count
+        self.vacant.clear()
+        try:
+            yield
+        finally:
+            self.seats_taken -= count
+            self.last_used = time.monotonic()
+            if not self.seats_taken:
+                self.vacant.set()
+
+    def row(self) -> ModelRow:
+        """GET /models/{id}"""
+        serving = self.serving
+        return ModelRow(
+            id=self.model.id,
+            harness=self.model.harness,
+            status=self.status,
+            devices=[self.device] if self.device is not None else [],
+            vram_used_mb=serving.loaded.vram_mb if serving else 0,
+            context=serving.loaded.context if serving else self.model.context,
+            progress=self.progress,
+            failure=self.failure,
+            retry_after_s=_RETRY_S.get(self.status),
+            last_used_s=None if self.last_used is None else round(time.monotonic() - self.last_used, 3),
+            loads=self.loads,
+        )
+
+    def health(self) -> ModelHealth:
+        """This model's line in GET /health."""
+        serving = self.serving
+        return ModelHealth(
+            id=self.model.id,
+            status=self.status,
+            in_flight=self.seats_taken,
+            queue_depth=serving.group.figures.waiting if serving else 0,
+            kv_blocks_total=serving.loaded.kv_blocks if serving else 0,
+            kv_blocks_free=serving.group.figures.kv_blocks_free if serving else 0,
+        )

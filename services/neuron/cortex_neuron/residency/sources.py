@@ -1,0 +1,65 @@
+"""Where a model's files are: a local folder, a GGUF file, or a hub repository.
+
+Owns: telling them apart, and fetching a repository: what is on disk already first, the network after (case L3).
+Does not own: retries (loading.py). Called by: residency, from a thread.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
+
+class SourceMissing(Exception):
+    """There is no such model, and trying again does not help."""
+
+
+class SourceUnreachable(Exception):
+    """It cannot be fetched now; it may be later."""
+
+
+def is_local(source: str) -> bool:
+    """True for a path; a name/name that is not a path is a hub repository."""
+    path = Path(source)
+    return path.is_absolute() or source.startswith((".", "~")) or path.exists() or not _REPOSITORY.fullmatch(source)
+
+
+def find(source: str) -> Path | None:
+    """The files, if they are on this host; None for a repository that is not. Raises SourceMissing."""
+    if not is_local(source):
+        return _snapshot(source, local_files_only=True)
+    path = Path(source).expanduser()
+    if path.is_dir() or path.is_file():
+        return path
+    raise SourceMissing(f"source {source!r}: no such file or folder, and not the name of a hub repository")
+
+
+def fetch(source: str) -> Path:
+    """The files of a repository, from the network. Raises SourceMissing or SourceUnreachable."""
+    try:
+        path = _snapshot(source, local_files_only=False)
+    except RepositoryNotFoundError as failure:
+        raise SourceMissing(f"source {source!r}: the hub has no such repository, or hides it: {failure}") from failure
+    except (HfHubHTTPError, OSError) as failure:
+        raise SourceUnreachable(f"source {source!r} cannot be fetched: {failure}") from failure
+    if path is None:
+        raise SourceUnreachable(f"source {source!r} cannot be fetched: the hub does not answer")
+    return path
+
+
+def _snapshot(source: str, *, local_files_only: bool) -> Path | None:
+    repository, _, revision = source.partition("@")
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, local_files_only=local_files_only, allow_patterns=_WANTED
+        )
+    except LocalEntryNotFoundError:
+        return None
+    path = Path(folder)
+    return path if (path / "config.json").exists() else None

@@ -1,0 +1,72 @@
+"""The life of a model on this neuron: its states and the one table of transitions.
+
+    unloaded ──> loading ──> loaded ──> draining ──> unloaded
+                 │   ^ │        │
+         pending <───┘ │        └─> recovering ──> loading      (the group died; started again after a while)
+                       └─> failed, recovering                   failed ──> loading, when asked again
+
+Owns: which state may follow which. Called by: resident.
+"""
+
+from __future__ import annotations
+
+from cortex_contracts.wire.errors import (
+    CortexError,
+    Draining,
+    ModelFailed,
+    ModelLoading,
+    ModelRecovering,
+    Unavailable,
+)
+from cortex_contracts.wire.neuron import ModelStatus
+
+_UNLOADED, _PENDING, _LOADING = ModelStatus.UNLOADED, ModelStatus.PENDING, ModelStatus.LOADING
+_LOADED, _DRAINING, _RECOVERING, _FAILED = (
+    ModelStatus.LOADED,
+    ModelStatus.DRAINING,
+    ModelStatus.RECOVERING,
+    ModelStatus.FAILED,
+)
+
+TRANSITIONS: dict[ModelStatus, frozenset[ModelStatus]] = {
+    _UNLOADED: frozenset({_LOADING}),
+    _PENDING: frozenset({_LOADING, _DRAINING, _FAILED}),
+    _LOADING: frozenset({_LOADED, _PENDING, _RECOVERING, _FAILED, _DRAINING}),
+    _LOADED: frozenset({_DRAINING, _RECOVERING}),
+    _DRAINING: frozenset({_UNLOADED}),
+    _RECOVERING: frozenset({_LOADING, _DRAINING, _FAILED}),
+    _FAILED: frozenset({_LOADING, _DRAINING}),
+}
+
+# A load or recovery is under way: asking for another one changes nothing.
+BUSY = frozenset({_PENDING, _LOADING, _RECOVERING})
+
+
+class IllegalTransition(Exception):
+    """A state was to follow one that it must not follow: a mistake of ours, never of a caller."""
+
+    def __init__(self, model_id: str, before: ModelStatus, after: ModelStatus) -> None:
+        super().__init__(f"model {model_id}: {before} -> {after} is not a transition")
+        self.before, self.after = before, after
+
+
+def check_transition(model_id: str, before: ModelStatus, after: ModelStatus) -> None:
+    """Raises IllegalTransition."""
+    if after not in TRANSITIONS[before]:
+        raise IllegalTransition(model_id, before, after)
+
+
+def refusal(model_id: str, status: ModelStatus, reason: str | None) -> CortexError:
+    """Why a model in this state does not answer: always 503, because the model exists (cases T6, L5)."""
+    because = f": {reason}" if reason else ""
+    match status:
+        case ModelStatus.PENDING | ModelStatus.LOADING:
+            return ModelLoading(f"model {model_id} is loading{because}")
+        case ModelStatus.RECOVERING:
+            return ModelRecovering(f"model {model_id} is recovering{because}")
+        case ModelStatus.FAILED:
+            return ModelFailed(f"model {model_id} failed{because}")
+        case ModelStatus.DRAINING:
+            return Draining(f"model {model_id} is being unloaded")
+        case _:
+            return Unavailable(f"model {model_id} is not loaded here")

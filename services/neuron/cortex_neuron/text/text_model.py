@@ -1,0 +1,131 @@
+"""What the daemon knows of a model's language: tokenizer, chat template, generation_config.json.
+
+Owns: prompts as token ids, tokens as text. Does not own: sampling or cutting at stop strings. Made from the folder
+that rank 0 fills at load (Load.text_dir). Called by: inference; everything here may be slow, so from a thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from cortex_contracts.wire.errors import InvalidParameter, TemplateRenderFailed
+from cortex_dialects.generation import ChatPrompt, Prompt, TextPrompt
+from cortex_neuron.text.template import ChatTemplate
+
+_THINK_END = "</think>"
+_THINK_START = "<think>"
+
+
+class TextModel:
+    """The language of one loaded model."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        template: ChatTemplate | None = None,
+        generation_config: dict[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.generation_config = generation_config or {}
+        self.reasons = tokenizer.token_to_id(_THINK_END) is not None
+        self._template = template
+        self._byte_level = _is_byte_level(tokenizer)
+        self.token = lru_cache(maxsize=65536)(self._token)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
+        if isinstance(prompt, ChatPrompt):
+            # The template writes the special tokens itself: a second BOS makes models worse.
+            return tuple(self.tokenizer.encode(self.render(prompt), add_special_tokens=False).ids)
+        if isinstance(prompt, TextPrompt):
+            return tuple(self.tokenizer.encode(prompt.text).ids)
+        if max(prompt.token_ids, default=0) >= self.vocab_size:
+            raise InvalidParameter(
+                f"prompt: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
+                param="prompt",
+            )
+        return prompt.token_ids
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """The text of a chat prompt."""
+        if self._template is None:
+            raise TemplateRenderFailed("the model has no chat template; use /v1/completions")
+        return self._template.render(prompt.messages, prompt.tools, prompt.template_kwargs)
+
+    def begins_in_thought(self, prompt: Sequence[int]) -> bool:
+        """True where the prompt's end opens a thinking block, so that the answer begins inside of it."""
+        if not self.reasons:
+            return False
+        tail = str(self.tokenizer.decode(prompt[-8:], skip_special_tokens=False))
+        return tail.rstrip().endswith(_THINK_START)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, special ones left out."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _token(self, token: int) -> tuple[str, bytes]:
+        """One token's own text and bytes, for log-probabilities."""
+        piece = self.tokenizer.id_to_token(token)
+        if piece is None:
+            return "", b""
+        if self._byte_level:
+            raw = b"".join(_BYTES[char] if char in _BYTES else char.encode() for char in piece)
+        elif len(piece) == len("<0x00>") and piece.startswith("<0x") and piece.endswith(">"):
+            raw = bytes([int(piece[3:5], 16)])
+        else:
+            raw = piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+        return raw.decode("utf-8", errors="replace"), raw
+
+
+def read(folder: Path, vocab_size: int) -> TextModel:
+    """Read what rank 0 wrote. Raises OSError, ValueError, TemplateRenderFailed."""
+    tokenizer = _read_tokenizer(folder / "tokenizer.json")
+    # What a file says of padding and truncation was meant for training batches.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    template_file = folder / "chat_template.jinja"
+    template = None
+    if template_file.exists():
+        template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
+    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"))
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as failure:  # the library raises nothing more precise
+        raise ValueError(f"{path.name}: cannot be read: {failure}") from failure
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    decoder = tokenizer.decoder
+    return decoder is not None and "ByteLevel" in decoder.__getstate__().decode()
+
+
+def _byte_chars() -> dict[str, bytes]:
+    """GPT-2's table: the printable character that stands for each byte in a byte-level vocabulary."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): bytes([byte]) for byte in shown} | {
+        chr(256 + place): bytes([byte]) for place, byte in enumerate(hidden)
+    }
+
+
+_BYTES = _byte_chars()
