@@ -36,10 +36,7 @@ def options(shape: type[Strict], prefix: str) -> dict[str, Any]:
     """Ansible's options for the fields of a shape."""
     schema = shape.model_json_schema()
     required = schema.get("required", [])
-    return {
-        f"{prefix}{name}": _option(name in required, field)
-        for name, field in schema["properties"].items()
-    }
+    return {f"{prefix}{name}": _option(name in required, field) for name, field in schema["properties"].items()}
 
 
 def argument_specs(role: str) -> dict[str, Any]:

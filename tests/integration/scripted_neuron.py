@@ -1,0 +1,295 @@
+"""A neuron without an engine: the real contract on a real socket, with faults that a test switches on.
+
+Owns: what a neuron says and how it misbehaves. It keeps what it was sent, so that a test can look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from aiohttp import web
+
+WORDS = ("Hel", "lo ", "wörld", " 🦙", "!")
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 5,
+    "cached_tokens": 2,
+    "queue_ms": 0.5,
+    "prefill_ms": 20.0,
+    "decode_ms": 100.0,
+    "finish_reason": "stop",
+}
+
+
+class Fault(StrEnum):
+    """What goes wrong with inference."""
+
+    NONE = "none"
+    REFUSAL = "refusal"  # `refusal_status`, with an envelope
+    BREAK = "break"  # the connection is cut in the middle
+    STALL = "stall"  # silence in the middle
+    HANG = "hang"  # not even a head
+    NO_TERMINAL = "no_terminal"  # ends cleanly, without [DONE] or message_stop
+    ERROR_EVENT = "error_event"  # an error, and then a [DONE] all the same
+    ODD_CHUNKS = "odd_chunks"  # cut at every third byte, CRLF line ends
+    SLOW = "slow"  # `pace_s` between events
+
+
+@dataclass
+class Sent:
+    """One inference request, as it arrived."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+
+@dataclass
+class ScriptedNeuron:
+    """The switches, and what was seen. Models are rows of GET /models by id."""
+
+    name: str
+    port: int = 0
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    state: str = "ready"
+    devices: list[dict[str, Any]] = field(default_factory=lambda: [{"index": 0, "total": 24000, "free": 20000}])
+    device_kind: str = "cuda"
+    harnesses: tuple[str, ...] = ("torch",)
+    fault: Fault = Fault.NONE
+    refusal_status: int = 503
+    refusal_code: str = "queue_full"
+    pace_s: float = 0.05
+    poll_delay_s: float = 0.0
+    poll_fails: bool = False
+    load_s: float = 0.0
+    load_fails: bool = False
+    sent: list[Sent] = field(default_factory=list)
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+    polls: int = 0
+    left: int = 0  # requests whose client went away
+    finished: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def has(self, model_id: str, status: str = "loaded", **fields: Any) -> None:
+        """Give it a model."""
+        row = {"id": model_id, "harness": "torch", "status": status, "devices": [0], "vram_used_mb": 1000}
+        self.models[model_id] = {**row, **fields}
+
+    async def start(self) -> None:
+        """Listen; on the port it had, where it had one."""
+        self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Be gone: connections are cut and new ones refused."""
+        for connection in list(self._runner.server.connections if self._runner.server else ()):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/models", self._all_models)
+        app.router.add_get("/discovery", self._discovery)
+        app.router.add_post("/models/load", self._load)
+        app.router.add_post("/models/unload", self._unload)
+        app.router.add_get("/models/{id:.+}/endpoint", self._endpoint)
+        app.router.add_get("/models/{id:.+}", self._one_model)
+        app.router.add_post("/{path:v1/.+}", self._inference)
+        return app
+
+    async def _polled(self) -> None:
+        self.polls += 1
+        if self.poll_fails:
+            raise web.HTTPInternalServerError
+        if self.poll_delay_s:
+            await asyncio.sleep(self.poll_delay_s)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        await self._polled()
+        devices = [
+            {"index": d["index"], "vram_used_mb": d["total"] - d["free"], "vram_free_mb": d["free"]}
+            for d in self.devices
+        ]
+        models = [
+            {"id": row["id"], "status": row["status"], "in_flight": row.get("in_flight", 0)}
+            for row in self.models.values()
+        ]
+        health = {"uptime_secs": 1, "state": self.state, "activation": {}, "devices": devices, "models": models}
+        return web.json_response({**health, "version": "1"})
+
+    async def _all_models(self, _request: web.Request) -> web.Response:
+        return web.json_response(list(self.models.values()))
+
+    async def _one_model(self, request: web.Request) -> web.Response:
+        row = self.models.get(request.match_info["id"])
+        if row is None:
+            return web.json_response({"error": {"message": "unknown"}}, status=404)
+        return web.json_response(row)
+
+    async def _endpoint(self, _request: web.Request) -> web.Response:
+        return web.json_response({"url": self.url})
+
+    async def _discovery(self, _request: web.Request) -> web.Response:
+        devices = [{"index": d["index"], "name": "card", "vram_total_mb": d["total"]} for d in self.devices]
+        host = {"hostname": self.name, "os": "Linux", "kernel": "6", "device_kind": self.device_kind}
+        return web.json_response({**host, "devices": devices, "harnesses": list(self.harnesses), "version": "1"})
+
+    async def _load(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        self.loads.append(wanted)
+        model_id = wanted["model_id"]
+        self.has(model_id, "loading", progress={"phase": "weights", "fraction": 0.5})
+        self._loading = asyncio.create_task(self._become_loaded(model_id))
+        return web.json_response({"model_id": model_id, "status": "loading"})
+
+    async def _become_loaded(self, model_id: str) -> None:
+        await asyncio.sleep(self.load_s)
+        if self.load_fails:
+            self.has(model_id, "failed", failure={"kind": "load_failed", "message": "no such file"})
+        else:
+            self.has(model_id)
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        model_id = (await request.json())["model_id"]
+        self.unloads.append(model_id)
+        freed = self.models.pop(model_id)["vram_used_mb"]
+        self.devices[0]["free"] += freed
+        self.has(model_id, "unloaded", vram_used_mb=0)
+        return web.json_response({"model_id": model_id, "status": "unloaded"})
+
+    async def _inference(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.sent.append(Sent(request.path, body, {k.lower(): v for k, v in request.headers.items()}))
+        asked = json.loads(body)
+        try:
+            if self.fault is Fault.HANG:
+                await asyncio.sleep(3600)
+            if self.fault is Fault.REFUSAL:
+                return self._refusal(request)
+            anthropic = request.path == "/v1/messages"
+            if not asked.get("stream"):
+                return await self._whole(request, asked, anthropic)
+            return await self._stream(request, self._events(asked, anthropic))
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        finally:
+            self.finished += 1
+
+    def _refusal(self, request: web.Request) -> web.Response:
+        detail = {"type": "server_error", "message": f"{self.name} says no", "code": self.refusal_code}
+        body = {"error": detail} if "messages" not in request.path else {"type": "error", "error": detail}
+        return web.json_response(body, status=self.refusal_status, headers={"Retry-After": "7"})
+
+    async def _whole(self, request: web.Request, asked: dict[str, Any], anthropic: bool) -> web.StreamResponse:
+        if self.fault is Fault.SLOW:
+            await asyncio.sleep(self.pace_s)
+        text = "".join(WORDS)
+        if request.path.endswith("/count_tokens"):
+            return web.json_response({"input_tokens": 7})
+        answer: dict[str, Any]
+        if anthropic:
+            answer = {"id": "msg_1", "type": "message", "content": [{"type": "text", "text": text}]}
+        else:
+            answer = _chat_document(asked["model"], text)
+        headers = {"X-Cortex-Usage": json.dumps(USAGE), "X-Request-Id": request.headers.get("X-Request-Id", "")}
+        response = web.json_response({**answer, "model": asked["model"]}, headers=headers)
+        if self.fault is not Fault.BREAK:
+            return response
+        head = web.StreamResponse(headers={"content-length": "1000", "content-type": "application/json"})
+        await head.prepare(request)
+        await head.write(b'{"id":')
+        assert request.transport is not None
+        request.transport.abort()
+        return head
+
+    def _events(self, asked: dict[str, Any], anthropic: bool) -> list[bytes]:
+        with_usage = f": cortex-usage {json.dumps(USAGE)}\n\n".encode()
+        events = _messages_events() if anthropic else _chat_events(asked["model"])
+        last = 2 if anthropic else 1
+        match self.fault:
+            case Fault.NO_TERMINAL:
+                return events[:-last]
+            case Fault.ERROR_EVENT:
+                error = {"type": "error", "error": {"type": "api_error", "message": "boom", "code": "group_died"}}
+                name = b"event: error\n" if anthropic else b""
+                return [*events[:3], name + b"data: " + json.dumps(error).encode() + b"\n\n", *events[-last:]]
+        return [*events[:-last], with_usage, *events[-last:]]
+
+    async def _stream(self, request: web.Request, events: list[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        if self.fault is Fault.ODD_CHUNKS:
+            whole = b"".join(events).replace(b"\n", b"\r\n")
+            events = [whole[at : at + 3] for at in range(0, len(whole), 3)]
+        for number, event in enumerate(events):
+            if number == 3 and self.fault is Fault.BREAK:
+                await response.write(event[: len(event) // 2])
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            if number == 3 and self.fault is Fault.STALL:
+                await asyncio.sleep(3600)
+            await response.write(event)
+            await asyncio.sleep(self.pace_s if self.fault is Fault.SLOW else 0)
+        await response.write_eof()
+        return response
+
+
+def _chat_document(model: str, text: str) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    counts = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "choices": [choice], "usage": counts}
+
+
+def _chat_events(model: str) -> list[bytes]:
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": word} for word in WORDS)]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": model}
+    chunks = [json.dumps({**frame, "choices": [choice]}, ensure_ascii=False) for choice in choices]
+    return [*(f"data: {chunk}\n\n".encode() for chunk in chunks), b"data: [DONE]\n\n"]
+
+
+def _messages_events() -> list[bytes]:
+    start = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m", "stop_reason": None}
+    usage = {"input_tokens": 7, "output_tokens": 0}
+    bodies: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {**start, "stop_sequence": None, "usage": usage}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    ]
+    bodies += [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": w}} for w in WORDS]
+    bodies += [
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+        {"type": "message_stop"},
+    ]
+    return [f"event: {body['type']}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode() for body in bodies]
+
+
+@asynccontextmanager
+async def scripted(name: str, *models: str) -> AsyncIterator[ScriptedNeuron]:
+    """A neuron that has these models loaded."""
+    neuron = ScriptedNeuron(name)
+    for model_id in models:
+        neuron.has(model_id)
+    await neuron.start()
+    try:
+        yield neuron
+    finally:
+        await neuron.stop()

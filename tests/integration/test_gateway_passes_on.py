@@ -1,0 +1,293 @@
+"""What the gateway passes on, and what it leaves as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import anthropic
+import openai
+import pytest
+import pytest_asyncio
+from gateway_process import CHAT, MESSAGES, RunningGateway, model_entry, running, until
+from scripted_neuron import USAGE, WORDS, Fault, ScriptedNeuron, scripted
+
+ALIAS, MODEL, SLASHED = "small", "org-model", "org/deep/model"
+
+
+@dataclass
+class Pair:
+    gateway: RunningGateway
+    neuron: ScriptedNeuron
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+    models = [model_entry(MODEL, aliases=[ALIAS]), model_entry(SLASHED), model_entry("never-loaded", vram_mb=10**6)]
+    async with scripted("one", MODEL, SLASHED) as neuron, running(
+        tmp_path_factory.mktemp("gateway"), [neuron], models, idle_timeout_s=1.5, body_limit_mb=12
+    ) as gateway:
+        yield Pair(gateway, neuron)
+
+
+@pytest.fixture
+def pair(started: Pair) -> Pair:
+    """The gateway, and its neuron without fault or memory."""
+    started.neuron.fault, started.neuron.left, started.neuron.pace_s = Fault.NONE, 0, 0.05
+    started.neuron.sent.clear()
+    return started
+
+
+async def test_a_body_arrives_byte_for_byte(pair: Pair) -> None:
+    """Odd spacing, key order, unknown fields, an alias and a system prompt are not touched (W8, W11)."""
+    body = (
+        '{ "zzz_unknown" : [1.0e2,{"a":null}],\n"messages":[{"role":"system","content":" s  \\u00e9"},'
+        f'{{"content":"Hi","role":"user"}}] ,"model":"{ALIAS}" }}'
+    ).encode()
+    headers = {"content-type": "application/json", "x-request-id": "bytes-1", "anthropic-beta": "b", "openai-beta": "o"}
+    async with pair.gateway.http.post(
+        pair.gateway.url + CHAT + "/", data=body, headers={**headers, "authorization": "Bearer secret"}
+    ) as response:
+        assert response.status == 200
+        assert response.headers["x-request-id"] == "bytes-1"
+        assert "x-cortex-usage" not in response.headers
+        assert (await response.json())["choices"][0]["message"]["content"] == "".join(WORDS)
+    sent = pair.neuron.sent[0]
+    assert sent.body == body
+    assert sent.path == CHAT
+    assert sent.headers["x-request-id"] == "bytes-1"
+    assert sent.headers["x-cortex-usage"] == "1"
+    assert (sent.headers["anthropic-beta"], sent.headers["openai-beta"]) == ("b", "o")
+    assert "authorization" not in sent.headers
+    assert "bytes-1" in json.dumps(await pair.gateway.line_of("bytes-1"))
+
+
+@pytest.mark.parametrize("fault", [Fault.NONE, Fault.ODD_CHUNKS, Fault.SLOW])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+async def test_a_stream_is_the_neurons_less_its_usage_comment(pair: Pair, fault: Fault, path: str) -> None:
+    """However it was cut on its way (S11); the comment is for the gateway's log and metrics (S12, M1)."""
+    pair.neuron.fault, pair.neuron.pace_s = fault, 0.01
+    before = await pair.gateway.metrics()
+    async with pair.gateway.ask(MODEL, path, stream=True) as response:
+        assert response.status == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        text = (await response.read()).decode()
+        request_id = response.headers["x-request-id"]
+    assert "cortex-usage" not in text
+    assert "".join(WORDS) == _content(text)
+    assert text.rstrip().endswith("[DONE]" if path == CHAT else '{"type": "message_stop"}')
+    line = await pair.gateway.line_of(request_id)
+    assert {key: line[key] for key in USAGE} == USAGE
+    assert (line["outcome"], line["status"], line["stream"], line["model"]) == ("ok", 200, True, MODEL)
+    after = await pair.gateway.metrics()
+    series = f'cortex_tokens_total{{kind="completion",model="{MODEL}"}}'
+    assert after[series] - before.get(series, 0) == USAGE["completion_tokens"]
+
+
+def _content(text: str) -> str:
+    words = []
+    for line in text.splitlines():
+        if line.startswith("data: {"):
+            body = json.loads(line[6:])
+            words.append(body.get("delta", {}).get("text", ""))
+            words += [choice["delta"].get("content", "") for choice in body.get("choices", ())]
+    return "".join(words)
+
+
+async def test_events_are_passed_on_as_they_come(pair: Pair) -> None:
+    """No batching, and no 40 ms of Nagle between two of them."""
+    pair.neuron.fault, pair.neuron.pace_s = Fault.SLOW, 0.1
+    started, arrivals = time.monotonic(), []
+    async with pair.gateway.ask(MODEL, stream=True) as response:
+        async for _ in response.content.iter_any():
+            arrivals.append(time.monotonic() - started)
+    assert len(arrivals) >= len(WORDS)
+    assert arrivals[0] < 0.09
+    late = [at - number * 0.1 for number, at in enumerate(arrivals[: len(WORDS)])]
+    assert sorted(late)[len(late) // 2] < 0.035
+
+
+async def test_time_to_first_token_is_that_of_the_first_content(pair: Pair) -> None:
+    """The role frame comes at once, the first word one pace later; only the latter counts (M1)."""
+    pair.neuron.fault, pair.neuron.pace_s = Fault.SLOW, 0.3
+    async with pair.gateway.ask(MODEL, stream=True) as response:
+        await response.read()
+        line = await pair.gateway.line_of(response.headers["x-request-id"])
+    assert 280 < line["ttft_ms"] < 590
+    assert line["duration_ms"] > 280 * len(WORDS)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("fault", [Fault.BREAK, Fault.NO_TERMINAL, Fault.STALL, Fault.ERROR_EVENT])
+async def test_a_stream_that_breaks_ends_in_an_error_event(pair: Pair, fault: Fault, path: str) -> None:
+    """Never in [DONE] or message_stop, whatever the neuron sends after it (S6); it counts as broken (M2)."""
+    pair.neuron.fault = fault
+    before = await pair.gateway.metrics()
+    async with pair.gateway.ask(MODEL, path, stream=True) as response:
+        text = (await response.read()).decode()
+        line = await pair.gateway.line_of(response.headers["x-request-id"])
+    assert "[DONE]" not in text
+    assert "message_stop" not in text
+    last = text.strip().split("\n\n")[-1]
+    assert last.startswith("event: error\n" if path == MESSAGES else "data: {")
+    error = json.loads(last.split("data: ")[1])["error"]
+    expected = {Fault.STALL: "upstream_timeout", Fault.ERROR_EVENT: "group_died"}.get(fault, "upstream_broken")
+    assert error["code"] == expected
+    assert (line["outcome"], line["code"]) == ("broken", expected)
+    series = f'cortex_broken_streams_total{{model="{MODEL}"}}'
+    assert (await pair.gateway.metrics())[series] == before.get(series, 0) + 1
+
+
+async def test_a_long_stream_with_short_pauses_outlives_the_idle_timeout(pair: Pair) -> None:
+    """The time limit is between two reads, not for the whole (S2)."""
+    pair.neuron.fault, pair.neuron.pace_s = Fault.SLOW, 0.4
+    started = time.monotonic()
+    assert "[DONE]" in await pair.gateway.text(MODEL)
+    assert time.monotonic() - started > 1.5  # idle_timeout_s here
+
+
+async def test_a_slow_whole_answer_outlives_the_idle_timeout(pair: Pair) -> None:
+    """A whole answer is silent until it is done: no idle limit there (S2)."""
+    pair.neuron.fault, pair.neuron.pace_s = Fault.SLOW, 2.0
+    async with pair.gateway.ask(MODEL) as response:
+        assert response.status == 200
+        await response.read()
+
+
+async def test_a_whole_answer_that_breaks_is_a_502(pair: Pair) -> None:
+    """Nothing was sent yet, so the status can say it."""
+    pair.neuron.fault = Fault.BREAK
+    async with pair.gateway.ask(MODEL) as response:
+        assert response.status == 502
+        assert (await response.json())["error"]["code"] == "upstream_broken"
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+@pytest.mark.parametrize("fault", [Fault.HANG, Fault.STALL])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_is_noticed_at_the_neuron(pair: Pair, fault: Fault, stream: bool, size: int) -> None:
+    """Before the first byte and after it, with small bodies and large (S8)."""
+    pair.neuron.fault = fault if stream else Fault.HANG
+    session = aiohttp.ClientSession()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * size}], "stream": stream}
+    request_id = f"leaver-{fault}-{stream}-{size}"
+    asking = asyncio.create_task(session.post(pair.gateway.url + CHAT, json=body, headers={"x-request-id": request_id}))
+    await until(lambda: len(pair.neuron.sent) == 1)
+    if fault is Fault.STALL and stream:
+        await (await asking).content.readany()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await session.close()
+    await until(lambda: pair.neuron.left == 1, timeout_s=1.0)
+    line = await pair.gateway.line_of(request_id)
+    assert (line["outcome"], line["client_gone"]) == ("client_gone", True)
+
+
+async def test_a_neurons_refusal_passes_as_it_is(pair: Pair) -> None:
+    """Status, envelope and Retry-After, in both dialects, streamed or not (W7, S10)."""
+    pair.neuron.fault = Fault.REFUSAL
+    for path in (CHAT, MESSAGES):
+        for stream in (True, False):
+            async with pair.gateway.ask(MODEL, path, stream=stream) as response:
+                assert response.status == 503
+                assert response.headers["retry-after"] == "7"
+                assert (await response.json())["error"]["message"] == "one says no"
+
+
+async def test_ten_megabytes_pass_and_more_than_the_limit_does_not(pair: Pair) -> None:
+    """Images are large (W12)."""
+    for megabytes, status in ((10, 200), (13, 413)):
+        async with pair.gateway.ask(MODEL, image="x" * megabytes * 2**20) as response:
+            assert response.status == status
+            if status == 413:
+                assert (await response.json())["error"]["code"] == "body_too_large"
+    assert len(pair.neuron.sent[0].body) > 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        (CHAT, b"{", 400, "invalid_json"),
+        (CHAT, b"", 400, "invalid_json"),
+        (CHAT, b"[1]", 400, "invalid_parameter"),
+        (CHAT, b'{"messages":[]}', 400, "invalid_parameter"),
+        (CHAT, b'{"model":7}', 400, "invalid_parameter"),
+        (CHAT, b'{"model":"org-model","stream":"yes"}', 400, "invalid_parameter"),
+        (CHAT, b'{"model":"nobody-has-this"}', 404, "model_not_found"),
+        (CHAT, b'{"model":"org-model","x":' + b"[" * 100_000, 400, "invalid_json"),
+        ("/v1/nothing", b"{}", 404, "route_not_found"),
+        ("/v1/messages/nothing", b"{}", 404, "route_not_found"),
+        (MESSAGES, b"{", 400, "invalid_json"),
+        (MESSAGES, b'{"model":"nobody-has-this"}', 404, "model_not_found"),
+    ],
+)
+async def test_what_cannot_be_is_refused_in_the_dialects_own_words(
+    pair: Pair, path: str, body: bytes, status: int, code: str
+) -> None:
+    """With one log line, and nothing sent to a neuron (W7, S12)."""
+    async with pair.gateway.http.post(pair.gateway.url + path, data=body) as response:
+        assert response.status == status
+        answer = await response.json()
+        line = await pair.gateway.line_of(response.headers["x-request-id"])
+    assert answer["error"]["code"] == code
+    assert (answer.get("type") == "error") == path.startswith(MESSAGES)
+    assert (line["status"], line["code"], line["outcome"]) == (status, code, "client_error")
+    assert not pair.neuron.sent
+
+
+async def test_a_wrong_parameter_is_named(pair: Pair) -> None:
+    """`param` says which, and an unknown model's error says what there is (L5)."""
+    async with pair.gateway.http.post(pair.gateway.url + CHAT, data=b'{"model":7}') as response:
+        assert (await response.json())["error"]["param"] == "model"
+    async with pair.gateway.ask("nobody-has-this") as response:
+        assert SLASHED in (await response.json())["error"]["message"]
+    labels = [series for series in await pair.gateway.metrics() if "nobody-has-this" in series]
+    assert not labels
+
+
+async def test_the_catalogue_lists_what_is_loaded_or_could_be(pair: Pair) -> None:
+    """With where it is; ids with slashes and trailing slashes resolve (W12)."""
+    listed = {entry["id"]: entry for entry in (await pair.gateway.get("/v1/models/"))["data"]}
+    assert set(listed) == {MODEL, SLASHED, "never-loaded"}
+    assert listed[MODEL]["locations"] == [{"neuron": "one", "status": "loaded", "in_flight": 0, "progress": None}]
+    assert (listed[MODEL]["status"], listed["never-loaded"]["status"]) == ("loaded", "unloaded")
+    assert listed[MODEL]["aliases"] == [ALIAS]
+    assert (await pair.gateway.get(f"/v1/models/{SLASHED}/"))["id"] == SLASHED
+    assert (await pair.gateway.get(f"/v1/models/{ALIAS}"))["id"] == MODEL
+    anthropic_list = await pair.gateway.get("/v1/models", **{"anthropic-version": "2023-06-01"})
+    assert {entry["type"] for entry in anthropic_list["data"]} == {"model"}
+    assert (anthropic_list["has_more"], anthropic_list["last_id"]) == (False, anthropic_list["data"][-1]["id"])
+
+
+async def test_what_fits_nowhere_is_503_with_the_reason(pair: Pair) -> None:
+    """Declared, so not a 404; it may fit later, so Retry-After (L5)."""
+    async with pair.gateway.ask("never-loaded") as response:
+        assert response.status == 503
+        error = (await response.json())["error"]
+        assert error["code"] == "no_capacity"
+        assert "one: 20000 MB free" in error["message"]
+        assert int(response.headers["retry-after"]) > 0
+
+
+async def test_the_official_sdks_work(pair: Pair) -> None:
+    """Streaming and not, models.list, and errors as the SDKs' own classes."""
+    url = pair.gateway.url
+    async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="x", max_retries=0) as client:
+        answer = await client.chat.completions.create(model=ALIAS, messages=[{"role": "user", "content": "Hi"}])
+        assert answer.choices[0].message.content == "".join(WORDS)
+        assert MODEL in [model.id async for model in client.models.list()]
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="none", messages=[{"role": "user", "content": "Hi"}])
+    async with anthropic.AsyncAnthropic(base_url=url + "/", api_key="x", max_retries=0) as other:
+        hello: anthropic.types.MessageParam = {"role": "user", "content": "Hi"}
+        async with other.messages.stream(model=MODEL, max_tokens=9, messages=[hello]) as stream:
+            assert await stream.get_final_text() == "".join(WORDS)
+        assert MODEL in [model.id async for model in other.models.list()]
+        counted = await other.messages.count_tokens(model=MODEL, messages=[hello])
+        assert counted.input_tokens == 7
+        with pytest.raises(anthropic.NotFoundError):
+            await other.messages.create(model="none", max_tokens=9, messages=[hello])
