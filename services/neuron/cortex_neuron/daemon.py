@@ -31,7 +31,7 @@ RANK_MODULE = "cortex_neuron.engine.rank"
 def run(file: NeuronFile, rank_module: str = RANK_MODULE) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. `rank_module` is another one only in tests."""
     logs.configure()
-    prometheus_client.disable_created_metrics()  # a series for each series, which nobody reads
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
     # Engine processes inherit these through the fork server, and some are read when torch is imported.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
     os.environ.update(file.neuron.environment)

@@ -25,7 +25,9 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_model(folder: Path, *, template: str | None = TEMPLATE, generation: dict[str, Any] | None = None, **orders: Any) -> Path:
+def write_model(
+    folder: Path, *, template: str | None = TEMPLATE, generation: dict[str, Any] | None = None, **orders: Any
+) -> Path:
     """A model folder, with `orders` for scripted_rank."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))

@@ -1,7 +1,9 @@
 """A rank that does as its prompts say: a real process on a real socket, with every fault an engine can have.
 
-A model folder (see scripted_model.py) may hold script.json: {"load": "never" | "die" | "error", "load_s": seconds, "kv_blocks": n}.
-A prompt's last {"…"} object is its order: {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n}.
+A model folder (see scripted_model.py) may hold script.json:
+    {"load": "never" | "die" | "error", "load_s": seconds, "kv_blocks": n}
+A prompt's last {"…"} object is its order:
+    {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n}
 Token ids are bytes; EOS ends an answer.
 """
 
@@ -93,7 +95,7 @@ class ScriptedRank:
             case "die":
                 os._exit(17)
             case "error":
-                self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room for the cache", fatal=True))
+                self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room", fatal=True))
                 return
         self.max_sequences = frame.max_sequences
         for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):

@@ -63,7 +63,7 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
 )  # fmt: skip
 
 
-def build(parts: Neuron) -> Sanic:
+def build(parts: Neuron) -> Sanic[Any, Any]:
     """The application, ready to be served."""
     app = application.build("cortex-neuron", parts.settings.body_limit_mb)
     app.ctx.neuron = parts

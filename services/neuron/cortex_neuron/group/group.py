@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -217,7 +217,8 @@ class Group:
         return answer
 
     async def _reply(self, reply: asyncio.Future[T], timeout_s: float, kind: str, failing: str) -> T:
-        await asyncio.wait({reply, self.died}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {reply, self.died}
+        await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if reply.done():
             return reply.result()
         if self.died.done():

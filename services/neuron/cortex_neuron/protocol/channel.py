@@ -6,6 +6,7 @@ Nothing here blocks: a send to a connected rank is handed to ZeroMQ's own thread
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import zmq
@@ -33,7 +34,9 @@ class RankChannel:
 
     def send(self, rank: int, frame: ToRank) -> None:
         """Raises RankUnreachable."""
-        sent = self._socket.send_multipart([b"rank-%d" % rank, encode(frame)])
+        sent: asyncio.Future[object] = asyncio.ensure_future(
+            self._socket.send_multipart([b"rank-%d" % rank, encode(frame)])
+        )
         try:
             if sent.done():
                 sent.result()

@@ -151,8 +151,8 @@ ToRank = Ping | Load | Submit | Cancel | Shutdown
 FromRank = Pong | LoadProgress | Loaded | Stepped | Bye | Error
 
 _encoder = msgspec.msgpack.Encoder()
-_to_rank = msgspec.msgpack.Decoder(ToRank)
-_from_rank = msgspec.msgpack.Decoder(FromRank)
+_to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
+_from_rank: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
 
 
 class FrameInvalid(Exception):

@@ -72,11 +72,11 @@ class Residency:
         self.check_open()
         resident = self.find(asked.model_id)
         model = _as_asked(resident.model, asked)
-        if resident.status is ModelStatus.LOADED or resident.status in states.BUSY:
+        if states.is_wanted(resident.status):
             return resident
         await self._devices.refresh()
         self.check_open()
-        if resident.status is ModelStatus.LOADED or resident.status in states.BUSY:
+        if states.is_wanted(resident.status):
             return resident  # another request was faster
         if resident.status is ModelStatus.DRAINING:
             raise resident.refusal()

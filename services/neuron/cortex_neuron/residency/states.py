@@ -38,7 +38,7 @@ TRANSITIONS: dict[ModelStatus, frozenset[ModelStatus]] = {
     _FAILED: frozenset({_LOADING, _DRAINING}),
 }
 
-# A load or recovery is under way: asking for another one changes nothing.
+# A load or a recovery is under way.
 BUSY = frozenset({_PENDING, _LOADING, _RECOVERING})
 
 
@@ -48,6 +48,11 @@ class IllegalTransition(Exception):
     def __init__(self, model_id: str, before: ModelStatus, after: ModelStatus) -> None:
         super().__init__(f"model {model_id}: {before} -> {after} is not a transition")
         self.before, self.after = before, after
+
+
+def is_wanted(status: ModelStatus) -> bool:
+    """True for a model that is loaded or will be: asking for a load changes nothing."""
+    return status is ModelStatus.LOADED or status in BUSY
 
 
 def check_transition(model_id: str, before: ModelStatus, after: ModelStatus) -> None:

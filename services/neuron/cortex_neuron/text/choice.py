@@ -5,7 +5,7 @@ Owns: the order detokenise -> stop strings -> reasoning. Pure: no clock, no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cortex_dialects.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, TokenLogprob
 from cortex_neuron.protocol.frames import Output, TokenLogprobs
@@ -34,7 +34,7 @@ class Choice:
 
     def take(self, output: Output) -> Iterator[Event]:
         """The events of one step's output; tokens after a stop string's end are nobody's."""
-        probabilities = output.logprobs or [None] * len(output.tokens)
+        probabilities: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.tokens)
         text, seen, shown = "", [], []
         for token, probability in zip(output.tokens, probabilities, strict=True):
             self.num_tokens += 1
