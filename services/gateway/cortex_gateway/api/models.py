@@ -50,9 +50,11 @@ class Models:
         return json_answer(ModelCatalogue(data=entries))
 
     async def one(self, request: Request, model_id: str) -> HTTPResponse:
-        """One of them, by id or alias."""
-        state = self._state
-        model = state.config.catalogue.resolve(unquote(model_id).rstrip("/"))
+        """One of them, by id or alias. A trailing slash after "models" comes here too."""
+        state, name = self._state, unquote(model_id).rstrip("/")
+        if not name:
+            return await self.all(request)
+        model = state.config.catalogue.resolve(name)
         if _ANTHROPIC_HEADER in request.headers:
             return json_answer(_anthropic_model(model.id, self._created))
         return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))
