@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.models.loaded import LoadedModel

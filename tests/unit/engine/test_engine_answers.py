@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cortex_neuron.protocol.frames import SamplingParams
 
 PROMPT = "capital"

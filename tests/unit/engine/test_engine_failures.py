@@ -6,6 +6,7 @@ import array
 
 import pytest
 import torch
+
 from cortex_neuron.engine.failures import classify
 from cortex_neuron.engine.sequence import IllegalTransition, State
 from cortex_neuron.protocol.failures import BadRequest, CannotLoad
@@ -48,13 +49,12 @@ def test_a_fault_is_told_by_its_whole_chain_of_causes(error, kind, fatal) -> Non
 
 def test_an_error_handled_and_replaced_does_not_count() -> None:
     """`raise … from None` says that the first one does not matter."""
-    try:
+    with pytest.raises(ValueError, match="unrelated") as caught:
         try:
             raise MemoryError
         except MemoryError:
             raise ValueError("unrelated") from None
-    except ValueError as error:
-        assert classify(error).kind == "engine_error"
+    assert classify(caught.value).kind == "engine_error"
 
 
 def test_a_host_error_in_a_step_fails_its_requests_and_not_the_model(start, oracle, parts, monkeypatch) -> None:

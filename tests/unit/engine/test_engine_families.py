@@ -1,4 +1,4 @@
-"""Every architecture we say we serve gives the logits of transformers' own forward, through chunks, pages and batches."""
+"""Every architecture we say we serve gives transformers' own logits, through chunks, pages and batches."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from cortex_neuron.models import gguf_model, loader
 from cortex_neuron.models.loader import load
 from cortex_neuron.residency import architectures
-from tokenizers import Tokenizer, models
-from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCAB = 96
 SMALL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, Demand, KVCache, size_cache
 from cortex_neuron.models.loaded import CacheShape
 from cortex_neuron.protocol.failures import CannotLoad
@@ -26,19 +27,19 @@ def test_the_cache_is_no_larger_than_all_sequences_at_full_length() -> None:
 def test_the_context_shrinks_to_the_cache_unless_it_was_asked_for() -> None:
     """What the model could do is cut silently; what the operator wrote is not."""
     assert size_cache(SHAPE, 60 * MB, Demand(64, None, 4096, 4), 16).context == 1024
-    with pytest.raises(CannotLoad, match="vram_mb 64 .* 60 MiB.* 2048 tokens makes it 68 MiB .4096 bytes a token"):
+    with pytest.raises(CannotLoad, match=r"vram_mb 64 .* 60 MiB.* 2048 tokens makes it 68 MiB .4096 bytes a token"):
         size_cache(SHAPE, 60 * MB, Demand(64, 2048, 4096, 4), 16)
 
 
 def test_weights_that_do_not_fit_are_refused_with_figures() -> None:
     """The error names what is there and what would be needed."""
-    with pytest.raises(CannotLoad, match="vram_mb 50 is too little: the weights take 60 MiB"):
+    with pytest.raises(CannotLoad, match=r"vram_mb 50 is too little: the weights take 60 MiB"):
         size_cache(SHAPE, 60 * MB, Demand(50, None, 4096, 4), 16)
 
 
 def test_a_context_beyond_the_model_is_refused() -> None:
     """The model was not made for it."""
-    with pytest.raises(CannotLoad, match="context 8192 is more than the 4096 tokens of the model"):
+    with pytest.raises(CannotLoad, match=r"context 8192 is more than the 4096 tokens of the model"):
         size_cache(SHAPE, 0, Demand(1000, 8192, 4096, 4), 16)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cortex_neuron.engine import sampler
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
 from cortex_neuron.engine.sequence import Sequence
 from cortex_neuron.protocol.frames import SamplingParams
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 VOCAB = 50
 

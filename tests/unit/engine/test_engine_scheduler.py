@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cortex_neuron.engine.scheduler import Candidate, Chunk, Limits, plan_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cortex_neuron.engine.scheduler import Candidate, Chunk, Limits, plan_step
 
 LIMITS = Limits(step_tokens=32, sequences=4, block_size=16)
 

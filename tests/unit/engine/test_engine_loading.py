@@ -1,0 +1,264 @@
+"""From files to a model: GGUF and folders, the text files beside it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quantize
+from gguf.constants import MODEL_ARCH_NAMES
+from gguf.tensor_mapping import get_tensor_name_map
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cortex_neuron.models.gguf_file import GgufFile
+from cortex_neuron.models.loader import load
+from cortex_neuron.protocol.failures import CannotLoad, CudaNotAvailable, CudaNotBuilt
+
+VOCAB = 64
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+SLIDING = {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 32}
+# architecture -> (model_type, more of the config, more of the metadata)
+FILES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("llama", {}, {}),
+    "qwen2": ("qwen2", {}, {}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}, {}),
+    "gemma2": (
+        "gemma2",
+        {**SLIDING, "tie_word_embeddings": True, "attn_logit_softcapping": 20.0},
+        {"attention.sliding_window": 9, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {**SLIDING, "layer_types": ["sliding_attention"] * 2, "tie_word_embeddings": True},
+        {"attention.sliding_window": 9},
+    ),
+}
+
+
+def _load(source: Path, tmp_path: Path, **more: Any) -> Any:
+    asked = {"device": "cpu", "quant": None, "text_dir": str(tmp_path / "text"), "threads": 2} | more
+    return load(str(source), progress=lambda *_: None, **asked)
+
+
+def _reference(model_type: str, more: dict[str, Any]) -> Any:
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def _as_llama_cpp_has_it(arch: str, name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
+    """What llama.cpp's converter does to a tensor."""
+    if arch == "llama" and name.rsplit(".", 2)[-2] in ("q_proj", "k_proj"):
+        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+        return tensor.view(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+    return tensor + 1 if arch.startswith("gemma") and name.endswith("norm.weight") else tensor
+
+
+def _write_gguf(
+    path: Path, arch: str, model: Any, more: dict[str, Any], tensors: dict[str, torch.Tensor] | None = None
+) -> None:
+    """The model as llama.cpp's converter writes it; the names are the gguf package's."""
+    config = model.config
+    writer = GGUFWriter(path, arch)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(1_000_000.0 if arch == "gemma3" else 10_000.0)
+    for key, value in more.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{arch}.{key}", value)
+    writer.add_tokenizer_model("gpt2" if not arch.startswith("gemma") else "llama")
+    writer.add_token_list(["<s>", "</s>", "<|im_end|>", "01", *[chr(ord("0") + i) for i in range(VOCAB - 4)]])
+    writer.add_token_types([3, 3, 3, *[1] * (VOCAB - 3)])
+    writer.add_token_scores([0.0] * VOCAB)
+    writer.add_token_merges(["0 1"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template("{{ messages }}")
+    for name, tensor in (tensors or {}).items():
+        writer.add_tensor(name, tensor.numpy())
+    kind = next(key for key, name in MODEL_ARCH_NAMES.items() if name == arch)
+    names = get_tensor_name_map(kind, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        base, suffix = name.rsplit(".", 1)
+        writer.add_tensor(f"{names.get_name(base)}.{suffix}", _as_llama_cpp_has_it(arch, name, tensor, config).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("arch", FILES)
+def test_a_gguf_file_gives_the_logits_of_the_model_it_was_made_from(arch, tmp_path, start_with) -> None:
+    """Names, shapes, permuted heads, shifted norms and the config, for every GGUF architecture we say we read."""
+    model_type, more, metadata = FILES[arch]
+    reference = _reference(model_type, more)
+    _write_gguf(tmp_path / "m.gguf", arch, reference, metadata)
+    model = _load(tmp_path / "m.gguf", tmp_path)
+    prompt = [5, 9, 30, 4, 4, 17, 8, 60, 33, 21, 2, 5, 9, 30]
+    answer = start_with(model, blocks=16).ask(prompt, max_tokens=8, logprobs=10, ignore_eos=True)
+    with torch.inference_mode():
+        expected = reference(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    for row, got in zip(expected, answer.logprobs, strict=True):
+        assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-4)
+    assert model.eos_ids == (1, 2)
+
+
+def test_llama_3_rope_factors_of_a_gguf_file_are_used(tmp_path) -> None:
+    """llama.cpp writes them as a tensor; each frequency is divided by its factor."""
+    reference, factors = _reference("llama", {}), torch.linspace(1, 8, 16)
+    _write_gguf(tmp_path / "plain.gguf", "llama", reference, {})
+    _write_gguf(tmp_path / "long.gguf", "llama", reference, {}, {"rope_freqs.weight": factors})
+    plain, long = _load(tmp_path / "plain.gguf", tmp_path), _load(tmp_path / "long.gguf", tmp_path)
+    frequencies = plain.module.model.rotary_emb.inv_freq
+    assert torch.allclose(long.module.model.rotary_emb.inv_freq, frequencies / factors)
+
+
+def test_our_reader_agrees_with_the_gguf_package(tmp_path) -> None:
+    """The same metadata and tensors, arrays and strings included."""
+    _write_gguf(tmp_path / "m.gguf", "llama", _reference("llama", {}), {})
+    ours, theirs = GgufFile(tmp_path / "m.gguf"), GGUFReader(tmp_path / "m.gguf")
+    assert {k: v.contents() for k, v in theirs.fields.items() if not k.startswith("GGUF.")} == ours.metadata
+    floats = dict(ours.float_tensors(2))
+    assert list(floats) == [t.name for t in theirs.tensors]
+    for tensor in theirs.tensors:
+        assert np.array_equal(floats[tensor.name].numpy(), tensor.data)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
+def test_blocks_and_half_floats_are_read_as_float32(kind, tmp_path) -> None:
+    """By the gguf package's own inverse."""
+    values = np.random.default_rng(1).normal(size=(6, 64)).astype(np.float32)
+    quant = GGMLQuantizationType[kind]
+    writer = GGUFWriter(tmp_path / "t.gguf", "llama")
+    data = values.astype(np.float16) if kind == "F16" else quantize(values, quant)
+    writer.add_tensor("t", data, raw_dtype=quant)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ((_, tensor),) = GgufFile(tmp_path / "t.gguf").float_tensors(1)
+    assert tensor.shape == (6, 64)
+    assert np.array_equal(tensor.numpy(), dequantize(data, quant).reshape(6, 64))
+
+
+def test_the_text_files_of_a_gguf_file_are_what_the_daemon_needs(demo_model, demo_text_dir, oracle) -> None:
+    """tokenizer.json encodes the reference's prompts, special tokens have their text, the template is there."""
+    tokenizer = Tokenizer.from_file(str(demo_text_dir / "tokenizer.json"))
+    for prompt in [p for p in oracle if p["kind"] == "text"]:
+        assert tokenizer.encode(prompt["prompt"]).ids == prompt["prompt_ids"], prompt["name"]
+    assert tokenizer.encode("in 2024").tokens == ["in", "Ġ", "2", "0", "2", "4"]
+    special = json.loads((demo_text_dir / "special_tokens.json").read_text())
+    assert (special["bos_token"], special["eos_token"]) == ("<|im_start|>", "<|im_end|>")
+    assert "<|im_start|>" in (demo_text_dir / "chat_template.jinja").read_text()
+    assert 2 in json.loads((demo_text_dir / "generation_config.json").read_text())["eos_token_id"]
+    assert 2 in demo_model.eos_ids
+
+
+def test_the_text_files_are_written_once(tmp_path) -> None:
+    """A folder that is complete for this source is left alone; another source's is written anew."""
+    reference = _reference("qwen3", {"tie_word_embeddings": True})
+    _write_gguf(tmp_path / "m.gguf", "qwen3", reference, {})
+    _load(tmp_path / "m.gguf", tmp_path)
+    template = tmp_path / "text/chat_template.jinja"
+    template.write_text("mine")
+    _load(tmp_path / "m.gguf", tmp_path)
+    assert template.read_text() == "mine"
+    _write_gguf(tmp_path / "other.gguf", "qwen3", reference, {})
+    _load(tmp_path / "other.gguf", tmp_path)
+    assert template.read_text() == "{{ messages }}"
+
+
+def test_a_folder_in_several_files_is_read_and_its_text_files_copied(tmp_path, start_with) -> None:
+    """Shards by index; special tokens from tokenizer_config.json; eos ids of both configs."""
+    folder = tmp_path / "model"
+    _reference("llama", {"eos_token_id": 4}).to(torch.bfloat16).save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}').save(
+        str(folder / "tokenizer.json")
+    )
+    settings = {
+        "bos_token": {"content": "<s>"},
+        "eos_token": "</s>",
+        "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9], "top_p": 0.8}))
+    model = _load(folder, tmp_path)
+    assert model.eos_ids == (4, 7, 9)
+    assert model.module.dtype is torch.float32  # a bf16 checkpoint is computed in fp32 on a CPU
+    assert json.loads((tmp_path / "text/special_tokens.json").read_text()) == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert (tmp_path / "text/chat_template.jinja").read_text() == "D"
+    assert json.loads((tmp_path / "text/generation_config.json").read_text())["top_p"] == 0.8
+    assert start_with(model, blocks=16).ask([5], max_tokens=3, ignore_eos=True).finish == "length"
+
+
+# ---- what is refused, by name
+
+
+def test_a_quantisation_that_is_not_supported_is_named(demo_path, tmp_path) -> None:
+    with pytest.raises(CannotLoad, match=r"quant 'awq' is not supported; expected null"):
+        _load(demo_path, tmp_path, quant="awq")
+
+
+def test_a_gpu_on_a_host_without_one_is_refused_before_anything_is_read(tmp_path) -> None:
+    """Never another backend in silence: the most basic fault is named first."""
+    if torch.cuda.is_available():
+        pytest.skip("this host has a GPU")
+    kind = CudaNotBuilt if torch.version.cuda is None else CudaNotAvailable
+    with pytest.raises(kind, match=r"device cuda:0"):
+        _load(tmp_path / "nothing.gguf", tmp_path, device="cuda:0")
+    with pytest.raises(CannotLoad, match=r"device 'tpu' is unknown"):
+        _load(tmp_path / "nothing.gguf", tmp_path, device="tpu")
+
+
+def test_a_source_that_is_no_model_is_refused(tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CannotLoad, match=r"is neither a GGUF file nor a folder with a config.json"):
+        _load(tmp_path / "empty", tmp_path)
+    (tmp_path / "x.gguf").write_bytes(b"GGML but not really")
+    with pytest.raises(CannotLoad, match=r"x.gguf is not a GGUF file that can be read: it does not start with GGUF"):
+        _load(tmp_path / "x.gguf", tmp_path)
+    (tmp_path / "short.gguf").write_bytes(b"GGUF\x03\x00\x00\x00\x01")
+    with pytest.raises(CannotLoad, match=r"short.gguf is not a GGUF file"):
+        _load(tmp_path / "short.gguf", tmp_path)
+
+
+def test_an_architecture_or_rope_outside_of_the_set_is_named(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(CannotLoad, match=r"model_type 'gpt2' is not supported, expected one of .*llama"):
+        _load(tmp_path, tmp_path)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "rope_parameters": rope}))
+    with pytest.raises(CannotLoad, match=r"rope_type 'dynamic' is not supported"):
+        _load(tmp_path, tmp_path)
+    writer = GGUFWriter(tmp_path / "m.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(CannotLoad, match=r"architecture 'mamba' is not supported, expected one of .*llama"):
+        _load(tmp_path / "m.gguf", tmp_path)
