@@ -17,7 +17,7 @@ from cortex_contracts.inventory.files import NeuronFile
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.api.neuron import Neuron
-from cortex_neuron.group.rank_process import start_fork_server
+from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency.activation import Preloads
 from cortex_neuron.residency.loading import Loader
@@ -60,6 +60,7 @@ async def _serve(file: NeuronFile, rank_module: str) -> None:
     async def stop() -> None:
         await preloads.stop()
         await residency.stop()
+        await asyncio.to_thread(stop_fork_server)
         await devices.stop()
 
     listener = Listener(application.build(neuron), settings.bind, settings.port)

@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import ensure_running
+from typing import Any
 
 from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.entry import run_rank
@@ -26,7 +27,16 @@ _CHILDREN = threading.Lock()
 def start_fork_server() -> None:
     """Start the fork server; it imports torch while the daemon goes on. It inherits this process's environment."""
     _CONTEXT.set_forkserver_preload([_PRELOAD])
-    ensure_running()
+    forkserver.ensure_running()
+
+
+def stop_fork_server() -> None:
+    """End the fork server and wait for it. Every rank must have ended."""
+    # By itself it would end some time after the daemon, once it has imported torch, or is done with finalising it.
+    server: Any = forkserver._forkserver
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        server._stop()
 
 
 class RankProcess:

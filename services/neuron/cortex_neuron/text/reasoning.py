@@ -13,16 +13,17 @@ _START, _END = "<think>", "</think>"
 
 class _Part(Enum):
     UNDECIDED = "nothing but white space yet"
+    BEFORE_THINKING = "white space between the tag and the thought"
     THINKING = "inside of the block"
     AFTER_THINKING = "white space between the block and the answer"
     ANSWER = "the answer"
 
 
 class ReasoningSplit:
-    """Text in, (reasoning, answer) out. The tags and the white space round the block belong to neither."""
+    """Text in, (reasoning, answer) out. The tags and the white space after them belong to neither."""
 
     def __init__(self, *, enabled: bool, thinking: bool) -> None:
-        self._part = _Part.ANSWER if not enabled else _Part.THINKING if thinking else _Part.UNDECIDED
+        self._part = _Part.ANSWER if not enabled else _Part.BEFORE_THINKING if thinking else _Part.UNDECIDED
         self._held = ""
 
     def push(self, text: str) -> tuple[str, str]:
@@ -33,13 +34,11 @@ class ReasoningSplit:
         reasoning = ""
         if self._part is _Part.UNDECIDED:
             self._decide()
+        self._skip_space(_Part.BEFORE_THINKING, _Part.THINKING)
         if self._part is _Part.THINKING:
             reasoning = self._think()
-        if self._part is _Part.AFTER_THINKING:
-            self._held = self._held.lstrip()
-            if self._held:
-                self._part = _Part.ANSWER
-        return reasoning, self._take(len(self._held)) if self._part is _Part.ANSWER else ""
+        self._skip_space(_Part.AFTER_THINKING, _Part.ANSWER)
+        return reasoning, self._answer()
 
     def end(self) -> tuple[str, str]:
         """What was held back."""
@@ -49,9 +48,18 @@ class ReasoningSplit:
     def _decide(self) -> None:
         begin = self._held.lstrip()
         if begin.startswith(_START):
-            self._part, self._held = _Part.THINKING, begin[len(_START) :].lstrip()
+            self._part, self._held = _Part.BEFORE_THINKING, begin[len(_START) :]
         elif not _START.startswith(begin):
             self._part = _Part.ANSWER
+
+    def _answer(self) -> str:
+        return self._take(len(self._held)) if self._part is _Part.ANSWER else ""
+
+    def _skip_space(self, part: _Part, following: _Part) -> None:
+        if self._part is part:
+            self._held = self._held.lstrip()
+            if self._held:
+                self._part = following
 
     def _think(self) -> str:
         place = self._held.find(_END)

@@ -1,0 +1,123 @@
+"""Where a model's files are found, and that they are judged before any process starts."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from cortex_contracts.wire.errors import UnsupportedArchitecture
+from cortex_neuron.residency import architecture_check, architectures, sources
+from cortex_neuron.residency.architecture_check import FilesInvalid
+from cortex_neuron.residency.sources import SourceMissing, SourceUnreachable
+
+
+def _folder(path: Path, model_type: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return path
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _gguf(path: Path, architecture: str, *, first: bool = True) -> Path:
+    """A GGUF header as the specification lays it out, with other metadata before the key unless it is `first`."""
+    key = _string("general.architecture") + struct.pack("<I", 8) + _string(architecture)
+    others = [
+        _string("a.number") + struct.pack("<If", 6, 1.5),
+        _string("a.flag") + struct.pack("<IB", 7, 1),
+        _string("some.words") + struct.pack("<IIQ", 9, 8, 2) + _string("x") + _string("y"),
+        _string("some.numbers") + struct.pack("<IIQ", 9, 4, 3) + struct.pack("<3I", 1, 2, 3),
+    ]
+    pairs = [key, *others] if first else [*others, key]
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs))
+    return path
+
+
+def test_a_supported_folder_and_file_pass(tmp_path: Path) -> None:
+    """Both kinds of source, wherever the key stands in the header."""
+    architecture_check.check(_folder(tmp_path / "m", "llama"))
+    architecture_check.check(_gguf(tmp_path / "a.gguf", "llama"))
+    architecture_check.check(_gguf(tmp_path / "b.gguf", "qwen3", first=False))
+
+
+def test_an_unsupported_architecture_is_named_with_the_set(tmp_path: Path) -> None:
+    """The operator learns what there is instead (case T11)."""
+    for source in (_folder(tmp_path / "m", "t5"), _gguf(tmp_path / "a.gguf", "t5")):
+        with pytest.raises(UnsupportedArchitecture, match=r"'t5' is not supported.*'llama'"):
+            architecture_check.check(source)
+    assert "t5" not in architectures.MODEL_TYPES
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"JUNK" * 10, b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60), b"GGUF" + bytes(20)]
+)
+def test_a_file_that_is_no_gguf_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    """Whatever its bytes are, and without reading a great many of them."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    with pytest.raises(FilesInvalid, match=r"model\.gguf"):
+        architecture_check.check(file)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json"])
+def test_a_config_that_says_nothing_is_an_error_that_names_it(tmp_path: Path, content: str) -> None:
+    """Also a folder without config.json."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(FilesInvalid, match=r"config\.json"):
+        architecture_check.check(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FilesInvalid, match=r"config\.json"):
+        architecture_check.check(tmp_path)
+
+
+def test_a_local_source_is_a_path_and_anything_else_a_repository(tmp_path: Path) -> None:
+    """A path that does not exist is an error, not a name to be looked up."""
+    assert sources.find(str(_folder(tmp_path / "m", "llama"))) == tmp_path / "m"
+    with pytest.raises(SourceMissing, match="no such file"):
+        sources.find(str(tmp_path / "missing"))
+    assert not sources.is_local("org/name")
+    assert not sources.is_local("org/name@v1.0")
+    assert sources.is_local("/srv/models/name")
+    assert sources.is_local("./name")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache in the hub library's layout, and a hub that nobody answers for."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+def test_a_snapshot_on_disk_is_used_without_network(hub_cache: Path) -> None:
+    """A host without network at boot still has its models (case L3)."""
+    revision = "0" * 40
+    repository = hub_cache / "models--org--name"
+    snapshot = _folder(repository / "snapshots" / revision, "llama")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    assert sources.find("org/name") == snapshot
+
+
+def test_a_repository_that_is_not_on_disk_must_be_fetched(hub_cache: Path) -> None:
+    """None, so that the caller goes to state pending, not failed."""
+    assert sources.find("org/name") is None
+
+
+def test_a_hub_that_does_not_answer_is_worth_another_try(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network faults are not the model's."""
+
+    def refuse(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("cannot reach the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(SourceUnreachable, match="org/name"):
+        sources.fetch("org/name")

@@ -1,0 +1,140 @@
+"""Tokens to text: whole characters, stop strings, reasoning, and all of them in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_model import byte_tokenizer
+
+from cortex_dialects.events import Finished, ReasoningDelta, TextDelta
+from cortex_neuron.protocol.frames import Output, TokenLogprobs
+from cortex_neuron.text.choice import Choice
+from cortex_neuron.text.detokenizer import Detokenizer
+from cortex_neuron.text.reasoning import ReasoningSplit
+from cortex_neuron.text.stop_strings import StopStrings
+from cortex_neuron.text.text_model import TextModel
+
+TOKENIZER = byte_tokenizer()
+MODEL = TextModel(TOKENIZER, 259)
+EOS = 256
+
+
+@given(st.text())
+def test_the_deltas_of_any_text_are_that_text(text: str) -> None:
+    """A token is a byte here, so every character beyond ASCII is split (case S1)."""
+    detokenizer = Detokenizer(TOKENIZER)
+    deltas = [detokenizer.push(byte) for byte in text.encode()]
+    assert "".join(deltas) + detokenizer.end() == text
+    assert not any("\N{REPLACEMENT CHARACTER}" in delta for delta in deltas if "\N{REPLACEMENT CHARACTER}" not in text)
+
+
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_text_never_stop_the_rest(data: bytes) -> None:
+    """A model may say anything; what comes is what decoding all of it would give, as far as it is text (case T5)."""
+    detokenizer = Detokenizer(TOKENIZER)
+    text = "".join(map(detokenizer.push, data)) + "".join(map(detokenizer.push, b" then ok")) + detokenizer.end()
+    assert text.endswith(" then ok")
+
+
+def test_an_answer_cut_within_a_character_ends_with_a_replacement() -> None:
+    """Nothing is silently lost: the half character is shown as what it is, once, at the end."""
+    detokenizer = Detokenizer(TOKENIZER)
+    deltas = [detokenizer.push(byte) for byte in "a🤖".encode()[:-1]]
+    assert "".join(deltas) == "a"
+    assert set(detokenizer.end()) == {"\N{REPLACEMENT CHARACTER}"}
+
+
+@given(st.text(alphabet="abc", max_size=30), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3))
+def test_text_ends_before_the_first_stop_string_however_it_is_cut(text: str, stops: list[str]) -> None:
+    """A stop string may span any number of pieces; nothing of it is ever shown."""
+    scanner = StopStrings(stops)
+    shown = ""
+    for letter in text:
+        shown += scanner.push(letter)
+        if scanner.found:
+            break
+    else:
+        shown += scanner.end()
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    if not ends:
+        assert shown == text
+    else:
+        first = text[: min(ends)]
+        assert any(shown + stop == first for stop in stops if first.endswith(stop))
+
+
+def test_text_that_only_begins_like_a_stop_string_is_shown_in_the_end() -> None:
+    """What was held back is not lost."""
+    scanner = StopStrings(["###"])
+    assert scanner.push("a##") == "a"
+    assert scanner.push("b") == "##b"
+    assert scanner.push("#") == ""
+    assert scanner.end() == "#"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_thinking_goes_out_as_reasoning_and_never_as_answer(size: int) -> None:
+    """Whatever the pieces are, tags are shown nowhere (case S4)."""
+    text = "<think>\nfirst <b> then</think>\n\nThe answer."
+    split = ReasoningSplit(enabled=True, thinking=False)
+    parts = [split.push(text[at : at + size]) for at in range(0, len(text), size)] + [split.end()]
+    assert "".join(reasoning for reasoning, _ in parts) == "first <b> then"
+    assert "".join(answer for _, answer in parts) == "The answer."
+
+
+def test_a_template_that_opens_the_block_makes_the_answer_begin_inside_of_it() -> None:
+    """Such models never say <think> themselves."""
+    split = ReasoningSplit(enabled=True, thinking=True)
+    assert split.push("\nhm</think>yes") == ("hm", "yes")
+
+
+def test_an_answer_without_thinking_is_an_answer() -> None:
+    """Also one that begins with a tag of another kind, or with white space."""
+    split = ReasoningSplit(enabled=True, thinking=False)
+    pieces = [split.push(piece) for piece in (" ", "<", "b>", "x")] + [split.end()]
+    assert "".join(answer for _, answer in pieces) == " <b>x"
+    assert ReasoningSplit(enabled=False, thinking=False).push("<think>") == ("", "<think>")
+
+
+def _choice(stop: tuple[str, ...] = (), **changed: Any) -> Choice:
+    return Choice(0, MODEL, stop, **{"chat": True, "thinking": False, "num_top": None, **changed})
+
+
+def test_the_end_of_sequence_token_is_counted_but_not_shown() -> None:
+    """It ends the answer with `stop`."""
+    choice = _choice()
+    events = [*choice.take(Output(1, list(b"hi"))), *choice.take(Output(1, [EOS], "stop"))]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "hi"
+    assert events[-1] == Finished(0, "stop")
+    assert choice.num_tokens == 3
+
+
+def test_a_stop_string_ends_the_choice_and_is_named() -> None:
+    """Tokens behind it in the same step are nobody's."""
+    choice = _choice(("STOP",))
+    events = [*choice.take(Output(1, list(b"ab ST"))), *choice.take(Output(1, list(b"OP and more")))]
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "ab "
+    assert choice.finished == Finished(0, "stop", "STOP")
+    assert choice.num_tokens == len("ab STOP")
+
+
+def test_log_probabilities_are_of_every_token_also_while_text_is_held_back() -> None:
+    """Half a character has a token, bytes and a log-probability of its own."""
+    choice = _choice(num_top=1)
+    probabilities = [TokenLogprobs(-0.1, [65, 66], [-0.1, -2.0])] * 2
+    events = list(choice.take(Output(1, list("é".encode()), None, probabilities)))
+    shown = [each for event in events if isinstance(event, TextDelta) for each in event.logprobs]
+    assert b"".join(each.token_bytes for each in shown) == "é".encode()
+    assert [[top.token for top in each.top] for each in shown] == [["A"], ["A"]]
+
+
+def test_reasoning_is_told_from_the_answer_only_in_chats() -> None:
+    """A completion is the model's raw text."""
+    said = list(b"<think>hm</think>ok")
+    chat = list(_choice().take(Output(1, said, "length")))
+    assert ReasoningDelta(0, "hm") in chat
+    raw = list(_choice(chat=False).take(Output(1, said, "length")))
+    assert "".join(event.text for event in raw if isinstance(event, TextDelta)) == "<think>hm</think>ok"
