@@ -61,7 +61,7 @@ class Generation:
     logprobs: int | None = None  # None: off; k: the chosen token's and the k best
     stream: bool = False
     include_usage: bool = False
-    echo: bool = False
+    echo: bool = False  # the prompt is the first text of each choice: the neuron's first TextDelta of it
     return_token_ids: bool = False
     user: str | None = None
 

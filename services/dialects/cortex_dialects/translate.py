@@ -44,7 +44,7 @@ _BY_STATUS: dict[int, type[CortexError]] = {
     503: errors.Unavailable,
     504: errors.UpstreamTimeout,
 }
-_MAX_QUOTED = 500
+_MAX_QUOTED = 300
 
 
 class _Function(BaseModel):
@@ -130,8 +130,8 @@ class ChatStreamReader:
             return [self._usage]
         try:
             answer = _Answer.model_validate_json(data)
-        except ValidationError as error:
-            return self._fail(UpstreamBroken(f"The engine sent a chunk that is none: {data[:_MAX_QUOTED]!r}: {error}"))
+        except ValidationError:
+            return self._fail(UpstreamBroken(f"The engine sent what is no chat chunk: {data[:_MAX_QUOTED]!r}"))
         if answer.error is not None:
             return self._fail(_envelope_error(_status(answer.error), answer.error, None))
         if answer.usage is not None:
@@ -155,8 +155,8 @@ def chat_document_to_events(body: bytes) -> list[Event]:
     """A chat completion that was not streamed. Ends with Usage, or with Failed."""
     try:
         answer = _Answer.model_validate_json(body)
-    except ValidationError as error:
-        return [Failed(UpstreamBroken(f"The engine's answer is no chat completion: {error}"))]
+    except ValidationError:
+        return [Failed(UpstreamBroken(f"The engine's answer is no chat completion: {body[:_MAX_QUOTED]!r}"))]
     found = [event for choice in answer.choices for event in _choice_events(choice)]
     failures = [event for event in found if isinstance(event, Failed)]
     if failures:

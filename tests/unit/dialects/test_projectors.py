@@ -28,6 +28,7 @@ from cortex_dialects.events import (
 )
 from cortex_dialects.generation import Generation, TextPrompt
 from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_dialects.projectors.frame import MARK
 from cortex_dialects.sse import EventReader, ServerSentEvent
 
 CREATED = 1_700_000_000
@@ -387,10 +388,10 @@ def test_the_deltas_of_an_anthropic_stream_are_the_document(words):
     assert streamed == "".join(block["text"] for block in content) == "".join(words)
 
 
+@pytest.mark.parametrize("name", [MARK, f'a"\n{MARK}\\'])
 @pytest.mark.parametrize("make", [chat, completion])
-def test_a_models_name_cannot_break_a_frame(make):
+def test_a_models_name_cannot_break_a_frame(make, name):
     """The name is the client's, and stands in the part of a chunk that is encoded once."""
-    name = 'a"\n\x00text\x00\\'
     chunks = openai_chunks(make(model=name), text("x"))
     assert {chunk["model"] for chunk in chunks} == {name}
     assert "".join(map(content_of, chunks)) == "x"
