@@ -8,6 +8,7 @@ import pytest
 from fleet_of_one import FleetOfOne
 
 HELLO = [{"role": "user", "content": "Say hello."}]
+GREEDY = {"temperature": 0}  # not a parameter of the Anthropic SDK any more; the API takes it
 
 
 @pytest.fixture
@@ -94,7 +95,9 @@ def test_a_base_url_with_a_trailing_slash_works(fleet: FleetOfOne) -> None:
 
 def test_messages(claude: anthropic.Anthropic) -> None:
     """A plain Anthropic message with a system prompt and a stop reason that says why it ended."""
-    message = claude.messages.create(model="smollm2", max_tokens=4, system="Be brief.", messages=HELLO, temperature=0)
+    message = claude.messages.create(
+        model="smollm2", max_tokens=4, system="Be brief.", messages=HELLO, extra_body=GREEDY
+    )
     assert message.content[0].text
     assert message.stop_reason == "max_tokens"
     assert message.usage.output_tokens == 4
@@ -104,8 +107,8 @@ def test_messages(claude: anthropic.Anthropic) -> None:
 
 def test_streamed_messages(claude: anthropic.Anthropic) -> None:
     """The SDK's own stream helper rebuilds the message that the plain call gives."""
-    plain = claude.messages.create(model="smollm2", max_tokens=32, messages=HELLO, temperature=0)
-    with claude.messages.stream(model="smollm2", max_tokens=32, messages=HELLO, temperature=0) as stream:
+    plain = claude.messages.create(model="smollm2", max_tokens=32, messages=HELLO, extra_body=GREEDY)
+    with claude.messages.stream(model="smollm2", max_tokens=32, messages=HELLO, extra_body=GREEDY) as stream:
         pieces = list(stream.text_stream)
         final = stream.get_final_message()
     assert "".join(pieces) == plain.content[0].text == final.content[0].text
