@@ -59,7 +59,7 @@ all:
       ansible_host: 127.0.0.1
       ansible_python_interpreter: "{{{{ ansible_playbook_python }}}}"
   vars:
-    cortex_prefix: "{folder}/prefix"
+    cortex_prefix: "{folder}-prefix"
     cortex_service_manager: none
     cortex_bin_dir: "{BIN}"
     gateway_listen: 127.0.0.1:{ports["api"]}

@@ -16,6 +16,7 @@ from cortex_gateway.forwarding.call import Call, passed_on, read_brief
 from cortex_gateway.state import State
 from cortex_serving import logs
 from cortex_serving.application import answer_error, as_cortex_error, request_id
+from cortex_serving.request_body import check_media_type
 
 
 class Inference:
@@ -45,6 +46,7 @@ class Inference:
             log(exchange)
 
     def _call(self, request: Request, exchange: Exchange) -> Call:
+        check_media_type(request)
         brief = read_brief(request.body)
         exchange.stream = bool(brief.stream)
         model = self._state.config.catalogue.resolve(brief.model)

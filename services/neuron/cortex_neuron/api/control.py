@@ -17,10 +17,10 @@ from cortex_contracts.wire import neuron as wire
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.validation import validate
 from cortex_neuron.api.neuron import of
-from cortex_neuron.api.request_body import check_media_type
 from cortex_neuron.hardware import devices
 from cortex_neuron.protocol.frames import PROTOCOL_VERSION
 from cortex_neuron.residency.residency import HARNESSES
+from cortex_serving.request_body import check_media_type
 
 _ROWS = TypeAdapter(list[wire.ModelRow])
 _ENDPOINT = "/endpoint"

@@ -28,12 +28,12 @@ from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
 from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
 from cortex_neuron.api.neuron import Neuron, of
-from cortex_neuron.api.request_body import check_media_type
 from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
 from cortex_neuron.inference.answer import Record
 from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
 from cortex_serving.application import as_cortex_error, request_id
+from cortex_serving.request_body import check_media_type
 
 # Twice this is a little under the second that case S3 allows: output that shows nothing may come just before.
 _KEEPALIVE_S = 0.45

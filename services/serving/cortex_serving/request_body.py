@@ -1,4 +1,4 @@
-"""What a request's body must be before it is read. Called by: control, inference."""
+"""What a request's body must be before it is read. Called by: the api package of each service."""
 
 from __future__ import annotations
 
