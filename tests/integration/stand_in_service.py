@@ -12,19 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PROGRAM = sys.argv[1]
 WORDS = os.environ.get(f"STAND_IN_{PROGRAM.upper()}", "").split()
-STARTED = time.monotonic()
+ASKED: list[str] = []
 
 
 def health() -> dict[str, object]:
-    """As the neuron's; ready after a moment of activation."""
-    activating = "slow" in WORDS or time.monotonic() - STARTED < 0.5
+    """As the neuron's; ready once someone has seen its model loading."""
+    activating = "slow" in WORDS or "/models" not in ASKED
     failed = ["demo"] if "failing" in WORDS and not activating else []
     return {
         "uptime_secs": 1.0,
@@ -48,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     """GET only."""
 
     def do_GET(self) -> None:
+        ASKED.append(self.path)
         body = json.dumps(models() if self.path == "/models" else health()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

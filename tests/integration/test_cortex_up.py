@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -22,14 +23,21 @@ PATIENCE_S = 60.0
 
 
 class Up:
-    """A running `cortex up` over an inventory of its own, below `folder`."""
+    """A running `cortex up` over an inventory of its own, below `folder`.
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    The real site.yml takes seconds; a test that is not about it has one that does nothing, and the files are there.
+    """
+
+    def __init__(self, folder: Path, *, real_site: bool = False, **environment: str) -> None:
         self.folder = folder
         self._environment = environment
         self.ports = [_free_port() for _ in range(3)]
         self._write_programs()
         self._write_inventory()
+        if real_site:
+            self._link_site()
+        else:
+            self._write_files()
 
     def start(self, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Begin; its output is a pipe unless a terminal is given."""
@@ -75,11 +83,24 @@ class Up:
             program.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} {name} "$@"\n')
             program.chmod(0o755)
 
+    def _link_site(self) -> None:
+        for name in ("site.yml", "ansible.cfg", "ansible", "roles"):
+            (self.folder / name).symlink_to(ROOT / name)
+
+    def _write_files(self) -> None:
+        plays = [{"name": name, "hosts": "all", "gather_facts": False} for name in ("Neurons", "Gateways")]
+        (self.folder / "site.yml").write_text(json.dumps(plays))
+        listen, _, port = self.ports
+        for path, line in {
+            "neuron/neuron.toml": f"neuron = {{bind = '127.0.0.1', port = {port}}}",
+            "cortex/cortex.toml": f"gateway = {{listen = '127.0.0.1:{listen}'}}",
+        }.items():
+            file = self.folder / "run/etc" / path
+            file.parent.mkdir(parents=True)
+            file.write_text(line)
+
     def _write_inventory(self) -> None:
         (self.folder / "inventory/group_vars").mkdir(parents=True)
-        (self.folder / "site.yml").symlink_to(ROOT / "site.yml")
-        for name in ("ansible.cfg", "ansible", "roles"):
-            (self.folder / name).symlink_to(ROOT / name)
         (self.folder / "inventory/hosts.yml").write_text((ROOT / "inventory/local/hosts.yml").read_text())
         listen, metrics, port = self.ports
         (self.folder / "inventory/group_vars/all.yml").write_text(
@@ -116,8 +137,8 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     """Makes an Up; whatever the test does, nothing of it runs on."""
     made: list[Up] = []
 
-    def make(**environment: str) -> Up:
-        made.append(Up(tmp_path / "up", CORTEX_TEST=str(tmp_path / "up"), **environment))
+    def make(*, real_site: bool = False, **environment: str) -> Up:
+        made.append(Up(tmp_path / "up", real_site=real_site, CORTEX_TEST=str(tmp_path / "up"), **environment))
         return made[-1]
 
     yield make
@@ -127,10 +148,12 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
             each.process.communicate(timeout=PATIENCE_S)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_gets_ready_says_how_to_ask_and_stops_everything(up: Callable[..., Up], number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "real_site"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_it_gets_ready_says_how_to_ask_and_stops_everything(
+    up: Callable[..., Up], number: signal.Signals, real_site: bool
+) -> None:
     """Each stage is a line, then the time it took, a curl line per dialect, the status command, the logs."""
-    running = up(STAND_IN_NEURON="engine")
+    running = up(real_site=real_site, STAND_IN_NEURON="engine")
     running.start()
     said = running.until("logs: ")
     stages = [line for line in said.splitlines() if not line.startswith(" ")]
@@ -227,7 +250,7 @@ def test_an_interruption_before_it_is_ready_stops_everything(up: Callable[..., U
 
 
 def test_a_taken_port_is_said_before_anything_starts(up: Callable[..., Up]) -> None:
-    """By host, variable and address, all of them; nothing is rendered."""
+    """By host, variable and address, all of them."""
     running = up()
     with socket.create_server(("127.0.0.1", running.ports[0])), socket.create_server(("127.0.0.1", running.ports[2])):
         running.start()
@@ -237,7 +260,7 @@ def test_a_taken_port_is_said_before_anything_starts(up: Callable[..., Up]) -> N
         f"host here: neuron_port: 127.0.0.1:{running.ports[2]}: Address already in use",
         f"host here: gateway_listen: 127.0.0.1:{running.ports[0]}: Address already in use",
     ]
-    assert not (running.folder / "run").exists()
+    assert not (running.folder / "run/var").exists()
 
 
 def test_problems_of_the_inventory_are_said_before_anything_starts(up: Callable[..., Up]) -> None:
@@ -253,7 +276,7 @@ def test_problems_of_the_inventory_are_said_before_anything_starts(up: Callable[
 
 def test_a_failing_playbook_is_shown_whole(up: Callable[..., Up]) -> None:
     """Quiet while it works, complete when it does not."""
-    running = up()
+    running = up(real_site=True)
     (running.folder / "bin/cortex-gateway").unlink()
     running.start()
     code, said = running.end()

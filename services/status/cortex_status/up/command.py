@@ -6,6 +6,7 @@ Owns: the order of things and the exit code. Does not own: each step (the other 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -20,9 +21,10 @@ from cortex_status.up import orphans, playbook, ports, readiness, services, welc
 from cortex_status.up.children import Children
 from cortex_status.up.failures import UpFailed
 from cortex_status.up.progress import Progress
-from cortex_status.up.services import Service
+from cortex_status.up.services import NeuronService, Service
 
 INTERRUPTED = 130
+AFTER_NEURONS = "Gateways"  # the play of site.yml that follows that of the neurons
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,21 @@ async def _up(plan: Plan, progress: Progress, started: float) -> int:
 
 
 async def _bring_up(plan: Plan, children: Children, progress: Progress) -> None:
-    await playbook.render(plan.sources, plan.vault_password_files, progress)
-    orphans.adopt()  # not before: what a playbook leaves running is not ours to end
-    for service in plan.services:
-        await children.start(service)
+    orphans.adopt()
+    neurons = [service for service in plan.services if isinstance(service, NeuronService)]
+    gateways = [service for service in plan.services if service not in neurons]
+    async with contextlib.aclosing(playbook.plays(plan.sources, plan.vault_password_files, progress)) as plays:
+        async for play in plays:
+            if play == AFTER_NEURONS:  # their files are there, and they take longest
+                await _start(neurons, children)
+                neurons = []
+    await _start([*neurons, *gateways], children)
     await _first(_ready(plan.services, progress), children.death())
+
+
+async def _start(services: Sequence[Service], children: Children) -> None:
+    for service in services:
+        await children.start(service)
 
 
 async def _ready(services: Sequence[Service], progress: Progress) -> None:

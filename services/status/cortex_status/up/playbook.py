@@ -10,26 +10,30 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from cortex_status.up.failures import UpFailed
 from cortex_status.up.progress import Progress
 
+STAGE = "rendering the configuration"
 END_TIMEOUT_S = 5.0
 
 
 def playbook(source: str) -> Path:
-    """The site.yml of the checkout that holds the inventory. Raises UpFailed."""
-    start = Path(source).resolve()
-    for folder in start.parents:
+    """The site.yml of the checkout that holds the inventory, or else of the one we stand in. Raises UpFailed."""
+    here = Path.cwd()
+    for folder in (*Path(source).resolve().parents, here, *here.parents):
         if (folder / "site.yml").is_file():
             return folder / "site.yml"
-    raise UpFailed(f"{source}: no site.yml in any folder above it; keep the inventory in a checkout of cortex")
+    raise UpFailed(f"{source}: no site.yml in any folder above it or above {here}; run this in a checkout of cortex")
 
 
-async def render(sources: Sequence[str], vault_password_files: Sequence[str], progress: Progress) -> None:
-    """Run site.yml over the inventory. Raises UpFailed with the playbook's output."""
+async def plays(
+    sources: Sequence[str], vault_password_files: Sequence[str], progress: Progress
+) -> AsyncGenerator[str, None]:
+    """Run site.yml over the inventory; the name of each play, as it starts. Raises UpFailed with all of its output."""
+    progress.stage(STAGE)
     site = playbook(sources[0])
     arguments = [f"--inventory={Path(source).resolve()}" for source in sources]
     arguments += [f"--vault-password-file={Path(file).resolve()}" for file in vault_password_files]
@@ -42,23 +46,21 @@ async def render(sources: Sequence[str], vault_password_files: Sequence[str], pr
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for us to pass on
     )
+    assert process.stdout is not None
+    output: list[str] = []
     try:
-        output = await _followed(process, progress)
+        async for raw in process.stdout:
+            line = raw.decode(errors="replace")
+            output.append(line)
+            kind, _, name = line.partition("]")[0].partition(" [")
+            if kind == "PLAY":
+                yield name
+            elif kind == "TASK":
+                progress.stage(STAGE, name)
         if await process.wait() != 0:
-            raise UpFailed(f"{output.rstrip()}\n\nansible-playbook {site.name} failed; its output is above")
+            raise UpFailed(f"{''.join(output).rstrip()}\n\nansible-playbook {site.name} failed; its output is above")
     finally:
         await _ended(process)
-
-
-async def _followed(process: asyncio.subprocess.Process, progress: Progress) -> str:
-    assert process.stdout is not None
-    lines: list[str] = []
-    async for raw in process.stdout:
-        line = raw.decode(errors="replace")
-        lines.append(line)
-        if line.startswith("TASK ["):
-            progress.stage("rendering the configuration", line.removeprefix("TASK [").partition("]")[0])
-    return "".join(lines)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
