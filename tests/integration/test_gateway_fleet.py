@@ -40,77 +40,95 @@ async def test_a_neuron_is_down_after_three_strikes_and_back_after_one_answer(tm
 
 async def test_a_slow_neuron_delays_no_other(tmp_path: Path) -> None:
     """Each is polled by itself: while one takes seconds, the other's polls go on."""
-    async with scripted("slow", MODEL) as slow, scripted("quick", MODEL) as quick:
-        async with running(tmp_path, [slow, quick], ENTRIES) as gateway:
-            slow.poll_delay_s = 30
-            await until(lambda: slow.polls > 0)
-            before = quick.polls
-            await until(lambda: quick.polls >= before + 5, timeout_s=2)
-            assert (await gateway.health(lambda health: health["status"] == "degraded"))["neurons"][0]["healthy"]
+    async with (
+        scripted("slow", MODEL) as slow,
+        scripted("quick", MODEL) as quick,
+        running(tmp_path, [slow, quick], ENTRIES),
+    ):
+        slow.poll_delay_s = 30
+        await until(lambda: slow.polls > 0)
+        before = quick.polls
+        await until(lambda: quick.polls >= before + 5, timeout_s=2)
 
 
 async def test_another_replica_answers_where_one_refuses_or_is_gone(tmp_path: Path) -> None:
     """Before the first byte: 503 and refused connections; the dead one gets a strike at once (L12)."""
-    async with scripted("aa", MODEL) as first, scripted("bb", MODEL) as second:
-        async with running(tmp_path, [first, second], ENTRIES, poll_interval_s=30.0) as gateway:
-            first.fault = Fault.REFUSAL
-            for path, stream in ((CHAT, False), (CHAT, True), (MESSAGES, True)):
-                async with gateway.ask(MODEL, path, stream=stream) as response:
-                    assert response.status == 200, await response.text()
-                    await response.read()
-            assert len(second.sent) == 3
-            await first.stop()
-            async with gateway.ask(MODEL) as response:
-                assert response.status == 200
-            seen = await gateway.health(lambda health: health["neurons"][0]["strikes"] > 0)
-            assert seen["neurons"][1]["strikes"] == 0
-            metrics = await gateway.metrics()
-            assert metrics['cortex_upstream_errors_total{neuron="aa",reason="http_503"}'] == 3
-            assert metrics['cortex_upstream_errors_total{neuron="aa",reason="connect"}'] == 1
-            await first.start()
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        running(tmp_path, [first, second], ENTRIES, poll_interval_s=30.0) as gateway,
+    ):
+        first.fault = Fault.REFUSAL
+        for path, stream in ((CHAT, False), (CHAT, True), (MESSAGES, True)):
+            async with gateway.ask(MODEL, path, stream=stream) as response:
+                assert response.status == 200, await response.text()
+                await response.read()
+        assert len(second.sent) == 3
+        await first.stop()
+        async with gateway.ask(MODEL) as response:
+            assert response.status == 200
+        seen = await gateway.health(lambda health: health["neurons"][0]["strikes"] > 0)
+        assert seen["neurons"][1]["strikes"] == 0
+        metrics = await gateway.metrics()
+        assert metrics['cortex_upstream_errors_total{neuron="aa",reason="http_503"}'] == 3
+        assert metrics['cortex_upstream_errors_total{neuron="aa",reason="connect"}'] == 1
+        await first.start()
 
 
 async def test_all_replicas_refusing_is_their_own_503(tmp_path: Path) -> None:
     """Nobody places the model a third time because its replicas are busy."""
-    async with scripted("aa", MODEL) as first, scripted("bb", MODEL) as second, scripted("cc") as third:
-        async with running(tmp_path, [first, second, third], ENTRIES) as gateway:
-            first.fault = second.fault = Fault.REFUSAL
-            async with gateway.ask(MODEL, stream=True) as response:
-                assert response.status == 503
-                assert response.headers["retry-after"] == "7"
-            assert (len(first.sent), len(second.sent), third.loads) == (1, 1, [])
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        scripted("cc") as third,
+        running(tmp_path, [first, second, third], ENTRIES) as gateway,
+    ):
+        first.fault = second.fault = Fault.REFUSAL
+        async with gateway.ask(MODEL, stream=True) as response:
+            assert response.status == 503
+            assert response.headers["retry-after"] == "7"
+        assert (len(first.sent), len(second.sent), third.loads) == (1, 1, [])
 
 
 async def test_no_other_replica_is_asked_after_the_first_byte(tmp_path: Path) -> None:
     """Half an answer followed by another's whole one would be no answer (L12)."""
-    async with scripted("aa", MODEL) as first, scripted("bb", MODEL) as second:
-        async with running(tmp_path, [first, second], ENTRIES) as gateway:
-            first.fault = Fault.BREAK
-            text = await gateway.text(MODEL)
-            assert "upstream_broken" in text
-            assert not second.sent
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        running(tmp_path, [first, second], ENTRIES) as gateway,
+    ):
+        first.fault = Fault.BREAK
+        text = await gateway.text(MODEL)
+        assert "upstream_broken" in text
+        assert not second.sent
 
 
 async def test_requests_go_where_fewest_are_under_way(tmp_path: Path) -> None:
     """The gateway counts its own at once; it does not wait for the next poll."""
-    async with scripted("aa", MODEL) as first, scripted("bb", MODEL) as second:
-        async with running(tmp_path, [first, second], ENTRIES, poll_interval_s=30.0) as gateway:
-            first.fault = second.fault = Fault.SLOW
-            first.pace_s = second.pace_s = 0.2
-            await asyncio.gather(*(gateway.text(MODEL) for _ in range(6)))
-            assert (len(first.sent), len(second.sent)) == (3, 3)
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        running(tmp_path, [first, second], ENTRIES, poll_interval_s=30.0) as gateway,
+    ):
+        first.fault = second.fault = Fault.SLOW
+        first.pace_s = second.pace_s = 0.2
+        await asyncio.gather(*(gateway.text(MODEL) for _ in range(6)))
+        assert (len(first.sent), len(second.sent)) == (3, 3)
 
 
 async def test_a_neuron_that_hangs_loses_its_silent_requests_to_another(tmp_path: Path) -> None:
     """A whole answer has no time limit, but once its neuron is given up it is asked elsewhere."""
-    async with scripted("aa", MODEL) as first, scripted("bb", MODEL) as second:
-        async with running(tmp_path, [first, second], ENTRIES) as gateway:
-            first.fault = Fault.HANG
-            asking = asyncio.create_task(_status(gateway, MODEL))
-            await until(lambda: len(first.sent) == 1)
-            first.poll_fails = True
-            assert await asking == 200
-            assert len(second.sent) == 1
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        running(tmp_path, [first, second], ENTRIES) as gateway,
+    ):
+        first.fault = Fault.HANG
+        asking = asyncio.create_task(_status(gateway, MODEL))
+        await until(lambda: len(first.sent) == 1)
+        first.poll_fails = True
+        assert await asking == 200
+        assert len(second.sent) == 1
 
 
 async def test_a_stream_survives_the_polls_of_its_neuron_failing(tmp_path: Path) -> None:
@@ -229,57 +247,64 @@ async def test_a_drained_neuron_takes_nothing_new(tmp_path: Path) -> None:
 
 async def test_sigterm_refuses_the_new_and_finishes_the_old(tmp_path: Path) -> None:
     """503 shutting_down for new requests and for those that wait for a model; streams end well (L8)."""
-    async with scripted("one", MODEL) as neuron:
-        async with running(tmp_path, [neuron], ENTRIES, drain_timeout_s=10.0) as gateway:
-            neuron.fault, neuron.pace_s, neuron.load_s = Fault.SLOW, 0.3, 30
-            streaming = asyncio.create_task(gateway.text(MODEL))
-            waiting = asyncio.create_task(_status(gateway, OTHER))
-            await until(lambda: len(neuron.sent) == 1 and len(neuron.loads) == 1)
-            gateway.process.send_signal(signal.SIGTERM)
-            assert await waiting == 503
-            async with gateway.ask(MODEL) as response:
-                assert response.status == 503
-                assert (await response.json())["error"]["code"] == "shutting_down"
-            assert (await gateway.get("/health"))["status"] == "stopping"
-            assert (await streaming).rstrip().endswith("[DONE]")
+    async with (
+        scripted("one", MODEL) as neuron,
+        running(tmp_path, [neuron], ENTRIES, drain_timeout_s=10.0) as gateway,
+    ):
+        neuron.fault, neuron.pace_s, neuron.load_s = Fault.SLOW, 0.3, 30
+        streaming = asyncio.create_task(gateway.text(MODEL))
+        waiting = asyncio.create_task(_status(gateway, OTHER))
+        await until(lambda: len(neuron.sent) == 1 and len(neuron.loads) == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await waiting == 503
+        async with gateway.ask(MODEL) as response:
+            assert response.status == 503
+            assert (await response.json())["error"]["code"] == "shutting_down"
+        assert (await gateway.get("/health"))["status"] == "stopping"
+        assert (await streaming).rstrip().endswith("[DONE]")
 
 
 async def test_a_stream_that_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
     """The bound holds, and nothing is cut in silence (L8, S6)."""
-    async with scripted("one", MODEL) as neuron:
-        async with running(tmp_path, [neuron], ENTRIES, drain_timeout_s=0.5) as gateway:
-            neuron.fault = Fault.STALL
-            streaming = asyncio.create_task(gateway.text(MODEL))
-            await until(lambda: len(neuron.sent) == 1)
-            started = time.monotonic()
-            gateway.process.send_signal(signal.SIGTERM)
-            text = await streaming
-            assert "shutting_down" in text.strip().split("\n\n")[-1]
-            await gateway.process.wait()
-            assert time.monotonic() - started < 5
+    async with (
+        scripted("one", MODEL) as neuron,
+        running(tmp_path, [neuron], ENTRIES, drain_timeout_s=0.5) as gateway,
+    ):
+        neuron.fault = Fault.STALL
+        streaming = asyncio.create_task(gateway.text(MODEL))
+        await until(lambda: len(neuron.sent) == 1)
+        started = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        text = await streaming
+        assert "shutting_down" in text.strip().split("\n\n")[-1]
+        await gateway.process.wait()
+        assert time.monotonic() - started < 5
 
 
 async def test_sighup_takes_up_both_files_without_dropping_a_stream(tmp_path: Path) -> None:
     """Models and neurons come and go, with their metrics (M2)."""
-    async with scripted("aa", MODEL, OTHER) as first, scripted("bb", "model-c") as second:
-        async with running(tmp_path, [first], ENTRIES) as gateway:
-            assert await _status(gateway, OTHER) == 200
-            assert any(f'model="{OTHER}"' in series for series in await gateway.metrics())
-            first.fault, first.pace_s = Fault.SLOW, 0.2
-            streaming = asyncio.create_task(gateway.text(MODEL))
-            await until(lambda: len(first.sent) == 2)
-            ports = _ports(gateway)
-            write_config(tmp_path, [first, second], [model_entry(MODEL), model_entry("model-c")], ports)
-            gateway.process.send_signal(signal.SIGHUP)
-            await gateway.logged("reloaded")
-            assert await _status(gateway, "model-c") == 200
-            assert await _status(gateway, OTHER) == 404
-            assert "[DONE]" in await streaming
-            write_config(tmp_path, [second], [model_entry("model-c")], ports)
-            gateway.process.send_signal(signal.SIGHUP)
-            await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 2)
-            gone = [s for s in await gateway.metrics() if f'"{OTHER}"' in s or '"aa"' in s or f'"{MODEL}"' in s]
-            assert gone == []
+    async with (
+        scripted("aa", MODEL, OTHER) as first,
+        scripted("bb", "model-c") as second,
+        running(tmp_path, [first], ENTRIES) as gateway,
+    ):
+        assert await _status(gateway, OTHER) == 200
+        assert any(f'model="{OTHER}"' in series for series in await gateway.metrics())
+        first.fault, first.pace_s = Fault.SLOW, 0.2
+        streaming = asyncio.create_task(gateway.text(MODEL))
+        await until(lambda: len(first.sent) == 2)
+        ports = _ports(gateway)
+        write_config(tmp_path, [first, second], [model_entry(MODEL), model_entry("model-c")], ports)
+        gateway.process.send_signal(signal.SIGHUP)
+        await gateway.logged("reloaded")
+        assert await _status(gateway, "model-c") == 200
+        assert await _status(gateway, OTHER) == 404
+        assert "[DONE]" in await streaming
+        write_config(tmp_path, [second], [model_entry("model-c")], ports)
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: sum(line["event"] == "reloaded" for line in gateway.log) == 2)
+        gone = [s for s in await gateway.metrics() if f'"{OTHER}"' in s or '"aa"' in s or f'"{MODEL}"' in s]
+        assert gone == []
 
 
 async def test_a_bad_new_config_is_logged_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest_asyncio
 from gateway_process import CHAT, MESSAGES, RunningGateway, model_entry, running, until
 from scripted_neuron import USAGE, WORDS, Fault, ScriptedNeuron, scripted
 
+JSON = {"content-type": "application/json"}
 ALIAS, MODEL, SLASHED = "small", "org-model", "org/deep/model"
 
 
@@ -207,7 +208,7 @@ async def test_ten_megabytes_pass_and_more_than_the_limit_does_not(pair: Pair) -
     """Images are large (W12)."""
     for megabytes, status in ((10, 200), (13, 413)):
         body = io.BytesIO(json.dumps({"model": MODEL, "image": "x" * megabytes * 2**20}).encode())
-        async with pair.gateway.http.post(pair.gateway.url + CHAT, data=body) as response:
+        async with pair.gateway.http.post(pair.gateway.url + CHAT, data=body, headers=JSON) as response:
             assert response.status == status
             if status == 413:
                 assert (await response.json())["error"]["code"] == "body_too_large"
@@ -235,7 +236,7 @@ async def test_what_cannot_be_is_refused_in_the_dialects_own_words(
     pair: Pair, path: str, body: bytes, status: int, code: str
 ) -> None:
     """With one log line, and nothing sent to a neuron (W7, S12)."""
-    async with pair.gateway.http.post(pair.gateway.url + path, data=body) as response:
+    async with pair.gateway.http.post(pair.gateway.url + path, data=body, headers=JSON) as response:
         assert response.status == status
         answer = await response.json()
         line = await pair.gateway.line_of(response.headers["x-request-id"])
@@ -245,9 +246,18 @@ async def test_what_cannot_be_is_refused_in_the_dialects_own_words(
     assert not pair.neuron.sent
 
 
+async def test_a_body_that_is_said_to_be_no_json_is_415(pair: Pair) -> None:
+    """In the dialect's envelope, like every refusal (W7)."""
+    for path in (CHAT, MESSAGES):
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        async with pair.gateway.http.post(pair.gateway.url + path, data=b"{}", headers=form) as response:
+            assert response.status == 415
+            assert (await response.json())["error"]["code"] == "unsupported_media_type"
+
+
 async def test_a_wrong_parameter_is_named(pair: Pair) -> None:
     """`param` says which, and an unknown model's error says what there is (L5)."""
-    async with pair.gateway.http.post(pair.gateway.url + CHAT, data=b'{"model":7}') as response:
+    async with pair.gateway.http.post(pair.gateway.url + CHAT, data=b'{"model":7}', headers=JSON) as response:
         assert (await response.json())["error"]["param"] == "model"
     async with pair.gateway.ask("nobody-has-this") as response:
         assert SLASHED in (await response.json())["error"]["message"]

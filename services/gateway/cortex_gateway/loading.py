@@ -30,14 +30,14 @@ class Loads:
     def __init__(self, beliefs: Beliefs, client: NeuronClient, metrics: Metrics, kick: Callable[[str], None]) -> None:
         self._beliefs, self._client, self._metrics, self._kick = beliefs, client, metrics, kick
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, tuple[float, CortexError]] = {}
+        self._failures: dict[tuple[str, str], tuple[float, CortexError]] = {}  # by model and neuron
 
     async def until_loaded(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
         """Carry out the decision, or join whoever does. Raises the CortexError that says why it is not loaded.
 
         The load goes on when a waiter is cancelled or gives up: the next request finds it.
         """
-        self._raise_recent_failure(model)
+        self._raise_recent_failure(model, decision.neuron)
         task = self._tasks.get(model.id)
         if task is None:
             task = self._begin(model, decision, timeout_s)
@@ -54,9 +54,9 @@ class Loads:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _raise_recent_failure(self, model: Model) -> None:
-        """A model that cannot be loaded is not tried again by every request."""
-        until, error = self._failures.get(model.id, (0.0, None))
+    def _raise_recent_failure(self, model: Model, neuron: NeuronView) -> None:
+        """A model that cannot be loaded there is not tried again by every request."""
+        until, error = self._failures.get((model.id, neuron.name), (0.0, None))
         if error is not None and asyncio.get_running_loop().time() < until:
             raise type(error)(error.message, retry_after_s=error.retry_after_s)
 
@@ -72,20 +72,21 @@ class Loads:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._beliefs.withdraw(decision.neuron.name, [intent.id for intent in intents])
-            self._ended(model, task)
+            self._ended(model, decision.neuron, task)
 
         task.add_done_callback(ended)
         return task
 
-    def _ended(self, model: Model, task: asyncio.Task[None]) -> None:
+    def _ended(self, model: Model, neuron: NeuronView, task: asyncio.Task[None]) -> None:
         self._tasks.pop(model.id, None)
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._failures.pop(model.id, None)
+            self._failures.pop((model.id, neuron.name), None)
         elif isinstance(error, ModelFailed):
-            self._failures[model.id] = asyncio.get_running_loop().time() + (error.retry_after_s or 0), error
+            until = asyncio.get_running_loop().time() + (error.retry_after_s or 0)
+            self._failures[model.id, neuron.name] = until, error
 
     async def _carry_out(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
         neuron = decision.neuron

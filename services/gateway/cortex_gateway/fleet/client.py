@@ -10,7 +10,7 @@ ask, what to believe, or inference (forwarding). Called by: poller, loading.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -28,6 +28,7 @@ from cortex_contracts.wire.neuron import (
 
 _Answer = TypeVar("_Answer")
 _ROWS = TypeAdapter(list[ModelRow])
+_COMMAND_TIMEOUT = aiohttp.ClientTimeout(total=60.0)  # a neuron may finish what is running before it answers
 
 
 class NeuronUnreachable(Exception):
@@ -46,11 +47,8 @@ class NeuronClient:
     """One session for the control requests to every neuron. `async with` closes it."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
-        )
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60))
 
     async def __aenter__(self) -> NeuronClient:
         return self
@@ -83,34 +81,41 @@ class NeuronClient:
 
     async def load(self, url: str, request: LoadRequest) -> StatusAnswer:
         """POST /models/load; the answer comes before the model is loaded."""
-        return await self._ask("POST", f"{url}/models/load", TypeAdapter(StatusAnswer), request)
+        return await self._ask("POST", f"{url}/models/load", TypeAdapter(StatusAnswer), request, _COMMAND_TIMEOUT)
 
     async def unload(self, url: str, model_id: str) -> StatusAnswer:
         """POST /models/unload"""
         return await self._ask(
-            "POST", f"{url}/models/unload", TypeAdapter(StatusAnswer), UnloadRequest(model_id=model_id)
+            "POST",
+            f"{url}/models/unload",
+            TypeAdapter(StatusAnswer),
+            UnloadRequest(model_id=model_id),
+            _COMMAND_TIMEOUT,
         )
 
-    async def _ask(self, method: str, url: str, shape: TypeAdapter[_Answer], body: BaseModel | None = None) -> _Answer:
-        content: dict[str, Any] = {}
-        if body is not None:
-            content = {
-                "data": body.model_dump_json(exclude_none=True),
-                "headers": {"content-type": "application/json"},
-            }
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        shape: TypeAdapter[_Answer],
+        body: BaseModel | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> _Answer:
+        data = body.model_dump_json(exclude_none=True) if body is not None else None
+        headers = {"content-type": "application/json"} if body is not None else None
+        limit = timeout or self._timeout
         try:
-            async with self._session.request(method, url, **content) as response:
+            async with self._session.request(method, url, data=data, headers=headers, timeout=limit) as response:
                 text = await response.read()
                 if response.status >= 400:
                     raise _refusal(url, response.status, response.headers.get("retry-after"), text)
                 return shape.validate_json(text)
-        except (TimeoutError, aiohttp.ClientError, OSError) as failure:
-            reason = str(failure) or f"no answer in {self._timeout_s:g} s"
+        except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+            reason = str(failure) or f"no answer in {limit.total:g} s"
             raise NeuronUnreachable(f"{method} {url}: {reason}") from failure
         except ValidationError as failure:
-            raise NeuronUnreachable(
-                f"{method} {url}: not the answer of a neuron: {failure.errors()[0]['msg']}"
-            ) from failure
+            message = f"{method} {url}: not the answer of a neuron: {failure.errors()[0]['msg']}"
+            raise NeuronUnreachable(message) from failure
 
 
 def _refusal(url: str, status: int, retry_after: str | None, body: bytes) -> NeuronRefused:

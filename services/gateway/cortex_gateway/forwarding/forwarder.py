@@ -18,7 +18,7 @@ from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.forwarding import stream, translated
 from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, Answer, Attempts, broken
 from cortex_gateway.forwarding.call import Call, with_model
-from cortex_gateway.forwarding.client_stream import ClientStream
+from cortex_gateway.forwarding.client_stream import EVENT_STREAM, ClientStream
 from cortex_gateway.forwarding.upstream import USAGE_HEADER, passed_back
 from cortex_gateway.routing.placement import Rules
 from cortex_serving.application import as_cortex_error
@@ -46,6 +46,8 @@ class Forwarder:
             answer = await client.while_waiting(ask())
             if answer.refusal is not None:
                 return await _refused_stream(client, answer, call, exchange, is_translated)
+            if answer.response.content_type != EVENT_STREAM and not client.begun:
+                return await _whole(answer.response, call, exchange, is_translated)
             relay = translated.pass_on if is_translated else stream.pass_on
             await relay(client, answer.response, call, exchange, settings.idle_timeout_s)
         except Exception as failure:

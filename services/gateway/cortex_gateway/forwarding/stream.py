@@ -12,7 +12,7 @@ from contextlib import suppress
 import aiohttp
 
 from cortex_gateway.exchange import Exchange, Stage
-from cortex_gateway.forwarding.attempts import broken, idle
+from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, broken, idle
 from cortex_gateway.forwarding.call import Call
 from cortex_gateway.forwarding.client_stream import ClientStream
 from cortex_gateway.forwarding.upstream import passed_back
@@ -26,11 +26,13 @@ async def pass_on(
 ) -> None:
     """Relay the stream to its end. Raises the CortexError that it broke with, unless the neuron said so itself."""
     watch = StreamWatch(call.dialect, drop_start=client.opened_early)
-    await client.begin(passed_back(response.headers), response.content_type)
-    exchange.move(Stage.ANSWERING)
+    # A foreign engine sends nothing during prefill, so there the gateway keeps the client's hopes up (case S3).
+    patient = call.model.harness in FOREIGN_HARNESSES
     try:
+        await client.begin(passed_back(response.headers), response.headers["content-type"])
+        exchange.move(Stage.ANSWERING)
         async with exchange.interruptible():
-            await _relay(client, response.content, watch, exchange)
+            await _relay(client, response.content, watch, exchange, patient)
     except aiohttp.SocketTimeoutError as failure:
         raise idle(exchange.neuron, idle_timeout_s) from failure
     except (aiohttp.ClientError, OSError) as failure:
@@ -51,10 +53,12 @@ def _let_go(response: aiohttp.ClientResponse, watch: StreamWatch) -> None:
         response.close()
 
 
-async def _relay(client: ClientStream, content: aiohttp.StreamReader, watch: StreamWatch, exchange: Exchange) -> None:
+async def _relay(
+    client: ClientStream, content: aiohttp.StreamReader, watch: StreamWatch, exchange: Exchange, patient: bool
+) -> None:
     read, feed, write = content.readany, watch.feed, client.write
     while watch.ending is Ending.OPEN:
-        chunk = await read()
+        chunk = await (client.while_waiting(read()) if patient and not watch.content_seen else read())
         data = feed(chunk) if chunk else watch.finish()
         if data:
             await write(data)

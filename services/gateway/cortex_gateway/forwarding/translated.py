@@ -54,11 +54,11 @@ async def pass_on(
 ) -> None:
     """Relay the chat stream as a message stream. Raises the CortexError that it broke with."""
     projector, begun_early = _projector(call), client.begun
-    await client.begin()
-    exchange.move(Stage.ANSWERING)
-    if not begun_early:
-        await client.write(projector.opening())
     try:
+        await client.begin()
+        exchange.move(Stage.ANSWERING)
+        if not begun_early:
+            await client.write(projector.opening())
         async with exchange.interruptible():
             await _relay(client, response.content, projector, exchange)
     except aiohttp.SocketTimeoutError as failure:

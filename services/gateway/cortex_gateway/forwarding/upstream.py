@@ -59,4 +59,5 @@ def timeouts(stream: bool, connect_s: float, idle_s: float) -> aiohttp.ClientTim
 
 def passed_back(headers: CIMultiDictProxy[str]) -> dict[str, str]:
     """The headers of a neuron's answer that the client gets, less the content type."""
-    return {name: value for name, value in headers.items() if name.lower() not in _NOT_PASSED_BACK}
+    lowered = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lowered if name not in _NOT_PASSED_BACK}

@@ -1,0 +1,90 @@
+"""What is believed of neurons, from answers and strikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cortex_contracts.inventory.files import NeuronAddress
+from cortex_contracts.wire.neuron import Discovery, Health, ModelRow, ModelStatus
+from cortex_gateway.fleet.beliefs import STRIKES, Beliefs, Report
+from cortex_gateway.fleet.snapshot import ModelView, Reach
+
+ONE = NeuronAddress(name="one", url="http://one/")
+
+
+def report(in_flight: int = 0, **row: Any) -> Report:
+    device = {"index": 0, "name": "card", "vram_total_mb": 100}
+    discovery = {"hostname": "h", "os": "o", "kernel": "k", "device_kind": "cuda", "devices": [device]}
+    health = {"uptime_secs": 1, "state": "ready", "activation": {}, "version": "1"}
+    free = {"devices": [{"index": 0, "vram_used_mb": 40, "vram_free_mb": 60}]}
+    models = {"models": [{"id": "m", "status": "loaded", "in_flight": in_flight, "queue_depth": 1}]}
+    return Report(
+        discovery=Discovery.model_validate({**discovery, "harnesses": ["torch"], "version": "1"}),
+        health=Health.model_validate({**health, **free, **models}),
+        models=(ModelRow.model_validate({"id": "m", "harness": "torch", "status": "loaded", **row}),),
+    )
+
+
+def test_it_takes_three_strikes_in_a_row_and_one_answer_clears_them() -> None:
+    """L4"""
+    down: list[str] = []
+    beliefs = Beliefs([ONE], went_down=down.append)
+    beliefs.answered("one", report(), {})
+    for _ in range(2):
+        for _ in range(STRIKES - 1):
+            beliefs.strike("one")
+        assert beliefs.snapshot().neurons["one"].healthy
+        beliefs.answered("one", report(), {})
+    for _ in range(STRIKES + 2):
+        beliefs.strike("one")
+    assert beliefs.snapshot().neurons["one"].reach is Reach.DOWN
+    assert beliefs.snapshot().replicas_of("m") == ()
+    assert down == ["one"]
+    beliefs.answered("one", report(), {})
+    assert beliefs.snapshot().neurons["one"].healthy
+
+
+def test_requests_of_others_are_what_is_left_of_all_without_ours() -> None:
+    """The neuron counts everybody's; ours are counted here, and newer."""
+    beliefs = Beliefs([ONE])
+    beliefs.answered("one", report(in_flight=5), {("one", "m"): 4})
+    assert beliefs.snapshot().neurons["one"].models["m"].elsewhere == 2
+
+
+def test_an_intent_holds_until_it_is_withdrawn() -> None:
+    """A poll that was under way does not undo what was just commanded; the neuron's own progress shows through."""
+    beliefs = Beliefs([ONE])
+    beliefs.intend("one", [ModelView("m", ModelStatus.DRAINING), ModelView("new", ModelStatus.LOADING)])
+    beliefs.answered("one", report(), {})
+    models = beliefs.snapshot().neurons["one"].models
+    assert (models["m"].status, models["new"].status) == (ModelStatus.DRAINING, ModelStatus.LOADING)
+    beliefs.learn(
+        "one", ModelRow.model_validate({"id": "new", "harness": "torch", "status": "loading", "devices": [3]})
+    )
+    assert beliefs.snapshot().neurons["one"].models["new"].devices == (3,)
+    beliefs.withdraw("one", ["m", "new"])
+    assert beliefs.snapshot().neurons["one"].models["m"].status is ModelStatus.LOADED
+
+
+def test_a_neuron_that_moved_is_a_new_one_and_one_that_left_is_forgotten() -> None:
+    """The others keep what is known of them."""
+    two = NeuronAddress(name="two", url="http://two")
+    beliefs = Beliefs([ONE, two])
+    for name in ("one", "two"):
+        beliefs.answered(name, report(), {})
+    beliefs.set_neurons([ONE, NeuronAddress(name="two", url="http://elsewhere")])
+    neurons = beliefs.snapshot().neurons
+    assert (neurons["one"].reach, neurons["two"].reach) == (Reach.UP, Reach.UNKNOWN)
+    beliefs.set_neurons([ONE])
+    beliefs.answered("two", report(), {})
+    assert beliefs.strike("two") == 0
+    assert set(beliefs.snapshot().neurons) == {"one"}
+
+
+def test_the_snapshot_stays_the_same_object_while_nothing_changes() -> None:
+    """Polls of an idle fleet cost no new index."""
+    beliefs = Beliefs([ONE])
+    beliefs.answered("one", report(), {})
+    before = beliefs.snapshot()
+    beliefs.answered("one", report(), {})
+    assert beliefs.snapshot() is before
