@@ -10,6 +10,7 @@ import yaml
 
 from cortex_contracts.inventory.argument_specs import files
 from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron, Strict
+from cortex_contracts.inventory.reference import page
 
 ROLES = Path(__file__).parents[3] / "roles"
 SHAPES: list[tuple[str, str, type[Strict]]] = [
@@ -78,3 +79,11 @@ def test_every_field_has_a_default_in_the_role(role: str, prefix: str, shape: ty
     defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
     defaults.pop("cortex_models", None)
     assert defaults == {f"{prefix}{name}": field.default for name, field in shape.model_fields.items()}
+
+
+def test_the_documentation_s_tables_are_as_the_schema_says() -> None:
+    """After a change of the schema: python -m cortex_contracts.inventory.reference docs/inventory.md"""
+    text = (ROLES.parent / "docs/inventory.md").read_text()
+    assert text == page(text)
+    for _, prefix, shape in SHAPES:
+        assert not [name for name in shape.model_fields if f"| `{prefix}{name}` |" not in text]
