@@ -1,8 +1,8 @@
 """The tables of docs/inventory.md, from the roles' options: every variable, its kind, its default, what it is.
 
 Owns: what follows the page's marker; what is above it is written by hand. Called by: a developer who changed the
-schema, as `python -m cortex_contracts.inventory.reference docs/inventory.md`, and the test that compares the result with
-the committed page.
+schema, as `python -m cortex_contracts.inventory.reference docs/inventory.md`, and the test that compares the result
+with the committed page.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 from cortex_contracts.inventory.fleet import Deployment, Fleet, GatewayHost, NeuronHost
 from cortex_status.inventory import Declared
 
+LOOPBACK = frozenset({"0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104  compared with, not bound
 STOP_MARGIN_S = 10.0  # what a service may take to end, over its own drain_timeout_s
 
 
@@ -98,9 +99,6 @@ def _gateway(gateway: GatewayHost, deployment: Deployment) -> Service:
         url=f"http://localhost:{listen.port}" if listen.host in LOOPBACK else f"http://{gateway.listen}",
         stop_timeout_s=gateway.drain_timeout_s + STOP_MARGIN_S,
     )
-
-
-LOOPBACK = frozenset({"0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104  compared with, not bound
 
 
 def _listener(variable: str, listen: str) -> Listener:
