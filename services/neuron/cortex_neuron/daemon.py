@@ -26,24 +26,25 @@ from cortex_serving import logs
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 RANK_MODULE = "cortex_neuron.engine.rank"
+PRELOAD = "cortex_neuron.engine.preload"
 
 
-def run(file: NeuronFile, rank_module: str = RANK_MODULE) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. `rank_module` is another one only in tests."""
+def run(file: NeuronFile, rank_module: str = RANK_MODULE, preload: str = PRELOAD) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. The modules are others only in tests."""
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
     # Engine processes inherit these through the fork server, and some are read when torch is imported.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
     os.environ.update(file.neuron.environment)
     try:
-        uvloop.run(_serve(file, rank_module))
+        uvloop.run(_serve(file, rank_module, preload))
     except (CannotListen, OSError) as failure:
         logs.error("cannot_start", message=str(failure))
         return 1
     return 0
 
 
-async def _serve(file: NeuronFile, rank_module: str) -> None:
+async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
     settings = file.neuron
     _prepare_folder(Path(settings.runtime_dir))
     devices = DeviceWatch(settings.devices)
@@ -54,7 +55,7 @@ async def _serve(file: NeuronFile, rank_module: str) -> None:
 
     async def start() -> None:
         await devices.start()
-        await asyncio.to_thread(start_fork_server)
+        await asyncio.to_thread(start_fork_server, preload)
         preloads.start()
 
     async def stop() -> None:

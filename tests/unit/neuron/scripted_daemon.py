@@ -7,4 +7,4 @@ import sys
 from cortex_neuron import configuration, daemon
 
 if __name__ == "__main__":
-    sys.exit(daemon.run(configuration.read(sys.argv[1]), "scripted_rank"))
+    sys.exit(daemon.run(configuration.read(sys.argv[1]), "scripted_rank", preload="zmq"))

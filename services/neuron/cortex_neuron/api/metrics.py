@@ -6,7 +6,6 @@ model's gauges are gone too (case M2). Called by: inference (counts), control (s
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -126,6 +125,6 @@ def _of_serving(present: list[Resident]) -> Iterator[Metric]:
 def _deaths(residents: Iterable[Resident]) -> Metric:
     family = CounterMetricFamily("neuron_group_deaths", "Engine groups that died, by kind", labels=["model", "kind"])
     for each in residents:
-        for kind, times in Tally(death.kind for death in each.deaths).items():
+        for kind, times in each.deaths.items():
             family.add_metric([each.model.id, kind], times)
     return family

@@ -69,13 +69,17 @@ class Engine:
         results = self._run(plan)
         outputs = self._postprocess(results)
         self._num_steps += 1
+        return self.report(outputs, (time.monotonic() - started_s) * 1000)
+
+    def report(self, outputs: list[Output], step_ms: float) -> Stepped:
+        """What a step gave, and how the engine stands."""
         return Stepped(
             seq=self._num_steps,
             outputs=outputs,
             running=len(self._running),
             waiting=len(self._waiting),
             kv_blocks_free=self._pool.num_free,
-            step_ms=(time.monotonic() - started_s) * 1000,
+            step_ms=step_ms,
         )
 
     # ---- schedule

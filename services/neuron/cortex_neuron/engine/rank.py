@@ -90,6 +90,8 @@ class _Rank:
             self._engine.submit(frame)
         elif isinstance(frame, Cancel):
             self._engine.cancel(frame.ids)
+            if not self._engine.has_work:  # no step will tell that blocks and seats are free
+                self._mailbox.send(self._engine.report([], 0.0))
 
     def _step(self) -> None:
         if self._engine is None or not self._engine.has_work:

@@ -19,14 +19,13 @@ from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.entry import run_rank
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOAD = "cortex_neuron.engine.preload"
 # multiprocessing looks at all of its children whenever one starts; two threads that read one exit code lose it.
 _CHILDREN = threading.Lock()
 
 
-def start_fork_server() -> None:
-    """Start the fork server; it imports torch while the daemon goes on. It inherits this process's environment."""
-    _CONTEXT.set_forkserver_preload([_PRELOAD])
+def start_fork_server(preload: str) -> None:
+    """Start the fork server; it imports `preload` while the daemon goes on, and inherits this environment."""
+    _CONTEXT.set_forkserver_preload([preload])
     forkserver.ensure_running()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 WINDOW_S = 600.0
 STARTS_IN_WINDOW = 4
-_BACK_OFF_S = (0.0, 2.0, 10.0, 30.0)
+_BACK_OFF_S = (0.0, 1.0, 5.0, 15.0)
 _FETCH_BACK_OFF_S = (2.0, 5.0, 15.0, 30.0, 60.0)
 
 

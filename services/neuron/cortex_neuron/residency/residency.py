@@ -29,7 +29,7 @@ from cortex_contracts.wire.neuron import Failure, LoadRequest, ModelStatus, Neur
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency import placement, recovery, states
 from cortex_neuron.residency.loading import Loader, LoadFailed, Order
-from cortex_neuron.residency.resident import DeathNoted, Resident, Serving
+from cortex_neuron.residency.resident import Resident, Serving
 from cortex_neuron.residency.sources import SourceUnreachable
 from cortex_serving import logs
 
@@ -104,15 +104,17 @@ class Residency:
 
     async def _live(self, resident: Resident, order: Order, judged: asyncio.Event) -> None:
         """One model's whole stay: load, serve until its group dies, start again, until unloaded or given up."""
-        served = False
+        deaths: list[float] = []
         try:
             while True:
                 failure = await self._serve_once(resident, order, judged)
-                served = served or resident.status is ModelStatus.LOADED
-                if not served:
-                    resident.become(ModelStatus.FAILED, failure)
+                if resident.status is not ModelStatus.RECOVERING:  # it was a load that failed
+                    resident.become(ModelStatus.RECOVERING if deaths else ModelStatus.FAILED, failure)
+                if resident.status is ModelStatus.FAILED:
                     return
-                if not await self._recover(resident, failure):
+                deaths.append(time.monotonic())
+                resident.deaths[failure.kind] += 1
+                if not await self._recover(resident, failure, recovery.next_start_s(deaths, deaths[-1])):
                     return
         finally:
             judged.set()
@@ -127,8 +129,10 @@ class Residency:
             logs.error("load_failed", model=resident.model.id, kind=failed.failure.kind, message=failed.failure.message)
             return failed.failure
         death = await asyncio.shield(serving.group.died)
+        failure = Failure(kind=death.kind, message=death.message, rank=death.rank)
+        resident.become(ModelStatus.RECOVERING, failure)  # before anything else: it is not loaded any more (case T6)
         await self._end_group(resident, serving, grace_s=0.0)
-        return Failure(kind=death.kind, message=death.message, rank=death.rank)
+        return failure
 
     async def _files(self, resident: Resident, model: Model, judged: asyncio.Event) -> Path:
         attempts = 0
@@ -165,12 +169,8 @@ class Residency:
         )  # fmt: skip
         return serving
 
-    async def _recover(self, resident: Resident, failure: Failure) -> bool:
+    async def _recover(self, resident: Resident, failure: Failure, wait_s: float | None) -> bool:
         """Wait for the next start; False when the model is given up."""
-        now = time.monotonic()
-        resident.deaths.append(DeathNoted(now, failure.kind))
-        resident.become(ModelStatus.RECOVERING, failure)
-        wait_s = recovery.next_start_s([death.at for death in resident.deaths], now)
         if wait_s is None:
             resident.become(ModelStatus.FAILED, failure)
             return False

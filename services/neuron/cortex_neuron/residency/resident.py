@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,14 +35,6 @@ class Serving:
     device: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeathNoted:
-    """When (monotonic) and of what a group of this model ended unasked."""
-
-    at: float
-    kind: str
-
-
 @dataclass(slots=True)
 class Resident:
     """The catalogue's entry and what has become of it here."""
@@ -55,7 +48,7 @@ class Resident:
     seats_taken: int = 0
     loads: int = 0
     load_s: float | None = None  # how long the last load took
-    deaths: list[DeathNoted] = field(default_factory=list)
+    deaths: Counter[str] = field(default_factory=Counter)  # groups that ended unasked, by kind
     last_used: float | None = None  # monotonic
     work: asyncio.Task[None] | None = None  # the load, recovery or watch in progress
     vacant: asyncio.Event = field(default_factory=asyncio.Event)  # set while no seat is taken

@@ -1,9 +1,10 @@
 """The life of a model on this neuron: its states and the one table of transitions.
 
     unloaded ──> loading ──> loaded ──> draining ──> unloaded
-                 │   ^ │        │
-         pending <───┘ │        └─> recovering ──> loading      (the group died; started again after a while)
-                       └─> failed, recovering                   failed ──> loading, when asked again
+                 │ ^        │
+         pending <─┘        └─> recovering ──> loading    its group died: started again, after a while
+    loading, pending, recovering ──> failed ──> loading   when asked again
+    any but unloaded ──> draining                         when asked to unload
 
 Owns: which state may follow which. Called by: resident.
 """
@@ -30,7 +31,7 @@ _LOADED, _DRAINING, _RECOVERING, _FAILED = (
 
 TRANSITIONS: dict[ModelStatus, frozenset[ModelStatus]] = {
     _UNLOADED: frozenset({_LOADING}),
-    _PENDING: frozenset({_LOADING, _DRAINING, _FAILED}),
+    _PENDING: frozenset({_LOADING, _DRAINING, _RECOVERING, _FAILED}),
     _LOADING: frozenset({_LOADED, _PENDING, _RECOVERING, _FAILED, _DRAINING}),
     _LOADED: frozenset({_DRAINING, _RECOVERING}),
     _DRAINING: frozenset({_UNLOADED}),

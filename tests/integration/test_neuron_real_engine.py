@@ -1,0 +1,76 @@
+"""The daemon with the real engine and the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from neuron_process import CHAT, COMPLETIONS, DEMO_MODEL, MESSAGES, REAL, RunningNeuron, running_neuron, until
+
+SAY_HELLO = {"messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 12}
+LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": True}
+
+
+async def test_the_model_answers_in_english_and_both_dialects_agree(real_neuron: RunningNeuron) -> None:
+    """Greedy text is the same streamed and whole, from OpenAI's route and Anthropic's (case S9)."""
+    body = {"model": "smollm2", **SAY_HELLO}
+    whole = await real_neuron.post(CHAT, body)
+    text = whole.json["choices"][0]["message"]["content"]
+    assert "hello" in text.lower()
+    assert (await real_neuron.post(CHAT, {**body, "stream": True})).content == text
+    message = await real_neuron.post(MESSAGES, body)
+    assert message.json["content"][0]["text"] == text
+    assert message.json["usage"]["input_tokens"] == whole.json["usage"]["prompt_tokens"]
+
+
+async def test_a_client_that_leaves_frees_the_engine(real_neuron: RunningNeuron) -> None:
+    """In decoding, and in the prefill of a long prompt (case S8)."""
+    long_prompt = {**LONG, "prompt": "one two three four five six seven " * 400}
+    for body in (LONG, long_prompt):
+        asked = asyncio.create_task(real_neuron.post(COMPLETIONS, {"model": "smollm2", **body, "stream": True}))
+        await until(lambda: _in_flight(real_neuron))
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+        async def freed() -> bool:
+            row = await real_neuron.health("smollm2")
+            return bool(row["in_flight"] == 0 and row["kv_blocks_free"] == row["kv_blocks_total"])
+
+        await until(freed, 10.0)
+
+
+async def _in_flight(neuron: RunningNeuron) -> bool:
+    return bool((await neuron.health("smollm2"))["in_flight"])
+
+
+async def test_a_stop_string_over_tokens_ends_the_answer(real_neuron: RunningNeuron) -> None:
+    """And the engine stops working on it."""
+    body = {"model": "smollm2", "prompt": "The capital of France is", "temperature": 0, "max_tokens": 30}
+    text = (await real_neuron.post(COMPLETIONS, body)).json["choices"][0]["text"]
+    stop = text[6:12]
+    cut = (await real_neuron.post(COMPLETIONS, {**body, "stop": stop})).json["choices"][0]
+    assert (cut["text"], cut["finish_reason"]) == (text[: text.find(stop)], "stop")
+
+
+async def test_kill_9_of_the_engine_is_recovered_from() -> None:
+    """The stream ends with an error and without [DONE]; the next request succeeds."""
+    models = [{"id": "smollm2", "source": str(DEMO_MODEL), "vram_mb": 2600, "preload_on": ["here"]}]
+    async with running_neuron(models, REAL) as neuron:
+        await neuron.until_status("loaded", "smollm2", timeout_s=120)
+        (engine,) = neuron.engines()
+        asked = asyncio.create_task(neuron.post(COMPLETIONS, {"model": "smollm2", **LONG, "stream": True}))
+        await until(lambda: _decoding(neuron))
+        os.kill(engine.pid, signal.SIGKILL)
+        answer = await asked
+        assert answer.data[-1]["error"]["code"] == "group_died"
+        assert "[DONE]" not in answer.text
+        await neuron.until_status("loaded", "smollm2", timeout_s=60)
+        assert (await neuron.post(CHAT, {"model": "smollm2", **SAY_HELLO})).status == 200
+        family = neuron.family()
+        assert await neuron.terminate() == 0
+        assert not any(process.is_running() and "engine" in " ".join(process.cmdline()) for process in family)
+
+
+async def _decoding(neuron: RunningNeuron) -> bool:
+    return (await neuron.metrics()).get('neuron_engine_steps_total{model="smollm2"}', 0.0) > 3
