@@ -42,7 +42,7 @@ class FleetOfOne:
         return next(p for server in neuron.children() for p in server.children())
 
 
-def write_inventory(folder: Path, preload: bool = True, **variables: object) -> dict[str, int]:
+def write_inventory(folder: Path, preload: bool = True, context: int = 8192, **variables: object) -> dict[str, int]:
     """An inventory like inventory/local on free ports; returns the ports by use."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(3)]
@@ -71,6 +71,7 @@ all:
       - id: smollm2
         source: "{DEMO_MODEL}"
         vram_mb: 2600
+        context: {context}
         aliases: [demo, org/smollm2]
         preload_on: {["here"] if preload else []}
   children:
@@ -83,10 +84,10 @@ all:
 
 
 @contextlib.contextmanager
-def running(folder: Path, preload: bool = True, **variables: object) -> Iterator[FleetOfOne]:
+def running(folder: Path, preload: bool = True, context: int = 8192, **variables: object) -> Iterator[FleetOfOne]:
     """`cortex up` inside the with block. Fails where it is not ready in 120 s or does not stop cleanly."""
     assert DEMO_MODEL.exists(), f"{DEMO_MODEL} is missing: run make demo-model"
-    ports = write_inventory(folder, preload, **variables)
+    ports = write_inventory(folder, preload, context, **variables)
     child = subprocess.Popen(
         [str(BIN / "cortex"), "up", "-i", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
     )

@@ -36,11 +36,26 @@ async def _until(url: str, what: str, timeout_s: float = 60) -> None:
             await asyncio.sleep(0.05)
 
 
+async def _loads(fleet: FleetOfOne) -> int:
+    """How often the model was loaded, once it is."""
+    async with aiohttp.request("GET", fleet.neuron_url + "/models/smollm2") as answer:
+        row = await answer.json()
+    return row["loads"] if row["status"] == "loaded" else -1
+
+
+async def _until_loaded_again(fleet: FleetOfOne, loads: int) -> None:
+    async with asyncio.timeout(60):
+        while await _loads(fleet) <= loads:
+            await asyncio.sleep(0.05)
+    await _until(fleet.url + "/v1/models", '"loaded"')
+
+
 @pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", LONG_CHAT), ("/v1/messages", LONG_MESSAGE)])
 async def test_a_killed_engine_is_an_error_event_and_the_model_recovers(
     own_fleet: FleetOfOne, path: str, body: dict[str, object]
 ) -> None:
     """kill -9 mid-stream: an error event, no clean end, then the model is back by itself (cases S6, T6)."""
+    loads = await _loads(own_fleet)
     async with aiohttp.ClientSession() as session:
         async with session.post(own_fleet.url + path, json=body) as answer:
             assert answer.status == 200
@@ -53,8 +68,7 @@ async def test_a_killed_engine_is_an_error_event_and_the_model_recovers(
         assert b"message_stop" not in seen
         last = [line for line in seen.splitlines() if line.startswith(b"data:")][-1]
         assert json.loads(last[5:])["error"]["code"] == "group_died"
-        await _until(own_fleet.neuron_url + "/models/smollm2", '"loaded"')
-        await _until(own_fleet.url + "/v1/models", '"loaded"')
+        await _until_loaded_again(own_fleet, loads)
         short = {**body, "max_tokens": 4, "stream": False}
         async with session.post(own_fleet.url + path, json=short) as answer:
             assert answer.status == 200, await answer.text()
@@ -62,6 +76,7 @@ async def test_a_killed_engine_is_an_error_event_and_the_model_recovers(
 
 async def test_while_it_recovers_callers_are_told_to_come_again(own_fleet: FleetOfOne) -> None:
     """Right after the death: 503 with Retry-After or a late success, never a 404 (cases T6, L5)."""
+    loads = await _loads(own_fleet)
     own_fleet.engine().kill()
     statuses = set()
     async with aiohttp.ClientSession() as session, asyncio.timeout(60):
@@ -74,6 +89,7 @@ async def test_while_it_recovers_callers_are_told_to_come_again(own_fleet: Fleet
                     assert int(answer.headers["retry-after"]) >= 1
             await asyncio.sleep(0.1)
     assert statuses <= {200, 503, 500}  # 500: the request that was running when it died
+    await _until_loaded_again(own_fleet, loads)
 
 
 async def test_a_client_that_leaves_frees_its_seat(own_fleet: FleetOfOne) -> None:
