@@ -145,15 +145,14 @@ async def test_a_stream_survives_the_polls_of_its_neuron_failing(tmp_path: Path)
 async def test_one_load_serves_all_who_wait_for_it(tmp_path: Path) -> None:
     """Five at once cause one load (L1); a client that leaves takes nobody else's load along (L9)."""
     async with scripted("one", MODEL) as neuron, running(tmp_path, [neuron], ENTRIES) as gateway:
-        neuron.load_s = 0.6
-        leaver = asyncio.create_task(_status(gateway, OTHER))
-        await until(lambda: len(neuron.loads) == 1)
+        neuron.load_s = 1.0
+        leaver, *others = [asyncio.create_task(_status(gateway, OTHER)) for _ in range(6)]
+        await until_async(lambda: _in_flight(gateway, 6))
         leaver.cancel()
         listed = await gateway.get(f"/v1/models/{OTHER}")
         assert listed["status"] == "loading"
         await until_async(lambda: _progress_is_shown(gateway))
-        answers = await asyncio.gather(*(_status(gateway, OTHER) for _ in range(5)))
-        assert answers == [200] * 5
+        assert await asyncio.gather(*others) == [200] * 5
         assert [load["model_id"] for load in neuron.loads] == [OTHER]
         assert neuron.loads[0]["devices"] == [0]
         assert (await gateway.metrics())[f'cortex_loads_total{{model="{OTHER}",result="loaded"}}'] == 1
@@ -357,6 +356,11 @@ async def _status(gateway: RunningGateway, model: str) -> int:
 
 async def _is_ok(gateway: RunningGateway, model: str) -> bool:
     return await _status(gateway, model) == 200
+
+
+async def _in_flight(gateway: RunningGateway, count: int) -> bool:
+    health: dict[str, Any] = await gateway.get("/health")
+    return health["in_flight"] == count
 
 
 async def _progress_is_shown(gateway: RunningGateway) -> bool:
