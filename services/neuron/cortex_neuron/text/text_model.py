@@ -44,9 +44,9 @@ class TextModel:
         """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
         if isinstance(prompt, ChatPrompt):
             # The template writes the special tokens itself: a second BOS makes models worse.
-            return tuple(self.tokenizer.encode(self.render(prompt), add_special_tokens=False).ids)
+            return self._encode(self.render(prompt), add_special_tokens=False)
         if isinstance(prompt, TextPrompt):
-            return tuple(self.tokenizer.encode(prompt.text).ids)
+            return self._encode(prompt.text, add_special_tokens=True)
         if max(prompt.token_ids, default=0) >= self.vocab_size:
             raise InvalidParameter(
                 f"prompt: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
@@ -70,6 +70,11 @@ class TextModel:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        # Of the library's ways to encode, only the batches let other threads run meanwhile.
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return tuple(encoding.ids)
 
     def _token(self, token: int) -> tuple[str, bytes]:
         """One token's own text and bytes, for log-probabilities."""
