@@ -20,6 +20,7 @@ MODEL: dict[str, Any] = {
     "harness": "vllm",
     "quant": "awq",
     "vram_mb": 18000,
+    "sampling": {"temperature": 0.5, "top_k": 20.0},
     "min_devices": 2,
     "min_device_vram_mb": 9000,
     "tensor_parallel": 2,

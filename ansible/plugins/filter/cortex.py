@@ -35,11 +35,17 @@ def cortex_neurons(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> li
 
 
 def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
-    """The entries of cortex_models with every key, less those whose value is none: TOML has no null."""
+    """The entries of cortex_models with every key as TOML writes it: nothing for none, dotted keys for a table."""
     models, found = catalogue(plain(entries))
     if found:
         raise AnsibleFilterError("\n".join(found))
-    return [model.model_dump(mode="json", exclude_none=True) for model in models]
+    return [_dotted(model.model_dump(mode="json", exclude_none=True)) for model in models]
+
+
+def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
+    tables = {key: value for key, value in entry.items() if isinstance(value, dict)}
+    inner = {f"{key}.{name}": value for key, table in tables.items() for name, value in table.items()}
+    return {key: value for key, value in entry.items() if key not in tables} | inner
 
 
 def _hosts(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Hosts:

@@ -98,6 +98,15 @@ def test_sampling_is_the_clients_then_the_models_then_ours() -> None:
     assert resolved == SamplingParams(temperature=0.0, top_p=0.9, top_k=0, seed=7, logit_bias={3: 1.0})
 
 
+def test_what_the_catalogue_says_of_sampling_is_above_the_models_file(tmp_path: Path) -> None:
+    """An operator's word is nearer to the request than what came with the weights (case W9)."""
+    folder = write_model(tmp_path / "m")
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
+    model = text_model.read(folder, 259, {"temperature": 0.2})
+    resolved = sampling.resolve(Sampling(), model.generation_config)
+    assert (resolved.temperature, resolved.top_p) == (0.2, 0.9)
+
+
 def test_each_answer_of_a_seeded_request_has_its_own_seed() -> None:
     """With one seed for all of `n`, all would be the same answer."""
     params = SamplingParams(seed=7)

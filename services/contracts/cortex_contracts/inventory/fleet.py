@@ -28,6 +28,7 @@ Listen = Annotated[
 ModelId = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][\w.:/-]*$", max_length=200, examples=["qwen3-8b", "Qwen/Qwen3-8B"])
 ]
+SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
@@ -59,6 +60,10 @@ class Model(Strict):
     priority: Annotated[int, Field(description="Higher stays longer under the priority strategy")] = 0
     aliases: Annotated[tuple[ModelId, ...], Field(description="Other names clients may use")] = ()
     context: Annotated[int | None, Field(gt=0, description="Tokens of context; none takes the model's own")] = None
+    sampling: Annotated[
+        dict[SamplingName, float],
+        Field(description="How its tokens are chosen where a request does not say; above generation_config.json"),
+    ] = {}
     capabilities: Annotated[
         tuple[Literal["chat", "completion", "tools", "images"], ...],
         Field(description="What it is good for, shown to clients"),

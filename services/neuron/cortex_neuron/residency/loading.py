@@ -94,7 +94,7 @@ class Loader:
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
             frame = self._frame(order, path, text_dir)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
-            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size)
+            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.sampling)
             return Serving(group, loaded, text, order.device)
         except BaseException:
             if group is not None:

@@ -1,4 +1,4 @@
-"""How the next token is chosen, resolved: what the client said, then the model's file, then defaults (case W9)."""
+"""How the next token is chosen, resolved: client, then catalogue, then the model's file, then defaults (case W9)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ _OF_CLIENT = (*_OF_MODEL, "seed", "presence_penalty", "frequency_penalty")
 
 
 def resolve(asked: Sampling, generation_config: Mapping[str, Any]) -> SamplingParams:
-    """The parameters for the engine. `generation_config` is the model's generation_config.json."""
+    """The parameters for the engine. `generation_config` is the model's, with the catalogue's word above it."""
     values = {name: generation_config[name] for name in _OF_MODEL if generation_config.get(name) is not None}
     if generation_config.get("do_sample") is False and "temperature" not in values:
         values["temperature"] = 0.0
     said = {name: value for name in _OF_CLIENT if (value := getattr(asked, name)) is not None}
     values |= said
-    if values.get("top_k", 0) < 0:
-        values["top_k"] = 0
+    values["top_k"] = max(0, int(values.get("top_k", 0)))  # -1 is off, too
     return SamplingParams(**values, logit_bias=asked.logit_bias)
 
 

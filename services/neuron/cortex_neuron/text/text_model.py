@@ -7,13 +7,14 @@ that rank 0 fills at load (Load.text_dir). Called by: inference; everything here
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from cortex_contracts.inventory.fleet import SamplingName
 from cortex_contracts.wire.errors import InvalidParameter, TemplateRenderFailed
 from cortex_dialects.generation import ChatPrompt, Prompt, TextPrompt
 from cortex_neuron.text.template import ChatTemplate
@@ -90,8 +91,11 @@ class TextModel:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def read(folder: Path, vocab_size: int) -> TextModel:
-    """Read what rank 0 wrote. Raises OSError, ValueError, TemplateRenderFailed."""
+def read(folder: Path, vocab_size: int, sampling: Mapping[SamplingName, float] | None = None) -> TextModel:
+    """Read what rank 0 wrote; `sampling` is what the catalogue says above generation_config.json.
+
+    Raises OSError, ValueError, TemplateRenderFailed.
+    """
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     # What a file says of padding and truncation was meant for training batches.
     tokenizer.no_padding()
@@ -100,7 +104,9 @@ def read(folder: Path, vocab_size: int) -> TextModel:
     template = None
     if template_file.exists():
         template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
-    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"))
+    generation_config: dict[str, Any] = _read_json(folder / "generation_config.json")
+    generation_config.update(sampling or {})
+    return TextModel(tokenizer, vocab_size, template, generation_config)
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
