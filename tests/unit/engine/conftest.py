@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cortex_neuron.engine.preload  # isort: skip  # noqa: F401  (first: it sets what torch reads when it is imported)
+
 import array
 import itertools
 import json
@@ -26,6 +28,9 @@ GREEDY = SamplingParams(temperature=0)
 MARGIN = 0.05  # log-probability by which the reference itself was undecided
 
 _ids = itertools.count(1)
+
+# Two OpenMP threads on a shared machine wait for each other at every barrier: one is slower by less than that.
+torch.set_num_threads(1)
 
 
 @dataclass
@@ -110,7 +115,7 @@ def demo_text_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_model(demo_path: Path, demo_text_dir: Path) -> LoadedModel:
-    return load(str(demo_path), "cpu", None, str(demo_text_dir), torch.get_num_threads(), lambda *_: None)
+    return load(str(demo_path), "cpu", None, str(demo_text_dir), 1, lambda *_: None)
 
 
 @pytest.fixture

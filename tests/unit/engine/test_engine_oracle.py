@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-TOKENS = 32
+TOKENS = 20
 
 
 def _check(oracle, parts, answers, tokens=TOKENS) -> None:
@@ -16,9 +16,9 @@ def _check(oracle, parts, answers, tokens=TOKENS) -> None:
 
 
 def test_each_prompt_alone_gets_the_reference_answer(start, oracle, parts) -> None:
-    """One at a time, to its end or 24 tokens."""
+    """One at a time, to its end or 16 tokens."""
     session = start()
-    _check(oracle, parts, [session.ask(p["prompt_ids"], max_tokens=24) for p in oracle], 24)
+    _check(oracle, parts, [session.ask(p["prompt_ids"], max_tokens=16) for p in oracle], 16)
 
 
 def test_thirty_two_prompts_at_once_get_the_reference_answers(start, oracle, parts) -> None:
@@ -64,10 +64,10 @@ def test_a_cache_too_small_for_all_preempts_and_still_answers_right(start, oracl
     preempted = []
     real = type(session.engine)._preempt
     monkeypatch.setattr(type(session.engine), "_preempt", lambda self, s: (preempted.append(s.id), real(self, s)))
-    ids = [session.submit(p["prompt_ids"], max_tokens=20) for p in oracle]
+    ids = [session.submit(p["prompt_ids"], max_tokens=TOKENS) for p in oracle]
     session.finish()
     assert preempted, "the cache was not small enough to test anything"
-    _check(oracle, parts, [session.answers[i] for i in ids], 20)
+    _check(oracle, parts, [session.answers[i] for i in ids])
     assert session.steps[-1].kv_blocks_free == 16
 
 

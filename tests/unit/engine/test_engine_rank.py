@@ -163,8 +163,8 @@ def test_a_rank_lives_from_hello_to_bye(demo_path, tmp_path, oracle) -> None:
 
 
 def _check_pings_in_a_long_step(line: Line) -> None:
-    """A prompt of 2,000 tokens is one step of seconds; a ping in it is answered within 0.1 s (case T7)."""
-    line.send(_submit(3, [504, 28] * 1000, max_tokens=1))
+    """A prompt of 1,000 tokens is one step of seconds; a ping in it is answered within 0.1 s (case T7)."""
+    line.send(_submit(3, [504, 28] * 500, max_tokens=1))
     waits = []
     frames: list[FromRank] = []
     for seq in range(100, 107):

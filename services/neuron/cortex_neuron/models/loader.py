@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron.layers import attention
+from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.models import gguf_model, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
@@ -100,6 +101,8 @@ def _folder_eos_ids(path: Path, config: Any) -> list[int]:
 
 
 def _loaded(module: Any, device: torch.device, eos_ids: list[int]) -> LoadedModel:
+    if device.type == "cpu":
+        order_for_cpu(module)
     config = module.config
     heads = config.num_attention_heads
     shape = CacheShape(
