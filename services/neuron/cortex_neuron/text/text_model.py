@@ -104,8 +104,8 @@ def read(folder: Path, vocab_size: int, sampling: Mapping[SamplingName, float] |
     template = None
     if template_file.exists():
         template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
-    generation_config: dict[str, Any] = _read_json(folder / "generation_config.json")
-    generation_config.update(sampling or {})
+    generation_config = _read_json(folder / "generation_config.json")
+    generation_config |= {str(name): value for name, value in (sampling or {}).items()}
     return TextModel(tokenizer, vocab_size, template, generation_config)
 
 
