@@ -95,9 +95,11 @@ def _prefill(q: Tensor, k: Tensor, v: Tensor, span: PrefillSpan, mask: Tensor | 
     chunk, groups = q.shape[0], q.shape[1] // k.shape[1]
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     if rule.softcap is None:
-        causal = mask is None and chunk > 1
+        if mask is not None and q.is_cuda:
+            # CUDA's fused kernels take a mask or shared kv heads; with both, torch would make all scores in memory.
+            k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=rule.scale, enable_gqa=groups > 1
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=rule.scale, enable_gqa=groups > 1
         )
         return out[0].transpose(0, 1)
     if mask is None:
