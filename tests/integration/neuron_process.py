@@ -152,7 +152,10 @@ def chat_body(order: dict[str, Any], model: str = "echo", **more: Any) -> dict[s
 
 @asynccontextmanager
 async def running_neuron(
-    models: list[dict[str, Any]], command: list[str] | None = None, **settings: Any
+    models: list[dict[str, Any]],
+    command: list[str] | None = None,
+    process_environment: dict[str, str] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningNeuron]:
     """A daemon inside the with block; `models` are catalogue entries, `settings` keys of [neuron]."""
     # Not pytest's tmp_path: a Unix socket's path must be short.
@@ -161,7 +164,7 @@ async def running_neuron(
         (folder / "neuron.toml").write_text(_toml(folder, port, models, settings))
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *(command or SCRIPTED), str(folder / "neuron.toml"), stderr=log, stdout=log
+                *(command or SCRIPTED), str(folder / "neuron.toml"), stderr=log, stdout=log, env=process_environment
             )
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
             neuron = RunningNeuron(f"http://127.0.0.1:{port}", folder, process, http)

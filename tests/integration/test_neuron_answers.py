@@ -33,6 +33,13 @@ async def test_streamed_and_whole_answers_are_the_same_text(scripted: RunningNeu
     assert completion.json["choices"][0]["text"] == text
 
 
+async def test_bytes_that_are_no_text_harm_nobody_else(scripted: RunningNeuron) -> None:
+    """A half character at the end is shown as one that is wrong; the model goes on serving (cases S1, T5)."""
+    answer = await scripted.chat({"reply_ids": [104, 0xF0, 0x9F, 256]})
+    assert answer.json["choices"][0]["message"]["content"].rstrip("\N{REPLACEMENT CHARACTER}") == "h"
+    assert (await scripted.chat({"reply": "fine"})).json["choices"][0]["message"]["content"] == "fine"
+
+
 async def test_a_stop_string_ends_the_answer_and_the_sequence(scripted: RunningNeuron) -> None:
     """Nothing of it is shown, Anthropic is told which, and the engine's blocks are free."""
     order = {"reply": "one two STOP three " * 20, "step_s": 0.005}

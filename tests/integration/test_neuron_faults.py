@@ -51,6 +51,8 @@ async def test_kill_9_in_a_stream_is_an_error_event_and_the_model_recovers(fault
     assert "message_stop" not in message.text
     assert (whole.status, whole.json["error"]["code"]) == (500, "group_died")
     assert "retry-after" in whole.headers
+    row = await faulty.row()
+    assert (row["status"], row["loads"]) != ("loaded", 1)  # nobody is told that the dead group is there
     assert (await faulty.line_of("killed"))["code"] == "group_died"
     await _recovered(faulty)
     assert faulty.engines()[0].pid != engine.pid
@@ -144,6 +146,24 @@ async def test_a_model_that_recovers_can_be_unloaded(faulty: RunningNeuron) -> N
         await faulty.chat({"reply": "x", "die_after": 0})
     assert (await faulty.post("/models/unload", {"model_id": "echo"})).json["status"] == "unloaded"
     assert faulty.engines() == []
+
+
+async def test_replies_to_older_requests_are_dropped(tmp_path: Path) -> None:
+    """Each is matched by its sequence number; a stale one answers nobody (case T1)."""
+    models = [{"id": "echo", "source": str(write_model(tmp_path / "echo", load="stale")), "preload_on": ["here"]}]
+    async with running_neuron(models) as neuron:
+        assert (await neuron.until_status("loaded"))["context"] == 2048
+        answer = await neuron.chat({"reply": "mine", "strangers": True})
+        assert answer.json["choices"][0]["message"]["content"] == "mine"
+        assert (await neuron.row())["loads"] == 1
+
+
+async def test_an_engine_that_speaks_nonsense_is_ended(faulty: RunningNeuron) -> None:
+    """What cannot be read cannot be trusted: the group is started anew."""
+    answer = await faulty.chat({"reply": "x" * 100, "step_s": 0.05, "garbage": True})
+    assert (answer.status, answer.json["error"]["code"]) == (500, "group_died")
+    await _recovered(faulty)
+    assert (await faulty.chat({"reply": "back"})).status == 200
 
 
 async def test_an_engine_dies_with_a_daemon_that_is_killed(echo_model: Path) -> None:

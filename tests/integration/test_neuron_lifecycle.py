@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fake_nvml
 import psutil
 import pytest
 from neuron_process import MESSAGES, RunningNeuron, chat_body, running_neuron, until
@@ -47,6 +48,18 @@ async def test_the_socket_is_bound_before_models_are_loaded(tmp_path: Path) -> N
         await neuron.until_status("loaded", "slow")
         health = await neuron.get("/health")
         assert (health["state"], health["activation"]["loaded"]) == ("ready", ["slow"])
+
+
+async def test_a_model_that_can_never_be_loaded_here_does_not_hold_up_the_rest(echo_model: Path) -> None:
+    """The neuron becomes ready, and says what failed (case L2)."""
+    models = [
+        _model(echo_model, "echo", preload_on=["here"]),
+        _model(echo_model, "other", preload_on=["here"], harness="vllm"),
+    ]
+    async with running_neuron(models) as neuron:
+        await neuron.until_status("loaded", "echo")
+        health = await neuron.get("/health")
+        assert (health["state"], health["activation"]["failed"]) == ("ready", ["other"])
 
 
 async def test_unloading_lets_answers_end_and_leaves_nothing(echo_model: Path) -> None:
@@ -117,6 +130,17 @@ async def test_a_load_that_fails_is_told_with_rank_and_kind(
         await neuron.until_status("loaded", "bad")
 
 
+@pytest.mark.parametrize(("boot", "kind"), [("silent", "hello_timeout"), ("die", "rank_died")])
+async def test_a_process_that_never_says_hello_is_given_up(echo_model: Path, boot: str, kind: str) -> None:
+    """It has the load's deadline too, and is ended (case T3)."""
+    environment = {"SCRIPTED_RANK_BOOT": boot}
+    async with running_neuron([_model(echo_model, "echo")], load_timeout_s=2.0, environment=environment) as neuron:
+        await neuron.post(LOAD, {"model_id": "echo"})
+        assert (await neuron.until_status("failed"))["failure"]["kind"] == kind
+        assert neuron.engines() == []
+        assert list((neuron.folder / "run").iterdir()) == []
+
+
 async def test_an_architecture_we_do_not_have_is_422_before_any_process(tmp_path: Path) -> None:
     """It names the type and the set (case T11); as does a source that is not there."""
     odd = write_model(tmp_path / "odd")
@@ -151,6 +175,30 @@ async def test_a_repository_that_cannot_be_reached_is_pending_not_failed(tmp_pat
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text(revision)
         await neuron.until_status("loaded", "far")
+
+
+async def test_a_driver_problem_refuses_loads_and_is_said(tmp_path: Path, echo_model: Path) -> None:
+    """503 cuda_unavailable in the words of /discovery; nothing is started (case T9)."""
+    environment = fake_nvml.environment(fake_nvml.build(tmp_path), INIT=18)
+    async with running_neuron([_model(echo_model, "echo")], None, environment, devices="all") as neuron:
+        refused = await neuron.post(LOAD, {"model_id": "echo"})
+        assert (refused.status, refused.json["error"]["code"]) == (503, "cuda_unavailable")
+        assert refused.json["error"]["message"] == "driver/library version mismatch: reboot"
+        assert (await neuron.get("/discovery"))["driver_problem"] == "driver/library version mismatch: reboot"
+        assert neuron.engines() == []
+
+
+async def test_gpus_are_placed_on_by_free_memory(tmp_path: Path, echo_model: Path) -> None:
+    """The emptier of two cards, unless one is asked for; each is told to the engine as a CUDA device (case L7)."""
+    environment = fake_nvml.environment(fake_nvml.build(tmp_path), GPUS=2)
+    models = [_model(echo_model, "echo"), _model(echo_model, "other")]
+    async with running_neuron(models, None, environment, devices="all") as neuron:
+        await neuron.post(LOAD, {"model_id": "echo"})
+        await neuron.post(LOAD, {"model_id": "other", "devices": [1]})
+        assert (await neuron.until_status("loaded", "echo"))["devices"] == [0]
+        assert (await neuron.until_status("loaded", "other"))["devices"] == [1]
+        loaded = {line["model"]: line["device"] for line in neuron.log() if line["event"] == "model_loaded"}
+        assert loaded == {"echo": "cuda:0", "other": "cuda:1"}
 
 
 async def test_bad_load_requests_say_what_is_wrong(echo_model: Path) -> None:

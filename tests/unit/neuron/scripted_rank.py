@@ -1,9 +1,10 @@
 """A rank that does as its prompts say: a real process on a real socket, with every fault an engine can have.
 
 A model folder (see scripted_model.py) may hold script.json:
-    {"load": "never" | "die" | "error", "load_s": seconds, "kv_blocks": n}
+    {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n}
 A prompt's last {"…"} object is its order:
-    {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n}
+    {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n,
+     "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true}
 Token ids are bytes; EOS ends an answer.
 """
 
@@ -101,6 +102,10 @@ class ScriptedRank:
         for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):
             if (source / name).exists():
                 shutil.copy(source / name, Path(frame.text_dir) / name)
+        if orders.get("load") == "stale":  # the answers to something that was asked before
+            self.send(frames.Loaded(seq=frame.seq + 1000, vram_mb=1, context=1, vocab_size=1, block_size=1, kv_blocks=1,
+                                    eos_ids=[]))  # fmt: skip
+            self.send(frames.Error(seq=frame.seq + 1000, kind="load_failed", message="an older load"))
         self.send(
             frames.Loaded(
                 seq=frame.seq, vram_mb=7, context=frame.context or CONTEXT, vocab_size=VOCABULARY, block_size=BLOCK,
@@ -115,6 +120,11 @@ class ScriptedRank:
         if order.get("bad_request"):
             self.send(frames.Error(seq=frame.seq, kind="bad_request", message="the order was to refuse it"))
             return
+        if order.get("garbage"):
+            self.socket.send(b"\xc1 not msgpack")
+        if order.get("strangers"):
+            self.send(self.stepped([frames.Output(frame.id + 1000, [65], "stop")]))
+            self.send(frames.Error(seq=frame.id + 1000, kind="engine_error", message="of a request long gone"))
         left = order["reply_ids"] if "reply_ids" in order else [*order.get("reply", "ok").encode(), EOS]
         blocks = -(-(len(prompt) + frame.max_tokens) // BLOCK)
         sequence = Sequence(frame.id, order, list(left), frame.max_tokens, blocks, frame.logprobs)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fake_nvml
 import pytest
 
-SOURCE = Path(__file__).with_name("fake_nvml.c")
 PROBE = """
 import dataclasses, json, sys
 from cortex_neuron.hardware import devices
@@ -29,16 +28,11 @@ print(json.dumps({
 @pytest.fixture(scope="session")
 def nvml_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the fake library."""
-    folder = tmp_path_factory.mktemp("nvml")
-    library = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(SOURCE)], check=True)
-    return folder
+    return fake_nvml.build(tmp_path_factory.mktemp("nvml"))
 
 
 def _probe(folder: Path | None, choice: Any = "all", **settings: int) -> dict[str, Any]:
-    environment = os.environ | {f"FAKE_NVML_{name}": str(value) for name, value in settings.items()}
-    if folder is not None:
-        environment["LD_LIBRARY_PATH"] = str(folder)
+    environment = fake_nvml.environment(folder, **settings)
     command = [sys.executable, "-c", PROBE, json.dumps(choice)]
     answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=30)
     seen: dict[str, Any] = json.loads(answer.stdout)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_model import byte_tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from cortex_dialects.events import Finished, ReasoningDelta, TextDelta
 from cortex_neuron.protocol.frames import Output, TokenLogprobs
@@ -45,6 +46,22 @@ def test_an_answer_cut_within_a_character_ends_with_a_replacement() -> None:
     deltas = [detokenizer.push(byte) for byte in "a🤖".encode()[:-1]]
     assert "".join(deltas) == "a"
     assert set(detokenizer.end()) == {"\N{REPLACEMENT CHARACTER}"}
+
+
+def test_a_continued_text_keeps_the_space_before_its_next_word() -> None:
+    """SentencePiece's decoders drop it from a first word, which the first word of an answer is not."""
+    tokenizer = Tokenizer(models.WordLevel({"▁is": 0, "▁Paris": 1, "▁now": 2}, unk_token="▁is"))
+    tokenizer.decoder = decoders.Metaspace()
+    continued = Detokenizer(tokenizer, (0,))
+    assert [continued.push(1), continued.push(2)] == [" Paris", " now"]
+    fresh = Detokenizer(tokenizer)
+    assert [fresh.push(1), fresh.push(2)] == ["Paris", " now"]
+
+
+def test_a_prompt_that_ends_within_a_character_is_not_repeated() -> None:
+    """Token prompts may end anywhere."""
+    detokenizer = Detokenizer(TOKENIZER, "a🤖".encode()[:-1])
+    assert "a" not in "".join(map(detokenizer.push, b"bc"))
 
 
 @given(st.text(alphabet="abc", max_size=30), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3))
@@ -100,7 +117,7 @@ def test_an_answer_without_thinking_is_an_answer() -> None:
 
 
 def _choice(stop: tuple[str, ...] = (), **changed: Any) -> Choice:
-    return Choice(0, MODEL, stop, **{"chat": True, "thinking": False, "num_top": None, **changed})
+    return Choice(0, MODEL, b"prompt", **{"stop": stop, "chat": True, "num_top": None, **changed})
 
 
 def test_the_end_of_sequence_token_is_counted_but_not_shown() -> None:

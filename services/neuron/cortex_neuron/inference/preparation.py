@@ -42,14 +42,14 @@ class Prepared:
 
     def choices(self) -> list[Choice]:
         """A fresh pipeline for every choice."""
-        generation, text = self.generation, self.serving.text
+        generation = self.generation
         return [
             Choice(
                 index,
-                text,
-                generation.stop,
+                self.serving.text,
+                self.prompts[index // generation.n],
+                stop=generation.stop,
                 chat=isinstance(generation.prompts[index // generation.n], ChatPrompt),
-                thinking=text.begins_in_thought(self.prompts[index // generation.n]),
                 num_top=generation.logprobs,
             )
             for index in range(generation.num_choices)

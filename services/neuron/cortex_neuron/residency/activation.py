@@ -11,6 +11,7 @@ import asyncio
 from cortex_contracts.wire.errors import CortexError, Unavailable
 from cortex_contracts.wire.neuron import Activation, LoadRequest, ModelStatus, NeuronState
 from cortex_neuron.residency.residency import Residency
+from cortex_neuron.residency.resident import Resident
 from cortex_serving import logs
 
 _RETRY_S = 5.0
@@ -22,6 +23,7 @@ class Preloads:
     def __init__(self, name: str, residency: Residency) -> None:
         self._residency = residency
         self._wanted = [each for each in residency.residents.values() if name in each.model.preload_on]
+        self._refused: set[str] = set()  # those that this neuron can never load
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -39,26 +41,33 @@ class Preloads:
         return Activation(
             wanted=[each.model.id for each in self._wanted],
             loaded=[each.model.id for each in self._wanted if each.status is ModelStatus.LOADED],
-            failed=[each.model.id for each in self._wanted if each.status is ModelStatus.FAILED],
+            failed=[each.model.id for each in self._wanted if self._has_failed(each)],
         )
 
     def state(self) -> NeuronState:
         """The neuron's state: ready only once every wanted model has been loaded, or has failed."""
-        done = all(each.loads or each.status is ModelStatus.FAILED for each in self._wanted)
+        done = all(each.loads or self._has_failed(each) for each in self._wanted)
         if self._residency.mode is NeuronState.READY and not done:
             return NeuronState.ACTIVATING
         return self._residency.mode
 
+    def _has_failed(self, resident: Resident) -> bool:
+        return resident.status is ModelStatus.FAILED or resident.model.id in self._refused
+
     async def _load(self, model_id: str) -> None:
+        waits_for = None
         while True:
             try:
                 await self._residency.load(LoadRequest(model_id=model_id))
                 return
             except Unavailable as failure:
-                logs.warning("preload_waits", model=model_id, code=failure.code, message=failure.message)
+                if failure.code != waits_for:
+                    waits_for = failure.code
+                    logs.warning("preload_waits", model=model_id, code=failure.code, message=failure.message)
                 if self._residency.find(model_id).status is ModelStatus.FAILED:
                     return
             except CortexError as failure:
+                self._refused.add(model_id)
                 logs.error("preload_failed", model=model_id, code=failure.code, message=failure.message)
                 return
             await asyncio.sleep(_RETRY_S)

@@ -14,6 +14,8 @@ from cortex_neuron.text.reasoning import ReasoningSplit
 from cortex_neuron.text.stop_strings import StopStrings
 from cortex_neuron.text.text_model import TextModel
 
+# Tokens of a text prompt that are enough to know how it goes on.
+_TAIL = 6
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -21,15 +23,22 @@ class Choice:
     """What has come of choice `index`. Once `finished` is set nothing more follows."""
 
     def __init__(
-        self, index: int, model: TextModel, stop: tuple[str, ...], *, chat: bool, thinking: bool, num_top: int | None
+        self,
+        index: int,
+        model: TextModel,
+        prompt: Sequence[int],
+        *,
+        stop: tuple[str, ...],
+        chat: bool,
+        num_top: int | None,
     ) -> None:
         self.num_tokens = 0
         self.finished: Finished | None = None
         self._index = index
         self._model = model
-        self._detokenizer = Detokenizer(model.tokenizer)
+        self._detokenizer = Detokenizer(model.tokenizer, () if chat else prompt[-_TAIL:])
         self._stop = StopStrings(stop)
-        self._reasoning = ReasoningSplit(enabled=chat and model.reasons, thinking=thinking)
+        self._reasoning = ReasoningSplit(enabled=chat and model.reasons, thinking=model.begins_in_thought(prompt))
         self._num_top = num_top
 
     def take(self, output: Output) -> Iterator[Event]:

@@ -6,6 +6,8 @@ replacement character appears only for bytes that are wrong in the end. Called b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -13,11 +15,14 @@ _LONGEST_CHARACTER = 4  # bytes of UTF-8, so tokens of a byte each
 
 
 class Detokenizer:
-    """The text of one sequence."""
+    """The text of one sequence. `before` are the tokens that it continues, whose text is not repeated."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        # Some decoders take the space off a text's first word; a continuation's first word is not that.
+        known = str(tokenizer.decode(before, skip_special_tokens=True)) if before else ""
+        primed = list(before) if known and not known.endswith("\N{REPLACEMENT CHARACTER}") else []
+        self._stream = DecodeStream(ids=primed, skip_special_tokens=True)
         self._held: list[int] = []
 
     def push(self, token: int) -> str:
