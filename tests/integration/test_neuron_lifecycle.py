@@ -22,20 +22,24 @@ def _model(path: Path, model_id: str, **entry: Any) -> dict[str, Any]:
 
 async def test_five_loads_of_one_model_are_one_and_hold_up_no_other(tmp_path: Path, echo_model: Path) -> None:
     """Single flight per model; another model is loaded at the same time (case L1)."""
-    slow = write_model(tmp_path / "slow", load_s=2.0)
+    slow = write_model(tmp_path / "slow", load_s=4.0)
     async with running_neuron([_model(slow, "slow"), _model(echo_model, "echo")]) as neuron:
         loads = [neuron.post(LOAD, {"model_id": "slow"}) for _ in range(5)]
         answers = await asyncio.gather(*loads)
         assert {answer.json["status"] for answer in answers} == {"loading"}
         await neuron.post(LOAD, {"model_id": "echo"})
         await neuron.until_status("loaded", "echo")
-        loading = await neuron.row("slow")
-        assert (loading["status"], loading["progress"]) == ("loading", {"phase": "weights", "fraction": 0.5})
+        loading = await until(lambda: _progress(neuron, "slow"))
+        assert loading == {"phase": "weights", "fraction": 0.5}
         refused = await neuron.chat({}, "slow")
         assert (refused.status, refused.json["error"]["code"]) == (503, "model_loading")
         assert int(refused.headers["retry-after"]) > 0
         assert len(neuron.engines()) == 2
         assert (await neuron.until_status("loaded", "slow"))["loads"] == 1
+
+
+async def _progress(neuron: RunningNeuron, model: str) -> Any:
+    return (await neuron.row(model))["progress"]
 
 
 async def test_the_socket_is_bound_before_models_are_loaded(tmp_path: Path) -> None:
