@@ -138,14 +138,16 @@ def oracle() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def parts() -> Callable[[dict[str, Any], Sequence[int]], str | None]:
+def parts() -> Callable[[dict[str, Any], Sequence[int], int], str | None]:
     """Where an answer parts from the reference, in words; None if it does not, or only where that was undecided."""
 
-    def first_difference(prompt: dict[str, Any], answer: Sequence[int]) -> str | None:
-        for at, (want, got) in enumerate(zip(prompt["token_ids"], answer, strict=False)):
+    def first_difference(prompt: dict[str, Any], answer: Sequence[int], max_tokens: int) -> str | None:
+        wanted = prompt["token_ids"][:max_tokens]
+        for at, (want, got) in enumerate(itertools.zip_longest(wanted, answer)):
             if want != got:
-                margin = prompt["margins"][at]
-                return None if margin < MARGIN else f"{prompt['name']}: token {at} is {got}, not {want} ({margin=})"
+                margin = prompt["margins"][at] if at < len(wanted) else 0.0
+                undecided = got is not None and margin < MARGIN
+                return None if undecided else f"{prompt['name']}: token {at} is {got}, not {want} ({margin=})"
         return None
 
     return first_difference

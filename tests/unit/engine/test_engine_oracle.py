@@ -8,11 +8,8 @@ TOKENS = 20
 
 
 def _check(oracle, parts, answers, tokens=TOKENS) -> None:
-    wrong = [parts(prompt, answer.tokens) for prompt, answer in zip(oracle, answers, strict=True)]
+    wrong = [parts(prompt, answer.tokens, tokens) for prompt, answer in zip(oracle, answers, strict=True)]
     assert [w for w in wrong if w] == []
-    for prompt, answer in zip(oracle, answers, strict=True):
-        same = answer.tokens == prompt["token_ids"][: len(answer.tokens)]
-        assert not same or len(answer.tokens) == min(tokens, len(prompt["token_ids"]))
 
 
 def test_each_prompt_alone_gets_the_reference_answer(start, oracle, parts) -> None:
@@ -79,7 +76,7 @@ def test_the_comparison_with_the_reference_can_fail(start, oracle, parts) -> Non
     for layer in session.engine.cache.keys:
         layer += torch.randn(layer.shape[-1]) * 2
     session.finish()
-    assert parts(oracle[1], session.answers[number].tokens) is not None
+    assert parts(oracle[1], session.answers[number].tokens, TOKENS) is not None
 
 
 def test_repetition_and_near_identical_keys_stay_finite_and_the_same_in_any_batch(start, oracle) -> None:

@@ -31,11 +31,10 @@ def test_nobody_overtakes_a_prompt_that_does_not_fit_yet() -> None:
     assert [chunk.id for chunk in plan.chunks] == [1]
 
 
-def test_blocks_promised_to_an_admitted_prompt_are_not_given_twice() -> None:
-    """Prompt 1 has computed 16 of 160 tokens; the 9 blocks it still needs are spoken for."""
-    running = [Candidate(1, known=160, computed=16, blocks=1)]
-    assert [c.id for c in plan_step(running, [_new(2, 20)], 10, Limits(256, 4, 16)).chunks] == [1]
-    assert [c.id for c in plan_step(running, [_new(2, 20)], 11, Limits(256, 4, 16)).chunks] == [1, 2]
+def test_a_prompt_is_admitted_only_when_all_of_it_fits() -> None:
+    """The first chunk of 32 tokens would fit into 2 blocks; the 160 of the prompt take 10."""
+    assert plan_step([], [_new(1, 160)], 9, LIMITS).chunks == ()
+    assert plan_step([], [_new(1, 160)], 10, LIMITS).chunks == (Chunk(1, 32, 2),)
 
 
 def test_the_youngest_gives_way_when_blocks_run_out() -> None:

@@ -5,7 +5,7 @@ Owns: the policy. No I/O, no clock, no torch, and nothing is changed here: engin
 Continuous batching with chunked prefill: sequences that decode come first, one token each; what is left of the step's
 token budget goes to prompts, in the order of arrival, cut where the budget ends. Blocks are given on demand. When they
 run out, the youngest running sequence gives its blocks back and is computed again later. A waiting sequence is admitted
-only while the blocks that it and all admitted prompts still need are free, first come, first served: nobody overtakes.
+when the blocks of its whole prompt are free, first come, first served: nobody overtakes.
 """
 
 from __future__ import annotations
@@ -81,22 +81,19 @@ class _Draft:
             self._preempt_youngest()
 
     def admit(self, waiting: Sequence[Candidate]) -> None:
-        promised = sum(self._missing(c) for c in self.alive) - sum(c.new_blocks for c in self.chunks)
+        """Budget is left only when every running sequence has all it needs: what is free now, nobody else waits for."""
         for one in waiting:
             full = len(self.alive) >= self.limits.sequences
-            if full or self.budget <= 0 or self._missing(one) > self.free - promised:
+            if full or self.budget <= 0 or self._blocks(one.known) > self.free:
                 return
             self.alive.append(one)
-            tokens = min(one.known, self.budget)
-            promised += self._missing(one)
-            promised -= self._take(one, tokens)
+            self._take(one, min(one.known, self.budget))
 
-    def _take(self, one: Candidate, tokens: int) -> int:
+    def _take(self, one: Candidate, tokens: int) -> None:
         new_blocks = max(0, self._blocks(one.computed + tokens) - one.blocks)
         self.chunks.append(Chunk(one.id, tokens, new_blocks))
         self.free -= new_blocks
         self.budget -= tokens
-        return new_blocks
 
     def _preempt_youngest(self) -> None:
         victim = self.alive.pop()
@@ -110,9 +107,6 @@ class _Draft:
 
     def _room(self, one: Candidate) -> int:
         return (one.blocks + self.free) * self.limits.block_size - one.computed
-
-    def _missing(self, one: Candidate) -> int:
-        return max(0, self._blocks(one.known) - one.blocks)
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_size)

@@ -137,7 +137,7 @@ def _decode_groups(spans: list[Span], block_size: int, device: torch.device) -> 
 def _decode_group(spans: list[Span], start: int, block_size: int, device: torch.device) -> DecodeGroup:
     width = spans[-1].length
     num_blocks = -(-width // block_size)
-    tables = [[*span.table[:num_blocks], *[span.table[0]] * (num_blocks - len(span.table))] for span in spans]
+    tables = [[*span.table, *[0] * (num_blocks - len(span.table))] for span in spans]
     lengths = torch.tensor([[span.length] for span in spans])
     slots = _table_slots(torch.tensor(tables), block_size)[:, :width]
     slots = torch.where(torch.arange(width) < lengths, slots, slots[:, :1])
