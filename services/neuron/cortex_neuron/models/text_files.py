@@ -110,15 +110,18 @@ def gguf_eos_ids(file: GgufFile) -> list[int]:
 def _gguf_tokenizer(file: GgufFile) -> Tokenizer:
     from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
 
-    try:  # transformers 5.2x moved it
+    architecture = file.architecture()
+    try:
         from transformers.integrations.gguf import convert_gguf_tokenizer
-    except ImportError:
-        from transformers.integrations import convert_gguf_tokenizer
+    except ImportError:  # transformers before 5.19 has it elsewhere, and knows one architecture by its model_type
+        from transformers.integrations.ggml import convert_gguf_tokenizer
+
+        architecture = {"gemma3": "gemma3_text"}.get(architecture, architecture)
     names = GGUF_TO_TRANSFORMERS_MAPPING["tokenizer"]["tokenizer"]
     values = {
         name: file.metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in file.metadata
     }
-    tokenizer: Tokenizer = convert_gguf_tokenizer(file.architecture(), values)[0]
+    tokenizer: Tokenizer = convert_gguf_tokenizer(architecture, values)[0]
     if file.metadata.get("tokenizer.ggml.pre") == "smollm":
         # Not in transformers' table: digits stand alone, then GPT-2's rule.
         digits = pre_tokenizers.Digits(individual_digits=True)
