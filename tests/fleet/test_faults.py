@@ -45,7 +45,7 @@ async def _loads(fleet: FleetOfOne) -> int:
 
 async def _until_loaded_again(fleet: FleetOfOne, loads: int) -> None:
     async with asyncio.timeout(60):
-        while await _loads(fleet) <= loads:
+        while await _loads(fleet) <= loads:  # noqa: ASYNC110  another process: there is nothing to wait on
             await asyncio.sleep(0.05)
     await _until(fleet.url + "/v1/models", '"loaded"')
 
