@@ -110,7 +110,9 @@ def write_config(
     """Both files."""
     known = {"poll_interval_s": 0.1, "drain_timeout_s": 3.0, "idle_timeout_s": 5.0, **settings}
     lines = ["[gateway]", f'listen = "127.0.0.1:{ports[0]}"', f'metrics_listen = "127.0.0.1:{ports[1]}"']
+    after = known.pop("defrag_after_cycles", 0)
     lines += [f"{key} = {json.dumps(value)}" for key, value in known.items()]
+    lines += ["[eviction]", f"defrag_after_cycles = {after}"]
     for neuron in neurons:
         lines += ["[[neurons]]", f'name = "{neuron.name}"', f'url = "{neuron.url}"']
     (folder / "cortex.toml").write_text("\n".join(lines))

@@ -69,9 +69,11 @@ class ScriptedNeuron:
     poll_fails: bool = False
     load_s: float = 0.0
     load_fails: bool = False
+    unload_s: float = 0.0
     sent: list[Sent] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m"
     polls: int = 0
     left: int = 0  # requests whose client went away
     finished: int = 0
@@ -153,6 +155,7 @@ class ScriptedNeuron:
         wanted = await request.json()
         self.loads.append(wanted)
         model_id = wanted["model_id"]
+        self.orders.append(f"load {model_id}")
         self.has(model_id, "loading", progress={"phase": "weights", "fraction": 0.5})
         self._loading = asyncio.create_task(self._become_loaded(model_id))
         return web.json_response({"model_id": model_id, "status": "loading"})
@@ -167,6 +170,9 @@ class ScriptedNeuron:
     async def _unload(self, request: web.Request) -> web.Response:
         model_id = (await request.json())["model_id"]
         self.unloads.append(model_id)
+        self.orders.append(f"unload {model_id}")
+        self.models[model_id]["status"] = "draining"
+        await asyncio.sleep(self.unload_s)
         freed = self.models.pop(model_id)["vram_used_mb"]
         self.devices[0]["free"] += freed
         self.has(model_id, "unloaded", vram_used_mb=0)

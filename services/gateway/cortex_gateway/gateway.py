@@ -23,6 +23,7 @@ from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.recycler import Recycler
 from cortex_gateway.state import State
 from cortex_serving import logs
 from cortex_serving.server import Lifecycle, Listener
@@ -52,15 +53,18 @@ class Gateway:
     state: State
     poller: Poller
     loads: Loads
+    recycler: Recycler
     read_again: Callable[[], Config]
 
     async def start(self) -> None:
         """Begin to watch the fleet; returns when each neuron was asked once."""
         await self._watch(self.state.config)
+        self.recycler.start()
 
     async def stop(self) -> None:
         """Close admission and let requests end (case L8)."""
-        await self.state.admission.close(self.state.config.settings.gateway.drain_timeout_s)
+        drain_timeout_s = self.state.config.settings.gateway.drain_timeout_s
+        await asyncio.gather(self.state.admission.close(drain_timeout_s), self.recycler.stop(drain_timeout_s))
         await self.loads.stop()
         await self.poller.stop()
 
@@ -97,4 +101,4 @@ def _assembled(config: Config, client: NeuronClient, upstream: Upstream, read_ag
     loads = Loads(beliefs, client, metrics, poller.kick)
     attempts = Attempts(beliefs, loads, upstream, client, metrics, poller.kick)
     state = State(config, beliefs, admission, outstanding, metrics, Forwarder(attempts))
-    return Gateway(state, poller, loads, read_again)
+    return Gateway(state, poller, loads, Recycler(state, loads), read_again)

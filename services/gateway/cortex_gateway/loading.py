@@ -1,12 +1,14 @@
 """Loading a model on demand, once however many requests wait for it (case L1).
 
 Owns: the one load per model under way, unloading its victims, watching it, and a pause after a failure. Does not own:
-which neuron and victims (routing), how long a request waits (forwarding). Called by: forwarding/attempts.py.
+which neuron and victims (routing), how long a request waits (forwarding). Called by: forwarding/attempts.py,
+recycler.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from cortex_contracts.inventory.fleet import Model
@@ -29,6 +31,7 @@ class Loads:
 
     def __init__(self, beliefs: Beliefs, client: NeuronClient, metrics: Metrics, kick: Callable[[str], None]) -> None:
         self._beliefs, self._client, self._metrics, self._kick = beliefs, client, metrics, kick
+        self.evictions: Counter[str] = Counter()  # by neuron, since the gateway started
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[tuple[str, str], tuple[float, CortexError]] = {}  # by model and neuron
 
@@ -46,6 +49,10 @@ class Loads:
                 await asyncio.shield(task)
         except TimeoutError:
             raise _still_loading(model, timeout_s) from None
+
+    def under_way(self, model_id: str) -> bool:
+        """Whether this gateway is loading it, wherever."""
+        return model_id in self._tasks
 
     async def stop(self) -> None:
         """Watch no load any more; the neurons go on with them."""
@@ -108,18 +115,21 @@ class Loads:
         neuron = decision.neuron
         logs.info("load", model=model.id, neuron=neuron.name, devices=decision.devices, evict=decision.evict)
         for victim in decision.evict:
-            await self._evict(neuron, victim)
+            await self._unload(neuron, victim)
+            if victim != model.id:
+                self.evictions[neuron.name] += 1
+                self._metrics.evictions.labels(neuron=neuron.name).inc()
         devices = list(decision.devices) if decision.devices is not None else None
         await self._client.load(neuron.url, LoadRequest(model_id=model.id, devices=devices))
         await self._watch(model, neuron)
 
-    async def _evict(self, neuron: NeuronView, victim: str) -> None:
+    async def _unload(self, neuron: NeuronView, victim: str) -> None:
         await self._client.unload(neuron.url, victim)
-        self._metrics.evictions.labels(neuron=neuron.name).inc()
         async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
             # The neuron is another process: there is nothing to wait on but its answers.
-            while (await self._client.model(neuron.url, victim)).status is not ModelStatus.UNLOADED:  # noqa: ASYNC110
+            while (row := await self._client.model(neuron.url, victim)).status is not ModelStatus.UNLOADED:  # noqa: ASYNC110
                 await asyncio.sleep(_WATCH_INTERVAL_S)
+        self._beliefs.learn(neuron.name, row)  # or the last poll's word, that it is loaded, would be believed again
 
     async def _watch(self, model: Model, neuron: NeuronView) -> None:
         """Wait until it is loaded. Every answer is believed at once, so that progress shows."""

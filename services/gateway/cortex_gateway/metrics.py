@@ -35,6 +35,9 @@ class Metrics:
         self.disconnects = self._counter("client_disconnects", "Clients that left before the end", ("model",))
         self.tokens = self._counter("tokens", "Tokens, as neurons count them", ("model", "kind"))
         self.evictions = self._counter("evictions", "Models unloaded to make room", ("neuron",))
+        self.recycles = self._counter(
+            "recycles", "Models loaded anew after many evictions on their neuron", ("neuron", "result")
+        )
         self.loads = self._counter("loads", "Loads that this gateway waited for", ("model", "result"))
         self.ttft = self._histogram("ttft_seconds", "To the first content of a stream", by_model, TTFT_BUCKETS_S)
         self.duration = self._histogram(

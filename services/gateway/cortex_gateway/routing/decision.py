@@ -24,7 +24,10 @@ class WaitForLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Unload `evict` there, then load the model on `devices` (None leaves the choice to the neuron)."""
+    """Unload `evict` there, then load the model on `devices` (None leaves the choice to the neuron).
+
+    A model that is itself what goes is recycled: nobody is evicted.
+    """
 
     neuron: NeuronView
     devices: tuple[int, ...] | None = None

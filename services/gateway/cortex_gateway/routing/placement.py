@@ -70,10 +70,15 @@ def _option(neuron: NeuronView, model: Model, rules: Rules) -> _Option | str:
     left = min(free[index] for index in chosen)
     failed_here = known is not None and known.status is ModelStatus.FAILED
     recency = -sum(_idle_s(victim) for victim in victims)
-    devices = chosen if neuron.device_kind == _CUDA else None
+    devices = devices_to_ask(neuron, chosen)
     wanted_here = neuron.name in model.pinned_on or neuron.name in model.preload_on
     rank = (failed_here, not wanted_here, len(victims), recency, -left, neuron.name)
     return _Option(Load(neuron, devices, tuple(victim.id for victim in victims)), rank)
+
+
+def devices_to_ask(neuron: NeuronView, chosen: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What a load names: devices of a GPU host. A CPU host has nothing to choose."""
+    return chosen if neuron.device_kind == _CUDA else None
 
 
 def _span(neuron: NeuronView, model: Model) -> int:
