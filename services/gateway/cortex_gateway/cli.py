@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+import prometheus_client
 import uvloop
 
 from cortex_contracts.inventory.files import ConfigInvalid
@@ -57,6 +58,7 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 def _serve(config_path: str, models_path: str) -> int:
     known = config.read(config_path, models_path)
     logs.configure()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
     try:
         uvloop.run(gateway.serve(known, lambda: config.read(config_path, models_path)))
     except CannotListen as failure:

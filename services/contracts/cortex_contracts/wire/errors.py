@@ -31,7 +31,7 @@ Called by: both services, which turn a CortexError into HTTP in one place each.
     ├── UpstreamBroken                  502 upstream_broken
     ├── UpstreamTimeout                 504 upstream_timeout
     └── EngineFailed                    500 engine_failed
-        ├── GroupDied                   500 group_died
+        ├── GroupDied                   500 group_died               (Retry-After)
         └── NonFiniteLogits             500 non_finite_logits
 """
 
@@ -171,6 +171,7 @@ class EngineFailed(CortexError):
 
 class GroupDied(EngineFailed):
     code = "group_died"
+    default_retry_after_s = 5
 
 
 class NonFiniteLogits(EngineFailed):

@@ -29,7 +29,6 @@ from cortex_serving import logs
 T = TypeVar("T")
 
 _END_GRACE_S = 2.0
-_CLIENT_RETRY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ class Group:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._channel.close()
-        self.fail_all(GroupDied("the model was unloaded while it answered", retry_after_s=_CLIENT_RETRY_S))
+        self.fail_all(GroupDied("the model was unloaded while it answered"))
 
     # ---- frames
 
@@ -253,7 +252,7 @@ class Group:
         self.fail_all(self._death_error())
 
     def _death_error(self) -> GroupDied:
-        return GroupDied(f"the engine died: {self.died.result().message}", retry_after_s=_CLIENT_RETRY_S)
+        return GroupDied(f"the engine died: {self.died.result().message}")
 
     def _raise_if_dead(self) -> None:
         if self.died.done():
