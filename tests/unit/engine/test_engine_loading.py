@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quantize
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -262,3 +265,132 @@ def test_an_architecture_or_rope_outside_of_the_set_is_named(tmp_path) -> None:
     writer.close()
     with pytest.raises(CannotLoad, match=r"architecture 'mamba' is not supported, expected one of .*llama"):
         _load(tmp_path / "m.gguf", tmp_path)
+
+
+# ---- what is damaged: never a model with made-up weights
+
+
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder in several files that can be loaded."""
+    folder = tmp_path_factory.mktemp("whole") / "model"
+    _reference("llama", {}).save_pretrained(folder, max_shard_size="60KB")
+    Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}').save(
+        str(folder / "tokenizer.json")
+    )
+    return folder
+
+
+QUERIES = "model.layers.1.self_attn.q_proj.weight"
+
+
+def _shard(folder: Path) -> Path:
+    """The file that has QUERIES."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return folder / str(index["weight_map"][QUERIES])
+
+
+def _change_queries(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    shard = _shard(folder)
+    tensors = {name: tensor.clone() for name, tensor in load_file(shard).items()}
+    change(tensors)
+    save_file(tensors, shard, metadata={"format": "pt"})
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _claim_quantised(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+FOLDER_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a tensor is missing": (
+        lambda folder: _change_queries(folder, lambda tensors: tensors.pop(QUERIES)),
+        rf"model: the files lack tensor {QUERIES}",
+    ),
+    "a tensor has another shape": (
+        lambda folder: _change_queries(folder, lambda tensors: tensors.update({QUERIES: torch.zeros(8, 64)})),
+        rf"model: tensor {QUERIES} is \[8, 64\], expected \[128, 64\]",
+    ),
+    "a shard is missing": (lambda folder: _shard(folder).unlink(), r"model-0000\d-of-0000\d.safetensors"),
+    "a shard is cut short": (lambda folder: _cut(_shard(folder)), r"model: .*(incomplete metadata|not fully covered)"),
+    "no weights": (
+        lambda folder: [path.unlink() for path in folder.glob("*.safetensors*")],
+        r"model: .*no file named model.safetensors",
+    ),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"model: there is no tokenizer.json"),
+    "settings that are no JSON": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("{"),
+        r"model/tokenizer_config.json: cannot be read",
+    ),
+    "a generation config that is no JSON": (
+        lambda folder: (folder / "generation_config.json").write_text("{"),
+        r"model/generation_config.json: cannot be read",
+    ),
+    "quantised weights": (_claim_quantised, r"model: quant_method 'gptq' is not supported"),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDER_FAULTS)
+def test_a_damaged_folder_is_refused_by_name(fault: str, whole_folder: Path, tmp_path: Path) -> None:
+    """The message has the file or the tensor; transformers alone would fill a missing tensor with noise."""
+    damage, words = FOLDER_FAULTS[fault]
+    shutil.copytree(whole_folder, tmp_path / "model")
+    _load(tmp_path / "model", tmp_path)
+    shutil.rmtree(tmp_path / "text")
+    damage(tmp_path / "model")
+    with pytest.raises(CannotLoad, match=words):
+        _load(tmp_path / "model", tmp_path)
+
+
+def _gguf_without(path: Path, name: str) -> None:
+    reference = _reference("llama", {})
+    weights = {key: value for key, value in reference.state_dict().items() if key != name}
+    reference.state_dict = lambda: weights
+    _write_gguf(path, "llama", reference, {})
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.99])
+def test_a_gguf_file_that_is_cut_short_is_refused_by_name(part: float, tmp_path: Path) -> None:
+    """Wherever it was cut: an interrupted copy is the commonest damage."""
+    path = tmp_path / "m.gguf"
+    _write_gguf(path, "llama", _reference("llama", {}), {})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(CannotLoad, match=r"m.gguf (is not a GGUF file that can be read|is cut short)"):
+        _load(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "words"),
+    [
+        (QUERIES, rf"m.gguf: the files lack tensor {QUERIES}"),
+        ("model.embed_tokens.weight", r"m.gguf: there is no tensor token_embd.weight"),
+    ],
+)
+def test_a_gguf_file_that_lacks_a_tensor_is_refused_by_name(lacking: str, words: str, tmp_path: Path) -> None:
+    """And not loaded with noise in its place."""
+    _gguf_without(tmp_path / "m.gguf", lacking)
+    with pytest.raises(CannotLoad, match=words):
+        _load(tmp_path / "m.gguf", tmp_path)
+
+
+def test_a_gguf_file_with_any_byte_wrong_is_loaded_or_refused(tmp_path: Path) -> None:
+    """A header of nonsense is a CannotLoad with the file's name, never another exception."""
+    path = tmp_path / "m.gguf"
+    _write_gguf(path, "llama", _reference("llama", {}), {})
+    whole, random, refusals = path.read_bytes(), np.random.default_rng(3), []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in random.integers(4, 2600, size=2):
+            damaged[place] = int(random.integers(0, 256))
+        path.write_bytes(damaged)
+        shutil.rmtree(tmp_path / "text", ignore_errors=True)
+        try:
+            _load(path, tmp_path)
+        except CannotLoad as refusal:
+            refusals.append(str(refusal))
+    assert [words for words in refusals if "m.gguf" not in words] == []

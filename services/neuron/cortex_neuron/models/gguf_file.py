@@ -41,12 +41,15 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
+            with path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self.metadata, self.tensors = _parse(_Cursor(self._bytes))
-        except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        except (struct.error, ValueError, LookupError, ArithmeticError) as error:
             raise CannotLoad(f"{path} is not a GGUF file that can be read: {error}") from error
+        end = max((entry.start + entry.num_bytes for entry in self.tensors), default=0)
+        if end > len(self._bytes):
+            raise CannotLoad(f"{path} is cut short: it has {len(self._bytes)} bytes, its tensors need {end}")
 
     def architecture(self) -> str:
         return str(self.metadata["general.architecture"])

@@ -66,10 +66,12 @@ _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 def read_config(file: GgufFile) -> Any:
     """The transformers config. Raises CannotLoad for an architecture or a rope scaling outside of the tables."""
     arch = _known(file)
-    names = {entry.name for entry in file.tensors}
+    shapes = {entry.name: entry.shape for entry in file.tensors}
+    if "token_embd.weight" not in shapes:
+        raise CannotLoad(f"{file.path}: there is no tensor token_embd.weight")
     values: dict[str, Any] = {
-        "vocab_size": next(entry.shape[0] for entry in file.tensors if entry.name == "token_embd.weight"),
-        "tie_word_embeddings": "output.weight" not in names,
+        "vocab_size": shapes["token_embd.weight"][0],
+        "tie_word_embeddings": "output.weight" not in shapes,
         "rope_theta": file.metadata.get(f"{arch}.rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(file, arch),
     }
@@ -82,7 +84,7 @@ def read_config(file: GgufFile) -> Any:
         by_heads = values["num_hidden_layers"] == _GEMMA_27B_LAYERS[arch]
         scale = values["hidden_size"] // values["num_attention_heads"] if by_heads else values["head_dim"]
         values["query_pre_attn_scalar"] = scale
-    if "blk.0.attn_q.bias" in names:
+    if "blk.0.attn_q.bias" in shapes:
         values["attention_bias"] = True
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
         values[name] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")

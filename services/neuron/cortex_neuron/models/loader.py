@@ -6,7 +6,6 @@ transformers). Called by: engine.rank, once in a group's life.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,16 @@ Progress = Callable[[str, float], None]
 
 
 def load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
-    """Raises CannotLoad."""
+    """Raises CannotLoad, which names the source whatever a library said of it."""
+    try:
+        return _load(source, device, quant, text_dir, threads, progress)
+    except CannotLoad:
+        raise
+    except Exception as error:
+        raise CannotLoad(f"{source}: {type(error).__name__}: {error}") from error
+
+
+def _load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
     if quant is not None:
         raise CannotLoad(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
     attention.register()
@@ -56,17 +64,17 @@ def _load_gguf(path: Path, device: torch.device, text_dir: Path, threads: int, p
     weights, factors = gguf_model.read_weights(file, config, threads)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     progress("model", 0.7)
-    module = _from_weights(config, weights, dtype)
+    module = _from_weights(path, config, weights, dtype)
     if factors is not None:
         module.model.rotary_emb.inv_freq /= factors
     return _loaded(module.to(device), device, text_files.gguf_eos_ids(file))
 
 
-def _from_weights(config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
     # A class of its own, because the automatic one takes no weights without a name.
     kind = AutoModelForCausalLM._model_mapping[type(config)]
     assert issubclass(kind, PreTrainedModel)
-    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_ATTENTION)
+    return _whole(path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_OPTIONS))
 
 
 def _load_folder(path: Path, device: torch.device, text_dir: Path, progress: Progress) -> LoadedModel:
@@ -77,16 +85,31 @@ def _load_folder(path: Path, device: torch.device, text_dir: Path, progress: Pro
     progress("weights", 0.1)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else "auto"
-    module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **_ATTENTION)
+    module = _whole(path, *AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **_OPTIONS))
     return _loaded(module.to(device), device, _folder_eos_ids(path, config))
 
 
-_ATTENTION: dict[str, Any] = {"attn_implementation": attention.NAME}
+_OPTIONS: dict[str, Any] = {
+    "attn_implementation": attention.NAME,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # reported by _whole
+}
+
+
+def _whole(path: Path, module: Any, report: dict[str, Any]) -> Any:
+    """transformers fills what it does not find, or finds in another shape, with noise and a warning."""
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise CannotLoad(f"{path}: tensor {name} is {list(found)}, expected {list(expected)}")
+    if missing := sorted(report["missing_keys"]):
+        raise CannotLoad(f"{path}: the files lack tensor {', '.join(missing)}")
+    return module
 
 
 def _check(config: Any, path: Path) -> None:
     if config.model_type not in MODEL_TYPES:
         raise CannotLoad(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
+    if quantisation := getattr(config, "quantization_config", None):
+        raise CannotLoad(f"{path}: quant_method {quantisation.get('quant_method')!r} is not supported, expected none")
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if one.get("rope_type", "default") not in ROPE_TYPES:
@@ -96,7 +119,7 @@ def _check(config: Any, path: Path) -> None:
 def _folder_eos_ids(path: Path, config: Any) -> list[int]:
     """generation_config.json's, and the config's own."""
     file = path / "generation_config.json"
-    said = [json.loads(file.read_text()).get("eos_token_id") if file.exists() else None, config.eos_token_id]
+    said = [text_files.read_json(file).get("eos_token_id"), config.eos_token_id]
     return sorted({i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids])})
 
 

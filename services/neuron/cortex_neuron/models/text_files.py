@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from cortex_neuron.models.gguf_file import GgufFile
+from cortex_neuron.protocol.failures import CannotLoad
 
 MARKER = "complete.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -46,11 +47,9 @@ def write_from_folder(folder: Path, text_dir: Path) -> None:
     if (folder / "tokenizer.json").exists():
         shutil.copyfile(folder / "tokenizer.json", text_dir / "tokenizer.json")
     else:
-        AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.save(
-            str(text_dir / "tokenizer.json")
-        )
-    settings = _read_json(folder / "tokenizer_config.json")
-    tokens = _read_json(folder / "special_tokens_map.json") | settings
+        _converted_tokenizer(folder).save(str(text_dir / "tokenizer.json"))
+    settings = read_json(folder / "tokenizer_config.json")
+    tokens = read_json(folder / "special_tokens_map.json") | settings
     special = {name: _token_text(tokens[name]) for name in _SPECIAL if tokens.get(name)}
     (text_dir / "special_tokens.json").write_text(json.dumps(special))
     if template := _chat_template(folder, settings):
@@ -59,9 +58,28 @@ def write_from_folder(folder: Path, text_dir: Path) -> None:
         shutil.copyfile(folder / "generation_config.json", text_dir / "generation_config.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """Its content; empty where there is no such file. Raises CannotLoad."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CannotLoad(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CannotLoad(f"{path}: cannot be read: it is not a JSON object")
     return content
+
+
+def _converted_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:
+        words = str(error).replace("\n", " ")
+        raise CannotLoad(
+            f"{folder}: there is no tokenizer.json, and none can be made of other files: {words}"
+        ) from error
+    return tokenizer
 
 
 def _token_text(token: str | dict[str, Any]) -> str:
