@@ -17,6 +17,7 @@ import torch
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
+from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import Output, SamplingParams, Stepped, Submit, TokenLogprobs
@@ -95,10 +96,16 @@ StartSession = Callable[..., Session]
 
 
 def new_session(
-    model: LoadedModel, *, blocks: int = 1024, sequences: int = 32, step_tokens: int = 256, context: int | None = None
+    model: LoadedModel,
+    *,
+    blocks: int = 1024,
+    sequences: int = 32,
+    step_tokens: int = 256,
+    context: int | None = None,
+    plan: ThreadPlan | None = None,
 ) -> Session:
     size = CacheSize(BLOCK, blocks, context or min(model.context, blocks * BLOCK))
-    return Session(Engine(model, size, sequences, step_tokens))
+    return Session(Engine(model, size, sequences, step_tokens, plan))
 
 
 @pytest.fixture(scope="session")

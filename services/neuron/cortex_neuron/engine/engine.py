@@ -16,6 +16,7 @@ from cortex_neuron.engine.runner import Runner
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
 from cortex_neuron.engine.scheduler import Candidate, Limits, Plan, plan_step
 from cortex_neuron.engine.sequence import Sequence, State, new_sequence
+from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.layers.paged import Span
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.protocol.failures import BadRequest
@@ -31,16 +32,23 @@ class Result:
 
 
 class Engine:
-    """`running` and `waiting` are kept in the order of arrival (ids grow)."""
+    """`running` and `waiting` are kept in the order of arrival. `plan`: threads by step, on a CPU that was measured."""
 
-    def __init__(self, model: LoadedModel, size: CacheSize, max_sequences: int, step_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        size: CacheSize,
+        max_sequences: int,
+        step_tokens: int,
+        plan: ThreadPlan | None = None,
+    ) -> None:
         self.model = model
         self.size = size
         self.cache = KVCache(model.shape, size, model.device)
         # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
         self._limits = Limits(max(step_tokens, max_sequences), max_sequences, size.block_size)
         self._pool = BlockPool(size.num_blocks)
-        self._runner = Runner(model, self.cache, size.block_size)
+        self._runner = Runner(model, self.cache, size.block_size, plan)
         self._eos = frozenset(model.eos_ids)
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []

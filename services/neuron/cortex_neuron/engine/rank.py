@@ -20,6 +20,7 @@ from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
 from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, Demand, size_cache
 from cortex_neuron.engine.mailbox import Mailbox
+from cortex_neuron.engine.threads import measure_threads
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.failures import BadRequest, RankFailure
 from cortex_neuron.protocol.frames import (
@@ -126,7 +127,8 @@ class _Rank:
         demand = Demand(frame.vram_mb, frame.context, model.context, frame.max_sequences)
         size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
         step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
-        self._engine = Engine(model, size, frame.max_sequences, step_tokens)
+        plan = measure_threads(model.module, threads) if on_cpu else None
+        self._engine = Engine(model, size, frame.max_sequences, step_tokens, plan)
         self._mailbox.send(_loaded(frame, self._engine))
 
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from cortex_neuron.engine.kv_cache import KVCache
+from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.layers.attention import PagedStep
 from cortex_neuron.layers.paged import Span, lay_out
 from cortex_neuron.models.loaded import LoadedModel
 
 
 class Runner:
-    def __init__(self, model: LoadedModel, cache: KVCache, block_size: int) -> None:
+    def __init__(self, model: LoadedModel, cache: KVCache, block_size: int, plan: ThreadPlan | None) -> None:
+        self._plan = plan
         self._model = model
         self._block_size = block_size
         self._keys, self._values = cache.flat()
@@ -26,6 +28,8 @@ class Runner:
     @torch.inference_mode()
     def run(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
         """Logits [wanted, vocab] after the last token of the spans at the indices `wanted`."""
+        if self._plan is not None:
+            torch.set_num_threads(self._plan.threads(sum(len(span.tokens) for span in spans)))
         layout = lay_out(spans, self._block_size, self._model.device)
         place = {index: row for row, index in enumerate(layout.order)}
         rows = layout.last[[place[index] for index in wanted]]
