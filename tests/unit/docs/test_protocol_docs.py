@@ -8,24 +8,17 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pages import ROOT, page, rows
 
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron.protocol import frames
 from cortex_neuron.protocol.failures import RankFailure
 
-ROOT = Path(__file__).parents[3]
-TEXT = (ROOT / "docs" / "protocol.md").read_text()
+TEXT = page("protocol.md")
 SOURCES = ROOT / "services" / "neuron" / "cortex_neuron"
 SENDERS = ("engine", "models", "layers", "protocol", "group", "residency")
 # Fields and parameters that a kind travels in.
 KIND_NAMES = {"kind", "error_kind"}
-
-
-def rows(section: str) -> list[list[str]]:
-    """The cells of a section's table, without the head."""
-    (part,) = [part for part in TEXT.split("\n## ") if part.startswith(section + "\n")]
-    lines = [line for line in part.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def written(frame: type[frames.Frame], sender: str) -> tuple[str, str, list[str]]:
@@ -37,7 +30,9 @@ def test_every_frame_has_its_row_and_every_row_its_frame() -> None:
     """With who sends it, and its fields in their order."""
     sent = [written(frame, "daemon") for frame in get_args(frames.ToRank)]
     sent += [written(frame, "rank") for frame in get_args(frames.FromRank)]
-    assert [(op, sender, fields.split(", ") if fields else []) for op, sender, fields, _ in rows("Frames")] == sent
+    assert [
+        (op, sender, fields.split(", ") if fields else []) for op, sender, fields, _ in rows(TEXT, "Frames")
+    ] == sent
 
 
 def test_what_is_inside_of_frames_is_told_by_name_and_place() -> None:
@@ -52,7 +47,7 @@ def test_what_is_inside_of_frames_is_told_by_name_and_place() -> None:
 def test_every_error_kind_has_its_row_and_every_row_its_kind() -> None:
     """Those that a rank sends, those that the daemon finds, and those of a load that needs no rank to fail."""
     kinds = {kind for path in modules() for kind in kinds_of(ast.parse(path.read_text()))}
-    assert {row[0].strip("`") for row in rows("Error kinds")} == kinds | {UnsupportedArchitecture.code}
+    assert {row[0].strip("`") for row in rows(TEXT, "Error kinds")} == kinds | {UnsupportedArchitecture.code}
 
 
 def _tree(failure: type[RankFailure]) -> Iterator[type[RankFailure]]:
@@ -65,7 +60,7 @@ def _tree(failure: type[RankFailure]) -> Iterator[type[RankFailure]]:
 @pytest.mark.parametrize("failure", [*_tree(RankFailure)], ids=lambda failure: failure.kind)
 def test_what_a_rank_calls_fatal_reaches_the_group(failure: type[RankFailure]) -> None:
     """And what it does not fails one request."""
-    reach = {row[0].strip("`"): row[2] for row in rows("Error kinds")}
+    reach = {row[0].strip("`"): row[2] for row in rows(TEXT, "Error kinds")}
     assert reach[failure.kind] == ("group" if failure.fatal else "request")
 
 
