@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -46,7 +47,6 @@ def run(file: NeuronFile, rank_module: str = RANK_MODULE, preload: str = PRELOAD
 
 async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
     settings = file.neuron
-    _prepare_folder(Path(settings.runtime_dir))
     devices = DeviceWatch(settings.devices)
     residency = Residency(settings, file.models, devices, Loader(settings, rank_module))
     preloads = Preloads(settings.name, residency)
@@ -54,6 +54,7 @@ async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
     neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"))
 
     async def start() -> None:
+        _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
         await devices.start()
         await asyncio.to_thread(start_fork_server, preload)
         preloads.start()
@@ -69,7 +70,12 @@ async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
 
 
 def _prepare_folder(runtime_dir: Path) -> None:
-    """Make the folder of sockets, and clear it of what a killed daemon left."""
-    runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for stale in runtime_dir.glob("g*.ipc"):
-        stale.unlink(missing_ok=True)
+    """Make the folder of sockets, and clear it of what a killed daemon left. Raises OSError, which names the key."""
+    try:
+        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for socket in runtime_dir.glob("g*.ipc"):
+            socket.unlink(missing_ok=True)
+        for text_dir in runtime_dir.glob("g*.text"):
+            shutil.rmtree(text_dir)
+    except OSError as failure:
+        raise OSError(f"neuron.runtime_dir: {runtime_dir} cannot be used: {failure}") from failure
