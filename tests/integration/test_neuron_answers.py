@@ -116,6 +116,14 @@ async def test_a_request_that_fails_in_the_engine_fails_alone(scripted: RunningN
     assert (await scripted.row())["status"] == "loaded"
 
 
+async def test_what_came_before_a_failure_is_told_however_fast_it_came(scripted: RunningNeuron) -> None:
+    """A step that fails right after one that gave text does not take that text away (case S6)."""
+    for _ in range(20):
+        failed = await scripted.chat({"reply": "hello", "fail_after": 2, "step_s": 0}, stream=True)
+        assert failed.content == "he"
+        assert failed.data[-1]["error"]["code"] == "non_finite_logits"
+
+
 async def test_a_frame_the_engine_refuses_is_that_requests_error(scripted: RunningNeuron) -> None:
     """Named by the sequence number of its frame (case T1)."""
     refused = await scripted.chat({"bad_request": True})
