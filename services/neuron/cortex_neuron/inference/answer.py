@@ -56,7 +56,8 @@ async def events(prepared: Prepared, record: Record, idle_s: float) -> AsyncGene
         yield reader.opening()
         while reader.unfinished:
             yield reader.take(await stream.next(idle_s))
-        yield [record.usage()]
+        if not reader.failed:
+            yield [record.usage()]
     except CortexError as failure:
         yield [Failed(failure)]
     finally:
@@ -74,25 +75,29 @@ class _Reader:
         self._record = record
         self._first_output: dict[int, float] = {}
         self.unfinished = set(stream.ids)
+        self.failed = False
 
     def opening(self) -> list[Event]:
         return [TextDelta(index, text) for index, text in enumerate(self._echoes) if text]
 
     def take(self, outputs: list[Output]) -> list[Event]:
-        """Raises the CortexError of a sequence that failed."""
+        """What a step or more gave. A sequence that failed ends them all: what came before is still told, then Failed."""
         now = asyncio.get_running_loop().time()
         taken: list[Event] = []
         for output in outputs:
             if output.id in self.unfinished:  # not cut at a stop string earlier in this batch
                 self._time(output, now)
-                taken += self._read(output)
+                taken += self._fail(output) if output.finish == "error" else self._read(output)
         if self._record.first_content_at is None and any(_is_content(event) for event in taken):
             self._record.first_content_at = now
         return taken
 
+    def _fail(self, output: Output) -> list[Event]:
+        self.failed = True
+        self.unfinished.clear()
+        return [Failed(of_frame(output.error_kind or "", output.error or "the engine failed this request"))]
+
     def _read(self, output: Output) -> list[Event]:
-        if output.finish == "error":
-            raise of_frame(output.error_kind or "", output.error or "the engine failed this request")
         choice = self._choices[output.id]
         before = choice.num_tokens
         taken = list(choice.take(output))
