@@ -69,6 +69,7 @@ class ScriptedNeuron:
     poll_fails: bool = False
     load_s: float = 0.0
     load_fails: bool = False
+    load_refusal: str = ""  # the code of a 503 to every load
     unload_s: float = 0.0
     sent: list[Sent] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
@@ -156,6 +157,8 @@ class ScriptedNeuron:
         self.loads.append(wanted)
         model_id = wanted["model_id"]
         self.orders.append(f"load {model_id}")
+        if self.load_refusal:
+            return self._refusal(request, self.load_refusal)
         self.has(model_id, "loading", progress={"phase": "weights", "fraction": 0.5})
         self._loading = asyncio.create_task(self._become_loaded(model_id))
         return web.json_response({"model_id": model_id, "status": "loading"})
@@ -187,6 +190,8 @@ class ScriptedNeuron:
                 await asyncio.sleep(3600)
             if self.fault is Fault.REFUSAL:
                 return self._refusal(request)
+            if self.models.get(asked["model"], {}).get("status", "loaded") != "loaded":
+                return self._refusal(request, "unavailable")
             anthropic = request.path == "/v1/messages"
             if not asked.get("stream"):
                 return await self._whole(request, asked, anthropic)
@@ -197,8 +202,8 @@ class ScriptedNeuron:
         finally:
             self.finished += 1
 
-    def _refusal(self, request: web.Request) -> web.Response:
-        detail = {"type": "server_error", "message": f"{self.name} says no", "code": self.refusal_code}
+    def _refusal(self, request: web.Request, code: str = "") -> web.Response:
+        detail = {"type": "server_error", "message": f"{self.name} says no", "code": code or self.refusal_code}
         body = {"error": detail} if "messages" not in request.path else {"type": "error", "error": detail}
         return web.json_response(body, status=self.refusal_status, headers={"Retry-After": "7"})
 

@@ -190,6 +190,29 @@ async def test_a_load_that_fails_fast_is_a_status_and_a_late_one_an_event(tmp_pa
         assert "[DONE]" not in text
 
 
+async def test_what_was_unloaded_behind_our_back_is_loaded_again(tmp_path: Path) -> None:
+    """By hand or by another gateway, since the last poll: the client waits for the load like any other (L5)."""
+    async with scripted("one", MODEL) as neuron, running(tmp_path, [neuron], ENTRIES, poll_interval_s=30.0) as gateway:
+        for path, stream in ((CHAT, False), (MESSAGES, True)):
+            neuron.has(MODEL, "unloaded")
+            async with gateway.ask(MODEL, path, stream=stream) as response:
+                assert response.status == 200, await response.text()
+                await response.read()
+        assert len(neuron.loads) == 2
+
+
+async def test_a_load_that_is_refused_keeps_its_reason(tmp_path: Path) -> None:
+    """What the neuron calls a failure is one, and is not tried again at once; no room is no room (L5)."""
+    async with scripted("one") as neuron, running(tmp_path, [neuron], ENTRIES) as gateway:
+        for model, code, attempts in ((MODEL, "model_failed", 1), (OTHER, "no_capacity", 2), (OTHER, "draining", 2)):
+            neuron.load_refusal, before = code, len(neuron.loads)
+            for _ in range(2):
+                async with gateway.ask(model) as response:
+                    assert (response.status, response.headers["retry-after"]) == (503, "7")
+                    assert (await response.json())["error"]["code"] == code
+            assert len(neuron.loads) - before == attempts
+
+
 async def test_a_load_that_takes_too_long_is_503_and_goes_on(tmp_path: Path) -> None:
     """The wait has a bound and says when to come back; the model is there then."""
     async with scripted("one") as neuron, running(tmp_path, [neuron], ENTRIES, cold_load_timeout_s=0.5) as gateway:

@@ -207,7 +207,7 @@ def _envelope_error(status: int, error: object, retry_after: str | None) -> Cort
     message = str(fields.get("message") or error or "The engine gave no reason")
     param = fields.get("param")
     fallback = UpstreamBroken if status >= 500 else errors.InvalidRequest
-    kind = _by_code(fields.get("code")) or _BY_STATUS.get(status, fallback)
+    kind = errors.by_code(fields.get("code")) or _BY_STATUS.get(status, fallback)
     if kind is errors.InvalidRequest and "context length" in message.lower():
         kind = errors.ContextLengthExceeded  # vLLM has no code for it
     return kind(
@@ -221,10 +221,3 @@ def _status(error: object) -> int:
     """vLLM puts the HTTP status into `code` of an error inside a stream."""
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) else 502
-
-
-def _by_code(code: object) -> type[CortexError] | None:
-    kinds = [CortexError]
-    for kind in kinds:  # grows while it is walked
-        kinds += kind.__subclasses__()
-    return next((kind for kind in kinds if kind.code == code), None)

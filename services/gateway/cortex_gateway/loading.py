@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from cortex_contracts.inventory.fleet import Model
-from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, NoCapacity, Unavailable
+from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, Unavailable, by_code
 from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -167,7 +167,9 @@ def _failure(model: Model, neuron: NeuronView, row: ModelRow) -> CortexError:
 
 
 def _refusal(model: Model, neuron: NeuronView, refused: NeuronRefused) -> CortexError:
+    """The neuron's own 503, such as NoCapacity; whatever else it says, the model has failed there."""
     message = f"neuron {neuron.name} does not load {model.id!r}: {refused.message}"
-    if refused.status == NoCapacity.status:
-        return NoCapacity(message, retry_after_s=refused.retry_after_s)
-    return ModelFailed(message, retry_after_s=refused.retry_after_s)
+    kind = by_code(refused.code)
+    if kind is None or not issubclass(kind, Unavailable):
+        kind = ModelFailed
+    return kind(message, retry_after_s=refused.retry_after_s)

@@ -178,6 +178,14 @@ class NonFiniteLogits(EngineFailed):
     code = "non_finite_logits"
 
 
+def by_code(code: object) -> type[CortexError] | None:
+    """The error that has this code, for who reads an envelope."""
+    kinds = [CortexError]
+    for kind in kinds:  # grows while it is walked
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.code == code), None)
+
+
 class OpenAIErrorDetail(BaseModel):
     message: str
     type: str

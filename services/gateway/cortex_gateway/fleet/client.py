@@ -4,7 +4,7 @@ Owns: requests, deadlines, and reading answers into the shapes of cortex_contrac
 ask, what to believe, or inference (forwarding). Called by: poller, loading.
 
     NeuronUnreachable   no answer, not a whole one, or none in time
-    NeuronRefused       an answer that says no, with its status and words
+    NeuronRefused       an answer that says no, with its code and words
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class NeuronUnreachable(Exception):
 
 
 class NeuronRefused(Exception):
-    """A neuron said no."""
+    """A neuron said no; `code` is that of its envelope."""
 
-    def __init__(self, message: str, status: int, retry_after_s: int | None) -> None:
+    def __init__(self, message: str, code: str, retry_after_s: int | None) -> None:
         super().__init__(message)
-        self.message, self.status, self.retry_after_s = message, status, retry_after_s
+        self.message, self.code, self.retry_after_s = message, code, retry_after_s
 
 
 class NeuronClient:
@@ -120,14 +120,15 @@ class NeuronClient:
 
 def _refusal(url: str, status: int, retry_after: str | None, body: bytes) -> NeuronRefused:
     try:
-        message = _ERROR.validate_json(body).error.message
+        error = _ERROR.validate_json(body).error
     except ValidationError:
-        message = f"{url} answered {status}"
-    return NeuronRefused(message, status, int(retry_after) if retry_after and retry_after.isdigit() else None)
+        error = _ErrorDetail(message=f"{url} answered {status}")
+    return NeuronRefused(error.message, error.code, int(retry_after) if retry_after and retry_after.isdigit() else None)
 
 
 class _ErrorDetail(BaseModel):
     message: str
+    code: str = ""
 
 
 class _ErrorBody(BaseModel):

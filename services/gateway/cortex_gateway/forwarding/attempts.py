@@ -13,6 +13,7 @@ import aiohttp
 
 from cortex_contracts.inventory.files import GatewaySection
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
+from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -69,17 +70,23 @@ class Attempts:
         avoid: set[str] = set()
         refused: Answer | None = None
         failed: CortexError | None = None
-        forward: Forward | None = await self._loaded(call, exchange, rules, settings)
+        surprises = 0
+        forward: Forward | None = await self._loaded(call, exchange, rules, settings, avoid)
         while forward is not None:
+            answer: Answer | None = None
             try:
                 answer = await self._ask(call, exchange, forward.neuron, settings)
             except NeuronFailed as failure:
                 failed = failure.error
-            else:
-                if answer.response.status not in _ASK_ANOTHER:
-                    return answer
-                refused = answer
+            if answer is not None and answer.response.status not in _ASK_ANOTHER:
+                return answer
             exchange.move(Stage.WAITING)
+            if answer is not None:
+                refused = answer
+                if surprises < _MOST_LOADS and await self._has_lost(forward.neuron, call, exchange):
+                    surprises += 1
+                    forward = await self._loaded(call, exchange, rules, settings, avoid)
+                    continue
             avoid.add(forward.neuron.name)
             forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, avoid)
         if refused is not None:
@@ -87,10 +94,12 @@ class Attempts:
         assert failed is not None
         raise failed
 
-    async def _loaded(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection) -> Forward:
+    async def _loaded(
+        self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection, avoid: set[str]
+    ) -> Forward:
         """Where the model is loaded, once it is."""
         for _ in range(_MOST_LOADS):
-            decision = decide(self._beliefs.snapshot(), call.model, rules)
+            decision = decide(self._beliefs.snapshot(), call.model, rules, avoid)
             if isinstance(decision, Forward):
                 return decision
             if isinstance(decision, Reject):
@@ -99,6 +108,16 @@ class Attempts:
             async with exchange.interruptible():
                 await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
+
+    async def _has_lost(self, neuron: NeuronView, call: Call, exchange: Exchange) -> bool:
+        """Whether a neuron that has refused has the model no more: it was unloaded since the last poll."""
+        try:
+            async with exchange.interruptible():
+                row = await self._client.model(neuron.url, call.model.id)
+        except (NeuronRefused, NeuronUnreachable):
+            return False
+        self._beliefs.learn(neuron.name, row)
+        return row.status is not ModelStatus.LOADED
 
     async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySection) -> Answer:
         exchange.hold(neuron.name)
