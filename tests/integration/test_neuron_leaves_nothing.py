@@ -36,7 +36,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing(echo_model: Path) 
 
 async def _leave(neuron: RunningNeuron, chance: random.Random) -> None:
     """Ask for something, by any route, and go after a moment that is anywhere in the answer."""
-    order = {"reply": "x" * 30, "step_s": 0.005, "prefill_s": chance.choice([0.0, 0.1])}
+    order = {"reply": "x" * 30, "step_s": 0.005, "prefill_s": chance.choice([0.0, 0.1, 30.0])}
     body = chat_body(order, stream=chance.random() < 0.6, max_tokens=40)
     path = chance.choice([CHAT, MESSAGES, COMPLETIONS])
     if path == COMPLETIONS:
