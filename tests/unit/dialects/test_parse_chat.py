@@ -307,7 +307,7 @@ def test_an_image_is_refused_before_anything_is_computed():
     ("body", "words"),
     [
         (b"", "not JSON: Expecting value: line 1, column 1"),
-        (b'{"model": "m",}', "line 1, column 15 (character 14)"),
+        (b'{"model": "m", 1}', "line 1, column 16 (character 15)"),
         (b"[]", "must be a JSON object; it is an array"),
         (b"null", "it is null"),
         (b"\xff{}", "not UTF-8: byte 0 is 0xff"),
