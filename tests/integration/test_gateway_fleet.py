@@ -173,6 +173,15 @@ async def test_a_stream_that_waits_for_a_load_is_kept_alive(tmp_path: Path) -> N
         assert messages.rstrip().endswith('{"type": "message_stop"}')
 
 
+async def test_a_proxy_is_told_not_to_hold_keep_alives_back(tmp_path: Path) -> None:
+    """nginx buffers answers unless the head says otherwise, and this head is the gateway's own (S3)."""
+    async with scripted("one", MODEL) as neuron, running(tmp_path, [neuron], ENTRIES) as gateway:
+        neuron.load_s = 1.2
+        async with gateway.ask(OTHER, stream=True) as response:
+            assert response.headers["x-accel-buffering"] == "no"
+            assert (await response.text()).startswith(": keep-alive")
+
+
 async def test_a_load_that_fails_fast_is_a_status_and_a_late_one_an_event(tmp_path: Path) -> None:
     """Never a 200 for what was refused within the first second (S10), never a silent end after it (S6)."""
     async with scripted("one") as neuron, running(tmp_path, [neuron], ENTRIES) as gateway:

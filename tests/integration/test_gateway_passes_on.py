@@ -279,6 +279,14 @@ async def test_the_catalogue_lists_what_is_loaded_or_could_be(pair: Pair) -> Non
     assert (anthropic_list["has_more"], anthropic_list["last_id"]) == (False, anthropic_list["data"][-1]["id"])
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{MODEL}"])
+async def test_pages_answer_head(pair: Pair, path: str) -> None:
+    """Load balancers and monitors ask so: the status without the body."""
+    async with pair.gateway.http.head(pair.gateway.url + path) as response:
+        assert response.status == 200
+        assert await response.read() == b""
+
+
 async def test_what_fits_nowhere_is_503_with_the_reason(pair: Pair) -> None:
     """Declared, so not a 404; it may fit later, so Retry-After (L5)."""
     async with pair.gateway.ask("never-loaded") as response:

@@ -5,6 +5,7 @@ Called by: whoever answers a request before or instead of a projector.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from enum import StrEnum
 
 from cortex_contracts.wire.errors import CortexError, anthropic_body, openai_body
@@ -16,14 +17,20 @@ class Dialect(StrEnum):
     ANTHROPIC = "anthropic"
 
 
+ANTHROPIC_HEADER = "anthropic-version"  # every client of that API sends it
+_OPENAI_ONLY = ("/v1/chat", "/v1/completions")
 _OPENAI_KEEPALIVE = sse.comment("keep-alive")
 _ANTHROPIC_KEEPALIVE = sse.event("ping", '{"type":"ping"}')
 
 
-def dialect_of(path: str) -> Dialect:
-    """The dialect in which a path is answered: /v1/messages and below is Anthropic's, the rest OpenAI's."""
+def dialect_of(path: str, headers: Container[str] = ()) -> Dialect:
+    """The dialect in which a path is answered: /v1/messages and below is Anthropic's, the rest OpenAI's.
+
+    What both have, such as /v1/models, and what neither has is answered as `headers` (their names) ask for.
+    """
     at = path.rstrip("/")
     anthropic = at == "/v1/messages" or at.startswith("/v1/messages/")
+    anthropic |= ANTHROPIC_HEADER in headers and not at.startswith(_OPENAI_ONLY)
     return Dialect.ANTHROPIC if anthropic else Dialect.OPENAI
 
 

@@ -20,7 +20,7 @@ from sanic import exceptions as sanic_errors
 from sanic.config import Config
 
 from cortex_contracts.wire import errors
-from cortex_dialects.dialect import dialect_of, error_body
+from cortex_dialects.dialect import Dialect, dialect_of, error_body
 from cortex_serving import logs
 
 App = Sanic[Config, SimpleNamespace]
@@ -53,6 +53,7 @@ def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
     app = Sanic(f"{name}-{number}", config=config, configure_logging=False)
     app.exception(Exception)(answer or answer_exception)
     app.on_request(_listen_on)
+    app.on_response(_name)
     return app
 
 
@@ -61,6 +62,18 @@ async def _listen_on(request: Request) -> None:
     transport = cast("asyncio.Transport | None", request.transport)
     if transport is not None and not transport.is_closing():
         transport.resume_reading()
+
+
+async def _name(request: Request, response: HTTPResponse) -> None:
+    """Every answer has the request's id; Anthropic's SDK looks for it under another name."""
+    response.headers["x-request-id"] = request_id(request)
+    if dialect(request) is Dialect.ANTHROPIC:
+        response.headers["request-id"] = request_id(request)
+
+
+def dialect(request: Request) -> Dialect:
+    """The dialect that a request is answered in."""
+    return dialect_of(request.path, request.headers)
 
 
 def request_id(request: Request) -> str:
@@ -82,11 +95,11 @@ async def answer_exception(request: Request, exception: Exception) -> HTTPRespon
 
 
 def answer_error(request: Request, failure: errors.CortexError, headers: dict[str, str] | None = None) -> HTTPResponse:
-    """An error as HTTP: envelope, status, Retry-After, request id."""
-    headers = {**(headers or {}), "x-request-id": request_id(request)}
+    """An error as HTTP: envelope, status, Retry-After."""
+    headers = dict(headers or {})
     if failure.retry_after_s is not None:
         headers["retry-after"] = str(failure.retry_after_s)
-    body = error_body(dialect_of(request.path), failure)
+    body = error_body(dialect(request), failure)
     return HTTPResponse(body, status=failure.status, headers=headers, content_type="application/json")
 
 
@@ -98,11 +111,18 @@ def as_cortex_error(request: Request, exception: Exception) -> errors.CortexErro
         return errors.RouteNotFound(f"no route {request.method} {request.path}")
     if isinstance(exception, sanic_errors.MethodNotAllowed):
         return errors.MethodNotAllowed(f"{request.path} does not take {request.method}")
+    config = request.app.config
     if isinstance(exception, sanic_errors.PayloadTooLarge):
-        limit = request.app.config.REQUEST_MAX_SIZE
-        return errors.BodyTooLarge(f"the body is larger than {limit // (1024 * 1024)} MB")
+        if "header" not in str(exception):
+            return errors.BodyTooLarge(f"the body is larger than {config.REQUEST_MAX_SIZE // (1024 * 1024)} MB")
+        message = f"the request's header is larger than {config.REQUEST_MAX_HEADER_SIZE // 1024} KB"
+        return _invalid(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
     if isinstance(exception, sanic_errors.SanicException) and exception.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-        failure = errors.InvalidRequest(str(exception) or HTTPStatus(exception.status_code).phrase)
-        failure.status = exception.status_code
-        return failure
+        return _invalid(HTTPStatus(exception.status_code), str(exception))
     return errors.CortexError(f"internal error; the log has it under request id {request_id(request)}")
+
+
+def _invalid(status: HTTPStatus, message: str) -> errors.CortexError:
+    failure = errors.InvalidRequest(message or status.phrase)
+    failure.status = status
+    return failure

@@ -66,7 +66,7 @@ def routed(app: Sanic[Any, Any]) -> set[str]:
     paths = [
         (re.sub(r"<(\w+):path>", r"{\1}", route.path), method)
         for route in app.router.routes
-        for method in route.methods
+        for method in route.methods - {"HEAD"}
     ]
     return {f"`{method} /{path}`" for path, method in paths}
 

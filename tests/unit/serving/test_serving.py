@@ -18,6 +18,7 @@ from sanic import HTTPResponse, Request, text
 
 from cortex_contracts.wire import errors
 from cortex_serving import application, logs
+from cortex_serving.request_body import check_media_type
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 
@@ -33,6 +34,20 @@ async def url(free_port: int) -> AsyncIterator[str]:
     @app.post("/v1/chat/completions", name="chat")
     async def echo(request: Request) -> HTTPResponse:
         return text(str(len(request.body)))
+
+    @app.get("/page")
+    async def page(_: Request) -> HTTPResponse:
+        return text("page")
+
+    @app.post("/stream")
+    async def stream(request: Request) -> None:
+        response = await request.respond()
+        await response.send("piece")
+
+    @app.post("/typed")
+    async def typed(request: Request) -> HTTPResponse:
+        check_media_type(request)
+        return text("")
 
     @app.get("/busy")
     async def busy(_: Request) -> HTTPResponse:
@@ -78,6 +93,48 @@ async def test_the_anthropic_surface_speaks_anthropic_errors(url: str) -> None:
     async with aiohttp.request("GET", url + "/v1/messages") as answer:
         body = await answer.json()
     assert (answer.status, body["type"], body["error"]["type"]) == (405, "error", "invalid_request_error")
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/messages/batches", "/v1/models/nobody", "/v1/v1/messages"])
+async def test_a_client_that_says_it_is_anthropics_gets_anthropic_errors(url: str, path: str) -> None:
+    """Where the path belongs to neither dialect, the header that each of Anthropic's SDKs sends decides (case W7)."""
+    async with aiohttp.request("GET", url + path, headers={"anthropic-version": "2023-06-01"}) as answer:
+        body = await answer.json()
+    assert (answer.status, body["type"], body["error"]["type"]) == (404, "error", "not_found_error")
+
+
+async def test_an_openai_path_speaks_openais_errors_whatever_the_headers(url: str) -> None:
+    """A proxy that adds headers changes no envelope."""
+    headers = {"anthropic-version": "2023-06-01"}
+    async with aiohttp.request("GET", url + "/v1/chat/completions", headers=headers) as answer:
+        assert "type" not in await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/page"), ("POST", "/stream"), ("GET", "/nowhere"), ("POST", "/v1/messages")]
+)
+async def test_every_answer_has_the_requests_id(url: str, method: str, path: str) -> None:
+    """Pages, streams and errors; under the name that Anthropic's SDK reads where the path is Anthropic's."""
+    async with aiohttp.request(method, url + path, headers={"x-request-id": "abc-1"}) as answer:
+        assert answer.headers.getall("x-request-id") == ["abc-1"]
+        assert answer.headers.get("request-id") == ("abc-1" if path == "/v1/messages" else None)
+
+
+async def test_a_header_that_is_too_large_is_not_called_a_body(url: str) -> None:
+    """431, with the limit; a client that looks for a large body would look for ever."""
+    headers = {"x-large": "x" * 20_000}
+    async with aiohttp.request("GET", url + "/page", headers=headers) as answer:
+        assert answer.status == 431
+        assert (await answer.json())["error"]["message"] == "the request's header is larger than 8 KB"
+
+
+async def test_a_compressed_body_is_415_and_not_called_bad_json(url: str) -> None:
+    """The words name the header, so that the client can mend it."""
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    async with aiohttp.request("POST", url + "/typed", headers=headers, data=b"\x1f\x8b") as answer:
+        error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (415, "unsupported_media_type")
+    assert "gzip" in error["message"]
 
 
 async def test_retry_after_is_sent_where_asking_again_helps(url: str) -> None:
@@ -133,6 +190,7 @@ _SLOW_SERVER = """
 import asyncio, sys, uvloop
 from sanic import text
 from cortex_serving import application, logs
+from cortex_serving.request_body import check_media_type
 from cortex_serving.server import Lifecycle, Listener, serve
 
 running, stopped = asyncio.Event(), asyncio.Event()

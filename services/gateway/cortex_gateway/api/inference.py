@@ -15,7 +15,7 @@ from cortex_gateway.exchange import Exchange, Outcome
 from cortex_gateway.forwarding.call import Call, passed_on, read_brief
 from cortex_gateway.state import State
 from cortex_serving import logs
-from cortex_serving.application import answer_error, as_cortex_error, request_id
+from cortex_serving.application import answer_error, as_cortex_error, dialect, request_id
 from cortex_serving.request_body import check_media_type
 
 
@@ -104,7 +104,7 @@ async def answer_exception(request: Request, exception: Exception) -> HTTPRespon
         "request",
         request_id=request_id(request),
         path=request.path,
-        dialect=dialect_of(request.path),
+        dialect=dialect(request),
         status=error.status,
         outcome=Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR,
         code=error.code,

@@ -14,9 +14,11 @@ from sanic import HTTPResponse, Request
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.gateway import AnthropicModel, AnthropicModels, Location, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.neuron import ModelStatus
+from cortex_dialects.dialect import Dialect
 from cortex_gateway.api.answers import json_answer
 from cortex_gateway.fleet.snapshot import Replica, Snapshot
 from cortex_gateway.state import State
+from cortex_serving.application import dialect
 
 # From best to worst, as a client sees it.
 _BEST_FIRST = (
@@ -28,7 +30,6 @@ _BEST_FIRST = (
     ModelStatus.UNLOADED,
     ModelStatus.FAILED,
 )
-_ANTHROPIC_HEADER = "anthropic-version"
 
 
 class Models:
@@ -40,7 +41,7 @@ class Models:
     async def all(self, request: Request) -> HTTPResponse:
         """Every declared model."""
         state = self._state
-        if _ANTHROPIC_HEADER in request.headers:
+        if dialect(request) is Dialect.ANTHROPIC:
             return json_answer(anthropic_models(sorted(state.config.catalogue.models), self._created))
         snapshot = state.beliefs.snapshot()
         entries = [
@@ -55,7 +56,7 @@ class Models:
         if not name:
             return await self.all(request)
         model = state.config.catalogue.resolve(name)
-        if _ANTHROPIC_HEADER in request.headers:
+        if dialect(request) is Dialect.ANTHROPIC:
             return json_answer(_anthropic_model(model.id, self._created))
         return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))
 

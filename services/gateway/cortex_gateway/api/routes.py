@@ -50,6 +50,7 @@ PAGES = (
     Route("GET", "/v1/models/{model_id}", "One of them", response=ModelEntry),
     Route("GET", "/health", "The gateway and its neurons", response=GatewayHealth),
 )
+_READ = ("GET", "HEAD")  # load balancers ask with the latter
 
 
 def api(state: State) -> App:
@@ -58,9 +59,9 @@ def api(state: State) -> App:
     inference, models = Inference(state), Models(state, created=int(time.time()))
     for route in INFERENCE:
         app.add_route(inference, route.path, methods=["POST"], name=route.path)
-    app.add_route(models.all, "/v1/models", name="models")
-    app.add_route(models.one, "/v1/models/<model_id:path>", name="model")
-    app.add_route(HealthPage(state), "/health", name="health")
+    app.add_route(models.all, "/v1/models", _READ, name="models")
+    app.add_route(models.one, "/v1/models/<model_id:path>", _READ, name="model")
+    app.add_route(HealthPage(state), "/health", _READ, name="health")
     description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES]))
 
     async def openapi(_request: Request) -> HTTPResponse:

@@ -48,7 +48,7 @@ class ClientStream:
         """Send the head with what is written first. Does nothing where it is sent already."""
         if self._sink is not None:
             return
-        head = {"cache-control": "no-cache", **(headers or {}), "x-request-id": self._call.request_id}
+        head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
         self._exchange.status = 200
         self._sink = await self._request.respond(status=200, headers=head, content_type=content_type)
 

@@ -39,13 +39,13 @@ class Forwarder:
         if not call.stream:
             answer = await ask()
             if answer.refusal is not None:
-                return _refused(answer, call, exchange, is_translated)
+                return _refused(answer, exchange, is_translated)
             return await _whole(answer.response, call, exchange, is_translated)
         client = ClientStream(request, call, exchange)
         try:
             answer = await client.while_waiting(ask())
             if answer.refusal is not None:
-                return await _refused_stream(client, answer, call, exchange, is_translated)
+                return await _refused_stream(client, answer, exchange, is_translated)
             if answer.response.content_type != EVENT_STREAM and not client.begun:
                 return await _whole(answer.response, call, exchange, is_translated)
             relay = translated.pass_on if is_translated else stream.pass_on
@@ -83,24 +83,26 @@ async def _whole(response: aiohttp.ClientResponse, call: Call, exchange: Exchang
     if (usage := response.headers.get(USAGE_HEADER)) is not None:
         exchange.learn_usage(usage)
     exchange.status = response.status
-    return HTTPResponse(body, response.status, _head(response, call), response.headers.get("content-type"))
+    return HTTPResponse(body, response.status, passed_back(response.headers), response.headers.get("content-type"))
 
 
-def _refused(answer: Answer, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
+def _refused(answer: Answer, exchange: Exchange, is_translated: bool) -> HTTPResponse:
     """The neuron's own refusal: its status, words and Retry-After, as they are."""
     if is_translated:
         raise translated.refusal(answer)
     response = answer.response
     exchange.status = response.status
     exchange.failed(response.status, f"upstream_{response.status}")
-    return HTTPResponse(answer.refusal, response.status, _head(response, call), response.headers.get("content-type"))
+    return HTTPResponse(
+        answer.refusal, response.status, passed_back(response.headers), response.headers.get("content-type")
+    )
 
 
 async def _refused_stream(
-    client: ClientStream, answer: Answer, call: Call, exchange: Exchange, is_translated: bool
+    client: ClientStream, answer: Answer, exchange: Exchange, is_translated: bool
 ) -> HTTPResponse | None:
     if not client.begun:
-        return _refused(answer, call, exchange, is_translated)
+        return _refused(answer, exchange, is_translated)
     if is_translated:
         raise translated.refusal(answer)
     _note(exchange, answer.response.status, f"upstream_{answer.response.status}")
@@ -113,7 +115,3 @@ def _note(exchange: Exchange, status: int, code: str) -> None:
     if exchange.stage is Stage.ASKED:
         exchange.move(Stage.ANSWERING)
     exchange.failed(status, code)
-
-
-def _head(response: aiohttp.ClientResponse, call: Call) -> dict[str, str]:
-    return {**passed_back(response.headers), "x-request-id": call.request_id}

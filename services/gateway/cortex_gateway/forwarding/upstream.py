@@ -15,8 +15,8 @@ from yarl import URL
 
 _NOT_PASSED_BACK = frozenset(
     {
-        "alt-svc", "connection", "content-length", "content-type", "date", "keep-alive", "proxy-authenticate", "server",
-        "te", "trailer", "transfer-encoding", "upgrade", "x-cortex-usage", "x-request-id",
+        "alt-svc", "connection", "content-length", "content-type", "date", "keep-alive", "proxy-authenticate",
+        "request-id", "server", "te", "trailer", "transfer-encoding", "upgrade", "x-cortex-usage", "x-request-id",
     }
 )  # fmt: skip
 USAGE_HEADER = "x-cortex-usage"

@@ -166,7 +166,7 @@ class _Writer:
     @classmethod
     async def open(cls, request: Request, projector: Projector, outcome: Outcome) -> _Writer:
         """Send the headers, and what the dialect sends at once (case S7)."""
-        headers = {"x-request-id": outcome.request_id, "cache-control": "no-store", "x-accel-buffering": "no"}
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         response = await request.respond(content_type="text/event-stream; charset=utf-8", headers=headers)
         assert isinstance(response, HTTPResponse)
         writer = cls(request, projector, outcome, response)
@@ -199,10 +199,7 @@ class _Writer:
 
 
 def _headers(request: Request, outcome: Outcome) -> dict[str, str]:
-    headers = {"x-request-id": outcome.request_id}
-    if _WANTS_USAGE in request.headers:
-        headers[_WANTS_USAGE] = _usage_json(outcome.record)
-    return headers
+    return {_WANTS_USAGE: _usage_json(outcome.record)} if _WANTS_USAGE in request.headers else {}
 
 
 def _usage_json(record: Record) -> str:
