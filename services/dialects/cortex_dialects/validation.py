@@ -5,6 +5,7 @@ Called by: openai.py and anthropic.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -97,5 +98,5 @@ def _path(problem: ErrorDetails, body: dict[str, Any]) -> str:
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else f"{type(value).__name__} of {len(value)}"
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -344,3 +344,11 @@ def test_a_huge_value_is_not_thrown_back_at_the_client():
     """An error stays readable whatever was sent."""
     assert len(refusal(temperature="x" * 10_000).message) < 300
     assert len(refusal(**{"x" * 10_000: 1}).message) < 300
+
+
+def test_what_is_not_supported_is_shown_as_the_client_wrote_it() -> None:
+    """Both values, the one that was sent and the one that would do, in JSON."""
+    with pytest.raises(UnsupportedParameter) as refused:
+        chat(response_format={"type": "json_object"})
+    assert '{"type": "text"}' in str(refused.value)
+    assert '{"type": "json_object"}' in str(refused.value)
