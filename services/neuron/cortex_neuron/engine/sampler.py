@@ -10,8 +10,10 @@ computed from its own parameters only, so that a seeded sequence does not depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -89,33 +91,37 @@ def _penalise(raw: Tensor, sequences: Sequence[Seq]) -> Tensor:
         ids = torch.tensor(list(bias), device=raw.device)
         logits[i, ids] += torch.tensor(list(bias.values()), dtype=raw.dtype, device=raw.device)
     if repeated:
-        logits[repeated] = _repetition(logits[repeated], [sequences[i] for i in repeated])
+        _repetition(logits, {i: sequences[i] for i in repeated})
     if counted:
-        logits[counted] -= _frequency(logits[counted], [sequences[i] for i in counted])
+        _frequency(logits, {i: sequences[i] for i in counted})
     return logits
 
 
-def _repetition(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    """Over prompt and output: positive logits are divided, negative ones multiplied."""
-    seen = _token_counts(logits, [s.tokens for s in sequences]) > 0
-    penalty = _column(logits, sequences, lambda p: p.repetition_penalty)
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+def _repetition(logits: Tensor, sequences: dict[int, Seq]) -> None:
+    """Over prompt and output, in place: positive logits are divided, negative ones multiplied."""
+    at = _places(logits, {i: s.tokens for i, s in sequences.items()})
+    penalty = _column(logits, list(sequences.values()), lambda p: p.repetition_penalty)
+    per_place = penalty[:, 0].repeat_interleave(torch.tensor([len(s.tokens) for s in sequences.values()]).to(at[0]))
+    seen = logits[at]  # a token that occurs twice is written twice, with one value
+    logits[at] = torch.where(seen > 0, seen / per_place, seen * per_place)
 
 
-def _frequency(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    """Over the output only: what to subtract."""
-    counts = _token_counts(logits, [s.output for s in sequences])
-    frequency = _column(logits, sequences, lambda p: p.frequency_penalty)
-    presence = _column(logits, sequences, lambda p: p.presence_penalty)
-    return counts * frequency + (counts > 0) * presence
+def _frequency(logits: Tensor, sequences: dict[int, Seq]) -> None:
+    """Over the output only, in place."""
+    counts = {i: Counter(s.output) for i, s in sequences.items()}
+    penalties = [
+        n * s.sampling.frequency_penalty + s.sampling.presence_penalty
+        for i, s in sequences.items()
+        for n in counts[i].values()
+    ]
+    logits[_places(logits, counts)] -= torch.tensor(penalties, dtype=logits.dtype, device=logits.device)
 
 
-def _token_counts(logits: Tensor, tokens: list[list[int]]) -> Tensor:
-    """[rows, vocab]: how often each token occurs in the row's list."""
-    rows = torch.tensor([i for i, row in enumerate(tokens) for _ in row], dtype=torch.long, device=logits.device)
-    ids = torch.tensor([t for row in tokens for t in row], dtype=torch.long, device=logits.device)
-    counts = torch.zeros_like(logits)
-    return counts.index_put_((rows, ids), torch.ones_like(ids, dtype=logits.dtype), accumulate=True)
+def _places(logits: Tensor, tokens: Mapping[int, Collection[int]]) -> tuple[Tensor, Tensor]:
+    """The indices of some tokens of some rows: far fewer than rows * vocab."""
+    ids = torch.tensor(list(chain.from_iterable(tokens.values())), dtype=torch.long)
+    rows = torch.tensor(list(tokens)).repeat_interleave(torch.tensor([len(each) for each in tokens.values()]))
+    return rows.to(logits.device), ids.to(logits.device)
 
 
 def _column(like: Tensor, sequences: Sequence[Seq], value: Callable[[SamplingParams], float]) -> Tensor:
@@ -144,8 +150,9 @@ def _draw_plain(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
 
 def _draw_filtered(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
     """Sorted best first, every filter keeps a prefix: a draw over the best few is exact if they hold that prefix."""
-    floor = logits.amax(-1, keepdim=True) + _column(logits, sequences, lambda p: p.min_p).log()
-    logits = logits.masked_fill(logits < floor, float("-inf"))
+    if any(s.sampling.min_p for s in sequences):
+        floor = logits.amax(-1, keepdim=True) + _column(logits, sequences, lambda p: p.min_p).log()
+        logits = logits.masked_fill(logits < floor, float("-inf"))
     size = logits.shape[-1]
     top_k = _column(logits, sequences, lambda p: p.top_k if p.top_k > 0 else size)
     top_p = _column(logits, sequences, lambda p: p.top_p)
@@ -177,7 +184,7 @@ def _invert(weights: Tensor, sequences: Sequence[Seq]) -> Tensor:
     sums = weights.cumsum(-1, dtype=torch.float64)
     # `right`: an index whose own weight is 0 is never met, not even by a share of 0.
     index = torch.searchsorted(sums, uniform.to(sums.device) * sums[:, -1:], right=True)[:, 0]
-    last = (weights > 0).long().mul(torch.arange(weights.shape[-1], device=weights.device)).amax(-1)
+    last = torch.searchsorted(sums, sums[:, -1:])[:, 0]  # where the sum gets there: rounding may not pass it
     return torch.minimum(index, last)
 
 
