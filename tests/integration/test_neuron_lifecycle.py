@@ -42,6 +42,21 @@ async def _progress(neuron: RunningNeuron, model: str) -> Any:
     return (await neuron.row(model))["progress"]
 
 
+async def test_what_a_model_has_not_written_yet_is_not_free(tmp_path: Path) -> None:
+    """A CPU's pages come when they are first written; two models are not promised the same memory (case L7)."""
+    most_mb = psutil.virtual_memory().available * 6 // 10 // 2**20
+    models = [_model(write_model(tmp_path / name, vram_mb=most_mb), name, vram_mb=most_mb) for name in ("one", "two")]
+    async with running_neuron(models) as neuron:
+        await neuron.post(LOAD, {"model_id": "one"})
+        await neuron.until_status("loaded", "one")
+        assert (await neuron.get("/health"))["devices"][0]["vram_free_mb"] < most_mb
+        refused = await neuron.post(LOAD, {"model_id": "two"})
+        assert (refused.status, refused.json["error"]["code"]) == (503, "no_capacity")
+        await neuron.post(UNLOAD, {"model_id": "one"})
+        await neuron.post(LOAD, {"model_id": "two"})
+        await neuron.until_status("loaded", "two")
+
+
 async def test_the_socket_is_bound_before_models_are_loaded(tmp_path: Path) -> None:
     """And /health tells how far it is (case L2)."""
     slow = write_model(tmp_path / "slow", load_s=1.0)

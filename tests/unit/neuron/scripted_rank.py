@@ -108,8 +108,8 @@ class ScriptedRank:
             self.send(frames.Error(seq=frame.seq + 1000, kind="load_failed", message="an older load"))
         self.send(
             frames.Loaded(
-                seq=frame.seq, vram_mb=7, context=frame.context or CONTEXT, vocab_size=VOCABULARY, block_size=BLOCK,
-                kv_blocks=orders.get("kv_blocks", BLOCKS), eos_ids=[EOS],
+                seq=frame.seq, vram_mb=orders.get("vram_mb", 7), context=frame.context or CONTEXT,
+                vocab_size=VOCABULARY, block_size=BLOCK, kv_blocks=orders.get("kv_blocks", BLOCKS), eos_ids=[EOS],
             )
         )  # fmt: skip
 

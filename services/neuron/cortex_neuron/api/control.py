@@ -41,7 +41,7 @@ async def health(request: Request) -> HTTPResponse:
             uptime_secs=round(time.monotonic() - neuron.started, 3),
             state=neuron.preloads.state(),
             activation=neuron.preloads.progress(),
-            devices=list(neuron.devices.now.health),
+            devices=list(neuron.residency.device_health()),
             models=[each.health() for each in neuron.residency.residents.values()],
             version=neuron.version,
         )

@@ -96,6 +96,15 @@ class DeviceWatch:
             await self.refresh()
 
 
+def unwritten_mb(pid: int | None, held_mb: int) -> int:
+    """How much of what a process holds on the CPU it has yet to write; nothing once the process is gone."""
+    try:
+        memory = psutil.Process(pid).memory_info() if pid is not None else None
+    except psutil.NoSuchProcess:
+        memory = None
+    return max(0, held_mb - (memory.rss - getattr(memory, "shared", 0)) // _MIB) if memory is not None else 0
+
+
 def discovery(hardware: Hardware, version: str, harnesses: list[str]) -> Discovery:
     """GET /discovery"""
     return Discovery(

@@ -25,7 +25,8 @@ from cortex_contracts.wire.errors import (
     UnsupportedArchitecture,
     UnsupportedParameter,
 )
-from cortex_contracts.wire.neuron import Failure, LoadRequest, ModelStatus, NeuronState, Progress
+from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, ModelStatus, NeuronState, Progress
+from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency import placement, recovery, states
 from cortex_neuron.residency.loading import Loader, LoadFailed, Order
@@ -98,9 +99,21 @@ class Residency:
         for other in self.residents.values():
             if other.device is not None and other.status in states.BUSY:
                 reserved[other.device] += other.model.vram_mb
-        free = {device.index: device.vram_free_mb for device in hardware.health}
+        free = {device.index: device.vram_free_mb for device in self.device_health()}
         device = placement.choose(max(model.vram_mb, model.min_device_vram_mb), free, reserved, asked)
         return Order(model, device, "cpu" if hardware.kind == "cpu" else f"cuda:{device}")
+
+    def device_health(self) -> tuple[DeviceHealth, ...]:
+        """The devices as they are, less what loaded models hold and have not written yet: a CPU's pages come then."""
+        hardware = self._devices.now
+        if hardware.kind != "cpu":
+            return hardware.health
+        loaded = [each.serving for each in self.residents.values() if each.serving is not None]
+        unwritten = sum(devices.unwritten_mb(serving.group.pid, serving.loaded.vram_mb) for serving in loaded)
+        return tuple(
+            device.model_copy(update={"vram_free_mb": max(0, device.vram_free_mb - unwritten)})
+            for device in hardware.health
+        )
 
     async def _live(self, resident: Resident, order: Order, judged: asyncio.Event) -> None:
         """One model's whole stay: load, serve until its group dies, start again, until unloaded or given up."""
