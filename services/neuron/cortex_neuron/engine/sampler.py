@@ -182,9 +182,10 @@ def _invert(weights: Tensor, sequences: Sequence[Seq]) -> Tensor:
     """The index where the running sum of weights [rows, n] passes a uniform share of the total."""
     uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=s.generator) for s in sequences])
     sums = weights.cumsum(-1, dtype=torch.float64)
+    total = sums[:, -1:].contiguous()
     # `right`: an index whose own weight is 0 is never met, not even by a share of 0.
-    index = torch.searchsorted(sums, uniform.to(sums.device) * sums[:, -1:], right=True)[:, 0]
-    last = torch.searchsorted(sums, sums[:, -1:])[:, 0]  # where the sum gets there: rounding may not pass it
+    index = torch.searchsorted(sums, uniform.to(sums.device) * total, right=True)[:, 0]
+    last = torch.searchsorted(sums, total)[:, 0]  # where the sum gets there: a share may be rounded up to all of it
     return torch.minimum(index, last)
 
 
