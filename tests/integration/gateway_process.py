@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
@@ -129,8 +130,9 @@ async def running(
     write_config(folder, neurons, models, ports, **settings)
     command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
     process = await asyncio.create_subprocess_exec(
-        *command, "--models", str(folder / "models.toml"), stderr=asyncio.subprocess.PIPE, limit=2**20
-    )
+        *command, "--models", str(folder / "models.toml"), stderr=asyncio.subprocess.PIPE, limit=2**20,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )  # fmt: skip
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         api, metrics = (f"http://127.0.0.1:{port}" for port in ports)
         gateway = RunningGateway(api, metrics, folder, process, http)

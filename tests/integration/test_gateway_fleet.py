@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import signal
 import time
@@ -346,6 +347,24 @@ async def test_a_bad_new_config_is_logged_and_the_old_one_stays(tmp_path: Path) 
         refused = await gateway.logged("reload_refused")
         assert any("models.toml: models.0.vram_mb" in problem for problem in refused["problems"])
         assert await _status(gateway, MODEL) == 200
+
+
+async def test_a_large_message_that_is_translated_holds_nobody_up(tmp_path: Path) -> None:
+    """10 MB of turns take seconds to read; meanwhile other requests go on (T7)."""
+    async with scripted("one", MODEL) as neuron:
+        neuron.harnesses = ("torch", "vllm")
+        async with running(tmp_path, [neuron], [model_entry(MODEL, harness="vllm")]) as gateway:
+            turns = [{"role": "user", "content": "Hi"}] * 300_000
+            body = io.BytesIO(json.dumps({"model": MODEL, "max_tokens": 9, "messages": turns}).encode())
+            headers = {"content-type": "application/json"}
+            large = asyncio.create_task(gateway.http.post(gateway.url + MESSAGES, data=body, headers=headers))
+            slowest_s = 0.0
+            while not large.done():
+                asked = time.monotonic()
+                await gateway.get("/health")
+                slowest_s = max(slowest_s, time.monotonic() - asked)
+            assert (await large).status == 200
+            assert slowest_s < 0.7, slowest_s
 
 
 async def test_messages_to_an_engine_that_speaks_only_openai_are_translated(tmp_path: Path) -> None:

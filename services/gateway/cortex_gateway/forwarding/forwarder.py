@@ -5,6 +5,7 @@ Owns: which of these it is, and what a refusal or a failure becomes at each poin
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,6 +24,8 @@ from cortex_gateway.forwarding.upstream import USAGE_HEADER, passed_back
 from cortex_gateway.routing.placement import Rules
 from cortex_serving.application import as_cortex_error
 
+_INLINE_BODY = 64 * 1024  # bytes; a larger one is translated in a thread
+
 
 @dataclass(frozen=True, slots=True)
 class Forwarder:
@@ -34,7 +37,10 @@ class Forwarder:
         self, request: Request, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection
     ) -> HTTPResponse | None:
         """The answer, or None where it was streamed. Raises CortexError while nothing has been sent."""
-        upstream_call, is_translated = _for_its_engine(call)
+        if len(call.body) <= _INLINE_BODY:
+            upstream_call, is_translated = _for_its_engine(call)
+        else:
+            upstream_call, is_translated = await asyncio.to_thread(_for_its_engine, call)
         ask = partial(self.attempts.answer, upstream_call, exchange, rules, settings)
         if not call.stream:
             answer = await ask()

@@ -6,6 +6,7 @@ nor the body of the answer. Called by: attempts.py.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -20,6 +21,7 @@ _NOT_PASSED_BACK = frozenset(
     }
 )  # fmt: skip
 USAGE_HEADER = "x-cortex-usage"
+_AT_ONCE = 64 * 1024  # bytes; a larger body is written in pieces, so that a slow neuron holds nobody up
 
 
 class Upstream:
@@ -49,7 +51,8 @@ class Upstream:
         url = self._urls.get((base, path))
         if url is None:
             url = self._urls[base, path] = URL(base + path, encoded=True)
-        return await self._session.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False)
+        data = io.BytesIO(body) if len(body) > _AT_ONCE else body
+        return await self._session.post(url, data=data, headers=headers, timeout=timeout, allow_redirects=False)
 
 
 def timeouts(stream: bool, connect_s: float, idle_s: float) -> aiohttp.ClientTimeout:
