@@ -59,7 +59,9 @@ async def test_a_fork_server_that_was_killed_is_replaced(tmp_path: Path) -> None
     async with running_neuron([{"id": "echo", "preload_on": ["here"], **model}, {"id": "other", **model}]) as neuron:
         await neuron.until_status("loaded")
         (engine,) = neuron.engines()
-        engine.parent().kill()
+        server = engine.parent()
+        engine.suspend()  # so that it cannot end itself
+        server.kill()
         await until(lambda: _gone(engine), 5.0)
         await neuron.post("/models/load", {"model_id": "other"})
         await neuron.until_status("loaded", "other")

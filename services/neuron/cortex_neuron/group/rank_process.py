@@ -57,6 +57,9 @@ class RankProcess:
 
     async def _reap(self) -> None:
         code = await asyncio.to_thread(_exit_code, self._process)
+        # A fork server that was killed takes the news of its children along, but not always the children.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.exited.set_result(code)
 
     async def end(self, grace_s: float) -> int:
@@ -65,7 +68,8 @@ class RankProcess:
             if number is not None:
                 self._signal(number)
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(asyncio.shield(self.exited), grace_s)
+                async with asyncio.timeout(grace_s):
+                    return await asyncio.shield(self.exited)
         return await self.exited  # a process in uninterruptible sleep ends when the kernel lets it
 
     def _signal(self, number: signal.Signals) -> None:
@@ -78,7 +82,8 @@ async def spawn(module: str, address: str, rank: int, timeout_s: float) -> RankP
     process = _CONTEXT.Process(target=run_rank, args=(module, address, rank), name=f"rank-{rank}", daemon=True)
     starting = asyncio.ensure_future(asyncio.to_thread(_start, process))
     try:
-        await asyncio.wait_for(asyncio.shield(starting), timeout_s)
+        async with asyncio.timeout(timeout_s):  # Python 3.11's wait_for loses a cancel that comes with the result
+            await asyncio.shield(starting)
     except (OSError, EOFError, TimeoutError) as failure:
         starting.add_done_callback(lambda _: _kill(process))
         cause = f"not within {timeout_s:g} s" if isinstance(failure, TimeoutError) else str(failure)
