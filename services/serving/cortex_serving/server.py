@@ -18,6 +18,7 @@ from cortex_serving import logs
 from cortex_serving.application import App
 
 _CONNECTION_GRACE_S = 2.0
+_UNREAD_S = 60  # how long a client may leave unread what it was sent; after that it is gone
 
 
 class CannotListen(Exception):
@@ -105,6 +106,8 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it, and the kernel does the watching
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_S * 1000)
         bound.bind((host.strip("[]"), port))
         bound.listen(1024)
         bound.setblocking(False)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from sanic import HTTPResponse, Request, text
 
 from cortex_contracts.wire import errors
-from cortex_serving import application, logs
+from cortex_serving import application, logs, server
 from cortex_serving.request_body import check_media_type
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
@@ -189,7 +190,7 @@ def test_a_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> No
 _SLOW_SERVER = """
 import asyncio, sys, uvloop
 from sanic import text
-from cortex_serving import application, logs
+from cortex_serving import application, logs, server
 from cortex_serving.request_body import check_media_type
 from cortex_serving.server import Lifecycle, Listener, serve
 
@@ -231,3 +232,35 @@ async def test_sigterm_lets_a_running_answer_end(free_port: int) -> None:
 async def _read(session: aiohttp.ClientSession, url: str) -> str:
     async with session.get(url) as answer:
         return await answer.text()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+async def test_a_client_that_reads_no_more_does_not_keep_its_seat(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that went to sleep in the middle of a stream: its handler is cancelled, as if it had left (case S8)."""
+    monkeypatch.setattr(server, "_UNREAD_S", 1)
+    app = application.build("stalled", body_limit_mb=1)
+    ready, gone, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @app.get("/")
+    async def endless(request: Request) -> None:
+        response = await request.respond()
+        try:
+            while True:
+                await response.send("x" * 65536)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+    async def started() -> None:
+        ready.set()
+
+    lifecycle = Lifecycle(start=started, stop=_nothing)
+    serving = asyncio.create_task(serve([Listener(app, "127.0.0.1", free_port)], lifecycle, stopping=done))
+    await asyncio.wait_for(ready.wait(), 10)
+    with socket.create_connection(("127.0.0.1", free_port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(gone.wait(), 20)
+    done.set()
+    await asyncio.wait_for(serving, 10)
