@@ -255,6 +255,20 @@ async def test_a_body_that_is_said_to_be_no_json_is_415(pair: Pair) -> None:
             assert (await response.json())["error"]["code"] == "unsupported_media_type"
 
 
+@pytest.mark.parametrize("header", ["user-agent: a\nb", "accept: a\0b", "openai-\rx: a"])
+async def test_a_header_that_cannot_be_passed_on_is_the_clients_mistake(pair: Pair, header: str) -> None:
+    """A control character in one is a 400 and not a 500: HTTP has no place for it."""
+    body = json.dumps({"model": MODEL, "messages": []})
+    host, port = pair.gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n{header}"
+    writer.write(f"{head}\r\n\r\n{body}".encode())
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"control character" in answer
+
+
 async def test_a_wrong_parameter_is_named(pair: Pair) -> None:
     """`param` says which, and an unknown model's error says what there is (L5)."""
     async with pair.gateway.http.post(pair.gateway.url + CHAT, data=b'{"model":7}', headers=JSON) as response:

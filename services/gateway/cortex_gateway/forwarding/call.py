@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import msgspec
 
 from cortex_contracts.inventory.fleet import Model
-from cortex_contracts.wire.errors import InvalidJson, InvalidParameter
+from cortex_contracts.wire.errors import InvalidJson, InvalidParameter, InvalidRequest
 from cortex_dialects.dialect import Dialect
 
 _PASSED_ON = ("content-type", "accept", "user-agent")
 _PASSED_ON_PREFIXES = ("anthropic-", "openai-", "x-stainless-")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _AT_PATH = re.compile(r" - at `\$\.(\w+)`")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
@@ -67,6 +68,12 @@ def with_model(body: bytes, model_id: str) -> bytes:
 
 
 def passed_on(headers: Iterable[tuple[str, str]], request_id: str) -> dict[str, str]:
-    """The client's headers that a neuron gets; never its keys, nor what concerns only this connection."""
+    """The client's headers that a neuron gets; never its keys, nor what concerns only this connection.
+
+    Raises InvalidRequest where one of them is none by HTTP's rules.
+    """
     kept = {name: value for name, value in headers if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    for name, value in kept.items():
+        if _CONTROL.search(name) or _CONTROL.search(value):
+            raise InvalidRequest(f"the header {name!a} has a control character in it")
     return {**kept, "x-request-id": request_id, "x-cortex-usage": "1", "accept-encoding": "identity"}
