@@ -110,6 +110,19 @@ async def test_an_idle_engine_that_stops_answering_is_found_out(faulty: RunningN
     assert (await faulty.chat({"reply": "back"})).status == 200
 
 
+async def test_a_daemon_that_was_paused_blames_no_engine(faulty: RunningNeuron) -> None:
+    """A machine that stood still, or a debugger: what was not heard meanwhile was not silence (case T4)."""
+    answer = asyncio.create_task(faulty.chat({"reply": "x" * 60, "step_s": 0.02}))
+    await until(lambda: _all_decode(faulty, 1))
+    for _ in range(2):  # while the engine works, and while it is idle
+        faulty.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(3.0)  # longer than a step may take
+        faulty.process.send_signal(signal.SIGCONT)
+        assert (await answer).json["choices"][0]["message"]["content"] == "x" * 60
+    assert (await faulty.chat({"reply": "x"})).status == 200
+    assert (await faulty.row())["loads"] == 1
+
+
 async def test_long_prefill_is_no_hang(faulty: RunningNeuron) -> None:
     """As long as steps go by; the deadline is a step's, not a request's."""
     slow = asyncio.create_task(faulty.chat({"reply": "slow", "prefill_s": 2.5}))

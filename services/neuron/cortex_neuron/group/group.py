@@ -127,7 +127,9 @@ class Group:
     def fail_waiting(self, failure: CortexError) -> int:
         """Fail the requests that wait for a seat: first come, first served, so they are the last. How many."""
         unstarted = [sequence for sequence in self._streams if not self._streams[sequence].started]
-        waiting = {self._streams[sequence] for sequence in unstarted[len(unstarted) - self.figures.waiting :]}
+        # The engine counts those it has put back, too: they have started.
+        first = max(0, len(unstarted) - self.figures.waiting)
+        waiting = {self._streams[sequence] for sequence in unstarted[first:]}
         for stream in waiting:
             stream.fail(failure)
         return len(waiting)
@@ -227,9 +229,14 @@ class Group:
     async def _watch(self) -> None:
         """Kill a group that is busy without a step, or silent, for longer than a step may take."""
         limit = self._limits.step_timeout_s
+        pause = min(1.0, limit / 4)
         while not self.died.done():
-            await asyncio.sleep(min(1.0, limit / 4))
+            due = self._now() + pause
+            await asyncio.sleep(pause)
             now = self._now()
+            # While the daemon itself stood still it could hear nobody.
+            self._stepped_at = min(now, self._stepped_at + now - due)
+            self._heard_at = min(now, self._heard_at + now - due)
             if self._streams and now - self._stepped_at > limit:
                 self._die(Death("step_timeout", f"rank 0 did not finish a step within {limit:g} s"))
             elif now - self._heard_at > limit + 1.0:
