@@ -79,6 +79,9 @@ def test_models(oai: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     assert [model.id for model in oai.models.list()] == ["smollm2"]
     assert oai.models.retrieve("smollm2").id == "smollm2"
     assert [model.id for model in claude.models.list()] == ["smollm2"]
+    with pytest.raises(anthropic.NotFoundError) as unknown:
+        claude.models.retrieve("nobody")
+    assert unknown.value.type == "not_found_error"
 
 
 def test_an_alias_with_a_slash_works(oai: openai.OpenAI) -> None:
@@ -101,6 +104,7 @@ def test_messages(claude: anthropic.Anthropic) -> None:
     assert message.content[0].text
     assert message.stop_reason == "max_tokens"
     assert message.usage.output_tokens == 4
+    assert message._request_id
     counted = claude.messages.count_tokens(model="smollm2", system="Be brief.", messages=HELLO)
     assert counted.input_tokens == message.usage.input_tokens
 
