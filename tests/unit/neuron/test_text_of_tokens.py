@@ -58,6 +58,18 @@ def test_a_continued_text_keeps_the_space_before_its_next_word() -> None:
     assert [fresh.push(1), fresh.push(2)] == ["Paris", " now"]
 
 
+@pytest.mark.parametrize("count", [1, 8, 9, 30])
+def test_tokens_without_text_change_nothing_around_them(count: int) -> None:
+    """As many special tokens as may come, as with ignore_eos: no space is lost, no character is torn (case S1)."""
+    tokenizer = Tokenizer(models.WordLevel({"▁is": 0, "▁Paris": 1, "</s>": 2}, unk_token="▁is"))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(["</s>"])
+    words = Detokenizer(tokenizer)
+    assert "".join(map(words.push, [0, *[2] * count, 1])) == "is Paris"
+    letters = Detokenizer(TOKENIZER)
+    assert "".join(map(letters.push, [97, *[EOS] * count, *"🤖".encode()])) == "a🤖"
+
+
 def test_a_prompt_that_ends_within_a_character_is_not_repeated() -> None:
     """Token prompts may end anywhere."""
     detokenizer = Detokenizer(TOKENIZER, "a🤖".encode()[:-1])

@@ -32,6 +32,9 @@ class Detokenizer:
             text = self._stream.step(self._tokenizer, token)
         except Exception:  # noqa: BLE001  the library gives up on some invalid sequences and cannot go on from there
             return self._give_up()
+        if text is None and not self._tokenizer.decode([token], skip_special_tokens=True):
+            self._held.pop()  # a special token: there is no text of it to wait for
+            return ""
         if text is None:
             return self._give_up() if len(self._held) > 2 * _LONGEST_CHARACTER else ""
         self._held.clear()
