@@ -81,7 +81,7 @@ class _Reader:
         return [TextDelta(index, text) for index, text in enumerate(self._echoes) if text]
 
     def take(self, outputs: list[Output]) -> list[Event]:
-        """What a step or more gave. A sequence that failed ends them all: what came before is still told, then Failed."""
+        """What a step or more gave. A sequence that failed ends them all: what came before is told, then Failed."""
         now = asyncio.get_running_loop().time()
         taken: list[Event] = []
         for output in outputs:
