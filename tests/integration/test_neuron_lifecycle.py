@@ -190,7 +190,7 @@ async def test_a_repository_that_cannot_be_reached_is_pending_not_failed(tmp_pat
         refused = await neuron.chat({}, "far")
         assert (refused.status, refused.json["error"]["code"]) == (503, "model_loading")
         repository, revision = tmp_path / "hub" / "models--org--far", "0" * 40
-        write_model(repository / "snapshots" / revision)
+        (write_model(repository / "snapshots" / revision) / "model.safetensors").touch()
         (repository / "refs").mkdir()
         (repository / "refs" / "main").write_text(revision)
         await neuron.until_status("loaded", "far")

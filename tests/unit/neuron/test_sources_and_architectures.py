@@ -97,14 +97,41 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_a_snapshot_on_disk_is_used_without_network(hub_cache: Path) -> None:
-    """A host without network at boot still has its models (case L3)."""
+def _snapshot(hub_cache: Path) -> Path:
+    """The hub library's folder of org/name, in which a download has begun."""
     revision = "0" * 40
     repository = hub_cache / "models--org--name"
     snapshot = _folder(repository / "snapshots" / revision, "llama")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
+    return snapshot
+
+
+def test_a_snapshot_on_disk_is_used_without_network(hub_cache: Path) -> None:
+    """A host without network at boot still has its models (case L3)."""
+    snapshot = _snapshot(hub_cache)
+    (snapshot / "model.safetensors").touch()
     assert sources.find("org/name") == snapshot
+
+
+def test_a_download_that_was_broken_off_is_not_taken_for_the_model(hub_cache: Path) -> None:
+    """The library would give the folder as it is: it must be fetched on, and not fail for what it lacks (case L3)."""
+    snapshot = _snapshot(hub_cache)
+    assert sources.find("org/name") is None
+    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (snapshot / "model-1-of-2.safetensors").touch()
+    assert sources.find("org/name") is None
+    (snapshot / "model-2-of-2.safetensors").touch()
+    assert sources.find("org/name") == snapshot
+
+
+def test_a_repository_without_weights_is_no_model(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched whole and still lacking: trying again would not help, and the error says what is not there."""
+    snapshot = _snapshot(hub_cache)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    with pytest.raises(SourceMissing, match=r"org/name.*lacks model\.safetensors"):
+        sources.fetch("org/name")
 
 
 def test_a_repository_that_is_not_on_disk_must_be_fetched(hub_cache: Path) -> None:

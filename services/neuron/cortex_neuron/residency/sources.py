@@ -6,6 +6,7 @@ Does not own: retries (loading.py). Called by: residency, from a thread.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def is_local(source: str) -> bool:
 def find(source: str) -> Path | None:
     """The files, if they are on this host; None for a repository that is not. Raises SourceMissing."""
     if not is_local(source):
-        return _snapshot(source, local_files_only=True)
+        snapshot = _snapshot(source, local_files_only=True)
+        # A download that was broken off looks like this, too.
+        return snapshot if snapshot is not None and _lacking(snapshot) is None else None
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         return path
@@ -50,6 +53,8 @@ def fetch(source: str) -> Path:
         raise SourceUnreachable(f"source {source!r} cannot be fetched: {failure}") from failure
     if path is None:
         raise SourceUnreachable(f"source {source!r} cannot be fetched: the hub does not answer")
+    if lacking := _lacking(path):
+        raise SourceMissing(f"source {source!r}: the repository lacks {lacking}")
     return path
 
 
@@ -61,5 +66,15 @@ def _snapshot(source: str, *, local_files_only: bool) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
-    path = Path(folder)
-    return path if (path / "config.json").exists() else None
+    return Path(folder)
+
+
+def _lacking(folder: Path) -> str | None:
+    """The first file that a model needs and the folder does not have."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else []
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return index.name
+    wanted = ["config.json", *(shards or ["model.safetensors"])]
+    return next((name for name in wanted if not (folder / name).exists()), None)
