@@ -77,7 +77,7 @@ def neuron(port: int, folder: Path) -> Iterator[psutil.Process]:
     config = folder / "neuron.toml"
     config.write_text(
         f'[neuron]\nname = "bench"\nbind = "127.0.0.1"\nport = {port}\ndevices = "cpu"\n'
-        f'state_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n'
+        f'runtime_dir = "{folder}/run"\n'
         f'[[models]]\nid = "smollm2"\nsource = "{DEMO_MODEL}"\nvram_mb = 3000\npreload_on = ["bench"]\n'
     )
     with started(str(_BIN / "cortex-neuron"), "--config", str(config)) as process:

@@ -167,7 +167,7 @@ def test_neuron_toml_is_the_host_s_settings_and_the_whole_catalogue(rendered: Re
     assert file.models == rendered.fleet.models
 
 
-FOLDERS = {"state_dir": "var/lib/neuron", "runtime_dir": "run/neuron"}
+FOLDERS = {"runtime_dir": "run/neuron"}
 
 
 def test_every_setting_stands_in_the_file_also_where_it_is_the_default(rendered: Rendered) -> None:

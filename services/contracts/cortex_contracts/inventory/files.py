@@ -66,10 +66,9 @@ class ModelsFile(Strict):
 
 
 class NeuronSection(Neuron):
-    """[neuron] of neuron.toml: inventory.Neuron, the host's name and its folders."""
+    """[neuron] of neuron.toml: inventory.Neuron, the host's name and its folder of sockets."""
 
     name: str
-    state_dir: str = "/var/lib/neuron"
     runtime_dir: str = "/run/neuron"
 
 

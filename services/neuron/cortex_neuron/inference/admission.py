@@ -17,12 +17,12 @@ class Capacity:
     kv_blocks: int
 
 
-def max_tokens(prompts: Sequence[int], asked: int | None, capacity: Capacity) -> list[int]:
-    """How many tokens each prompt, of so many tokens, may be answered with.
+def max_tokens(prompts: Sequence[int], asked: int | None, capacity: Capacity, param: str) -> list[int]:
+    """How many tokens each prompt, of so many tokens, may be answered with. `param` is where the prompts were given.
 
     Raises ContextLengthExceeded or CacheTooSmall, with the figures.
     """
-    return [_room(prompt, asked, capacity) for prompt in prompts]
+    return [_room(prompt, asked, capacity, param) for prompt in prompts]
 
 
 def check_seats(wanted: int, taken: int, seats: int) -> None:
@@ -33,12 +33,12 @@ def check_seats(wanted: int, taken: int, seats: int) -> None:
         raise QueueFull(f"all {seats} seats of this model are taken")
 
 
-def _room(prompt: int, asked: int | None, capacity: Capacity) -> int:
+def _room(prompt: int, asked: int | None, capacity: Capacity, param: str) -> int:
     left = capacity.context - prompt
     if left < 1:
         raise ContextLengthExceeded(
             f"the prompt has {prompt} tokens; this model's context is {capacity.context} tokens, the answer's included",
-            param="messages",
+            param=param,
         )
     if asked is not None and asked > left:
         raise ContextLengthExceeded(

@@ -82,7 +82,8 @@ async def prepare(generation: Generation, serving: Serving) -> Prepared:
     prompts = await encode(generation, serving)
     loaded = serving.loaded
     capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
-    limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity)
+    param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
+    limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
     return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits)))
 
 
