@@ -82,6 +82,15 @@ def test_an_invalid_inventory_is_no_fleet() -> None:
     assert raised.value.problems == problems(hosts, GROUPS)
 
 
+def test_true_is_not_taken_for_one() -> None:
+    """YAML's `yes` and `on` are true; only what is true or false may be that."""
+    report = found([model(vram_mb=True)], beast={"neuron_port": True, "neuron_drained": True})
+    assert report == [
+        "host beast: neuron_port: should not be true or false, is True",
+        "cortex_models: qwen3-8b: vram_mb: should not be true or false, is True",
+    ]
+
+
 def test_hosts_that_share_a_fault_share_its_line() -> None:
     """A wrong value in group_vars is one problem, however many hosts have it."""
     names = [f"n{number}" for number in range(7)]
