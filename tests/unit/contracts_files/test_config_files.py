@@ -9,12 +9,11 @@ from cortex_contracts.inventory.files import (
     Eviction,
     File,
     GatewayFile,
-    GatewaySection,
     ModelsFile,
     NeuronFile,
     parse,
 )
-from cortex_contracts.inventory.fleet import Gateway
+from cortex_contracts.inventory.fleet import Gateway, GatewaySettings
 
 PATH = "/etc/cortex/some.toml"
 MODEL = '[[models]]\nid = "m"\nsource = "x"\nvram_mb = 1\n'
@@ -51,7 +50,7 @@ def test_an_empty_gateway_file_is_all_defaults_and_those_are_the_inventorys() ->
     """One schema: a default of the file that differs from the inventory's is a second truth."""
     file = parse("", PATH, GatewayFile)
     declared = Gateway()
-    assert {name: getattr(declared, name) for name in GatewaySection.model_fields} == file.gateway.model_dump()
+    assert {name: getattr(declared, name) for name in GatewaySettings.model_fields} == file.gateway.model_dump()
     assert file.eviction.strategy == declared.eviction_strategy
     assert file.eviction.defrag_after_cycles == declared.defrag_after_cycles
 
@@ -59,7 +58,7 @@ def test_an_empty_gateway_file_is_all_defaults_and_those_are_the_inventorys() ->
 def test_every_gateway_setting_of_the_inventory_is_in_the_file() -> None:
     """A setting that is declared and not rendered would be ignored silently."""
     eviction = {"eviction_strategy": "strategy", "defrag_after_cycles": "defrag_after_cycles"}
-    assert set(Gateway.model_fields) == set(GatewaySection.model_fields) | set(eviction)
+    assert set(Gateway.model_fields) == set(GatewaySettings.model_fields) | set(eviction)
     assert set(Eviction.model_fields) == set(eviction.values())
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from cortex_contracts.inventory.fleet import Gateway, Listen, Megabytes, Model, Neuron, Seconds, Strict
+from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, Neuron, Strict
 
 
 class ConfigInvalid(Exception):
@@ -27,7 +27,7 @@ class ConfigInvalid(Exception):
 class Eviction(Strict):
     """[eviction] of cortex.toml"""
 
-    strategy: Literal["lru", "priority"] = "lru"
+    strategy: EvictionStrategy = "lru"
     defrag_after_cycles: int = Field(default=50, ge=0)
 
 
@@ -38,23 +38,10 @@ class NeuronAddress(Strict):
     url: str
 
 
-class GatewaySection(Strict):
-    """[gateway] of cortex.toml: fields of inventory.Gateway, less those of [eviction]."""
-
-    listen: Listen = Gateway.model_fields["listen"].default
-    metrics_listen: Listen = Gateway.model_fields["metrics_listen"].default
-    body_limit_mb: Megabytes = Gateway.model_fields["body_limit_mb"].default
-    connect_timeout_s: Seconds = Gateway.model_fields["connect_timeout_s"].default
-    idle_timeout_s: Seconds = Gateway.model_fields["idle_timeout_s"].default
-    cold_load_timeout_s: Seconds = Gateway.model_fields["cold_load_timeout_s"].default
-    poll_interval_s: Seconds = Gateway.model_fields["poll_interval_s"].default
-    drain_timeout_s: Seconds = Gateway.model_fields["drain_timeout_s"].default
-
-
 class GatewayFile(Strict):
     """cortex.toml"""
 
-    gateway: GatewaySection = GatewaySection()
+    gateway: GatewaySettings = GatewaySettings()
     eviction: Eviction = Eviction()
     neurons: tuple[NeuronAddress, ...] = ()
 

@@ -31,6 +31,7 @@ ModelId = Annotated[
 ]
 SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
+EvictionStrategy = Literal["lru", "priority"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
 DeviceList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -79,21 +80,26 @@ class Model(Strict):
     ] = ("chat", "completion")
 
 
-class Gateway(Strict):
-    """A host of the group `gateway`: variables `gateway_*`."""
+class GatewaySettings(Strict):
+    """What a gateway is told in [gateway] of cortex.toml."""
 
     listen: Annotated[Listen, Field(description="Address and port of the API")] = "0.0.0.0:31313"
     metrics_listen: Annotated[Listen, Field(description="Address and port of /metrics")] = "0.0.0.0:31314"
-    eviction_strategy: Annotated[Literal["lru", "priority"], Field(description="Which idle model goes first")] = "lru"
-    defrag_after_cycles: Annotated[
-        int, Field(ge=0, description="Evictions on a neuron before its groups are recycled when idle; 0 never")
-    ] = 50
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
     connect_timeout_s: Annotated[Seconds, Field(description="To open a connection to a neuron")] = 2.0
     idle_timeout_s: Annotated[Seconds, Field(description="Between two reads from a neuron; no total limit")] = 60.0
     cold_load_timeout_s: Annotated[Seconds, Field(description="How long a request waits for its model")] = 300.0
     poll_interval_s: Annotated[Seconds, Field(description="Between two polls of a neuron")] = 1.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown")] = 30.0
+
+
+class Gateway(GatewaySettings):
+    """A host of the group `gateway`: variables `gateway_*`."""
+
+    eviction_strategy: Annotated[EvictionStrategy, Field(description="Which idle model goes first")] = "lru"
+    defrag_after_cycles: Annotated[
+        int, Field(ge=0, description="Evictions on a neuron before its groups are recycled when idle; 0 never")
+    ] = 50
 
 
 class Neuron(Strict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from cortex_contracts.inventory.files import GatewaySection
+from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.exchange import Exchange, Stage
@@ -62,7 +62,7 @@ class Attempts:
         self._beliefs, self._loads, self._upstream, self._client = beliefs, loads, upstream, client
         self._metrics, self._kick = metrics, kick
 
-    async def answer(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection) -> Answer:
+    async def answer(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings) -> Answer:
         """The first answer that is none of "ask another"; the last refusal where all say that.
 
         Raises the CortexError that the client is told.
@@ -95,7 +95,7 @@ class Attempts:
         raise failed
 
     async def _loaded(
-        self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection, avoid: set[str]
+        self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings, avoid: set[str]
     ) -> Forward:
         """Where the model is loaded, once it is."""
         for _ in range(_MOST_LOADS):
@@ -119,7 +119,7 @@ class Attempts:
         self._beliefs.learn(neuron.name, row)
         return row.status is not ModelStatus.LOADED
 
-    async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySection) -> Answer:
+    async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySettings) -> Answer:
         exchange.hold(neuron.name)
         exchange.move(Stage.ASKED)
         limits = timeouts(call.stream, settings.connect_timeout_s, settings.idle_timeout_s)
@@ -173,7 +173,7 @@ def idle(neuron: str, idle_timeout_s: float) -> CortexError:
     return UpstreamTimeout(f"neuron {neuron} sent nothing for {idle_timeout_s:g} s")
 
 
-def _silent(neuron: NeuronView, settings: GatewaySection) -> CortexError:
+def _silent(neuron: NeuronView, settings: GatewaySettings) -> CortexError:
     return idle(neuron.name, settings.idle_timeout_s)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import aiohttp
 from sanic import HTTPResponse, Request
 
-from cortex_contracts.inventory.files import GatewaySection
+from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import Dialect
 from cortex_gateway.exchange import Exchange, Stage
@@ -34,7 +34,7 @@ class Forwarder:
     attempts: Attempts
 
     async def answer(
-        self, request: Request, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySection
+        self, request: Request, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings
     ) -> HTTPResponse | None:
         """The answer, or None where it was streamed. Raises CortexError while nothing has been sent."""
         if len(call.body) <= _INLINE_BODY:
