@@ -1,6 +1,6 @@
 """Events as /v1/chat/completions.
 
-Owns: chunks, the document, and OpenAI's words for log-probabilities and usage there. Called by: projectors/__init__.
+Owns: chunks, the document, and OpenAI's words for log-probabilities there. Called by: projectors/__init__.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import math
 from collections.abc import Iterable
 
 from cortex_contracts.wire import openai as wire
-from cortex_contracts.wire.errors import CortexError
 from cortex_dialects import sse
-from cortex_dialects.dialect import Dialect, error_event, keepalive
 from cortex_dialects.events import (
     Event,
     Failed,
@@ -23,24 +21,19 @@ from cortex_dialects.events import (
     Usage,
 )
 from cortex_dialects.generation import Generation
-from cortex_dialects.projectors.collected import CollectedChoice, collect, cut_short
+from cortex_dialects.projectors.collected import CollectedChoice, collect
 from cortex_dialects.projectors.frame import MARK, Frame
+from cortex_dialects.projectors.openai import OpenAIProjector, usage_shape
 
-DONE = sse.data("[DONE]")
 # JSON has no infinity; this is what OpenAI and vLLM send for a token that cannot be.
 _LEAST_LOGPROB = -9999.0
 
 
-class ChatProjector:
+class ChatProjector(OpenAIProjector):
     """See Projector."""
 
     def __init__(self, generation: Generation, answer_id: str, created: int) -> None:
-        self._id, self._created, self._model = answer_id, created, generation.model
-        self._num_choices = generation.num_choices
-        self._include_usage = generation.include_usage
-        self._with_ids = generation.return_token_ids
-        self._with_logprobs = generation.logprobs is not None
-        self._unfinished = set(range(self._num_choices))
+        super().__init__(generation, answer_id, created)
         self._text = [self._frame(i, wire.ChatDelta(content=MARK)) for i in range(self._num_choices)]
         self._reasoning = [self._frame(i, wire.ChatDelta(reasoning_content=MARK)) for i in range(self._num_choices)]
 
@@ -65,15 +58,6 @@ class ChatProjector:
                 return sse.data(self._chunk([], usage_shape(event)).model_dump_json()) if self._include_usage else b""
             case Failed():
                 return self.failure(event.error)
-
-    def keepalive(self) -> bytes:
-        return keepalive(Dialect.OPENAI)
-
-    def failure(self, error: CortexError) -> bytes:
-        return error_event(Dialect.OPENAI, error)
-
-    def closing(self) -> bytes:
-        return self.failure(cut_short()) if self._unfinished else DONE
 
     def document(self, events: Iterable[Event]) -> bytes:
         choices, usage = collect(events, self._num_choices)
@@ -123,16 +107,6 @@ class ChatProjector:
 
     def _chunk(self, choices: list[wire.ChatChunkChoice], usage: wire.Usage | None = None) -> wire.ChatChunk:
         return wire.ChatChunk(id=self._id, created=self._created, model=self._model, choices=choices, usage=usage)
-
-
-def usage_shape(usage: Usage) -> wire.Usage:
-    """OpenAI's words for usage."""
-    return wire.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=wire.PromptTokensDetails(cached_tokens=usage.cached_tokens),
-    )
 
 
 def _tool_delta(event: ToolCallDelta) -> wire.ToolDelta:

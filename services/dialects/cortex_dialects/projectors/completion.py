@@ -10,9 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cortex_contracts.wire import openai as wire
-from cortex_contracts.wire.errors import CortexError
 from cortex_dialects import sse
-from cortex_dialects.dialect import Dialect, error_event, keepalive
 from cortex_dialects.events import (
     Event,
     Failed,
@@ -24,21 +22,16 @@ from cortex_dialects.events import (
     Usage,
 )
 from cortex_dialects.generation import Generation
-from cortex_dialects.projectors.chat import DONE, usage_shape
-from cortex_dialects.projectors.collected import CollectedChoice, collect, cut_short
+from cortex_dialects.projectors.collected import CollectedChoice, collect
 from cortex_dialects.projectors.frame import MARK, Frame
+from cortex_dialects.projectors.openai import OpenAIProjector, usage_shape
 
 
-class CompletionProjector:
+class CompletionProjector(OpenAIProjector):
     """See Projector. Completions have no place for reasoning or tool calls: a neuron makes none here."""
 
     def __init__(self, generation: Generation, answer_id: str, created: int) -> None:
-        self._id, self._created, self._model = answer_id, created, generation.model
-        self._num_choices = generation.num_choices
-        self._include_usage = generation.include_usage
-        self._with_ids = generation.return_token_ids
-        self._with_logprobs = generation.logprobs is not None
-        self._unfinished = set(range(self._num_choices))
+        super().__init__(generation, answer_id, created)
         self._offsets = [0] * self._num_choices  # characters of each choice's tokens so far
         self._text = [Frame(self._chunk([self._delta(i, MARK)])) for i in range(self._num_choices)]
 
@@ -59,15 +52,6 @@ class CompletionProjector:
                 return self.failure(event.error)
             case ReasoningDelta() | ToolCallDelta():
                 return b""
-
-    def keepalive(self) -> bytes:
-        return keepalive(Dialect.OPENAI)
-
-    def failure(self, error: CortexError) -> bytes:
-        return error_event(Dialect.OPENAI, error)
-
-    def closing(self) -> bytes:
-        return self.failure(cut_short()) if self._unfinished else DONE
 
     def document(self, events: Iterable[Event]) -> bytes:
         choices, usage = collect(events, self._num_choices)

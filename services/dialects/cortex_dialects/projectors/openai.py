@@ -1,0 +1,47 @@
+"""What OpenAI's two answers, chat and completion, have in common: their name, their end, and their words for usage.
+
+Called by: chat.py, completion.py.
+"""
+
+from __future__ import annotations
+
+from cortex_contracts.wire import openai as wire
+from cortex_contracts.wire.errors import CortexError
+from cortex_dialects import sse
+from cortex_dialects.dialect import Dialect, error_event, keepalive
+from cortex_dialects.events import Usage
+from cortex_dialects.generation import Generation
+from cortex_dialects.projectors.collected import cut_short
+
+DONE = sse.data("[DONE]")
+
+
+class OpenAIProjector:
+    """The part of a Projector that does not depend on the shape of a chunk."""
+
+    def __init__(self, generation: Generation, answer_id: str, created: int) -> None:
+        self._id, self._created, self._model = answer_id, created, generation.model
+        self._num_choices = generation.num_choices
+        self._include_usage = generation.include_usage
+        self._with_ids = generation.return_token_ids
+        self._with_logprobs = generation.logprobs is not None
+        self._unfinished = set(range(self._num_choices))
+
+    def keepalive(self) -> bytes:
+        return keepalive(Dialect.OPENAI)
+
+    def failure(self, error: CortexError) -> bytes:
+        return error_event(Dialect.OPENAI, error)
+
+    def closing(self) -> bytes:
+        return self.failure(cut_short()) if self._unfinished else DONE
+
+
+def usage_shape(usage: Usage) -> wire.Usage:
+    """OpenAI's words for usage."""
+    return wire.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=wire.PromptTokensDetails(cached_tokens=usage.cached_tokens),
+    )
