@@ -26,7 +26,7 @@ def _submit(group: Group) -> Stream:
 @pytest.mark.parametrize(("counted", "sent_away"), [(0, 0), (1, 1), (2, 2), (3, 2)])
 async def test_the_last_that_came_are_those_that_wait(counted: int, sent_away: int) -> None:
     """The engine's count may include answers that have begun and were put back: they are not sent away (case L8)."""
-    group = Group(cast("RankChannel", _NoRank()), GroupLimits(1.0, 1.0))
+    group = Group(cast("RankChannel", _NoRank()), GroupLimits(1.0, 1.0, "no.such.module"))
     begun, *waiting = [_submit(group) for _ in range(3)]
     begun.put(frames.Output(begun.ids[0], [1]))
     group.figures.waiting = counted

@@ -37,7 +37,7 @@ class GroupLimits:
 
     load_timeout_s: float  # from spawn to loaded
     step_timeout_s: float
-    rank_module: str = "cortex_neuron.engine.rank"
+    rank_module: str
 
 
 @dataclass(slots=True)
@@ -88,11 +88,6 @@ class Group:
     def pid(self) -> int | None:
         """Rank 0's process, for logs and tests."""
         return self._rank.pid if self._rank is not None else None
-
-    @property
-    def active(self) -> int:
-        """Sequences that are waiting or running."""
-        return len(self._streams)
 
     async def load(
         self, request: frames.Load, timeout_s: float, on_progress: Callable[[frames.LoadProgress], None]
