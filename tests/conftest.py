@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
+import free_ports
 import pytest
 
 
 @pytest.fixture
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports.free_port()

