@@ -42,6 +42,10 @@ GATEWAY: dict[str, Any] = {
     "cold_load_timeout_s": 301,
     "poll_interval_s": 0.00001,
     "drain_timeout_s": 31,
+    "workers": 2,
+    "queue_limit": 9,
+    "access_log": "/var/log/cortex/access.jsonl",
+    "otlp_endpoint": "http://127.0.0.1:4318",
 }
 NEURON: dict[str, Any] = {
     "bind": "::1",
@@ -57,6 +61,7 @@ NEURON: dict[str, Any] = {
     "load_timeout_s": 901,
     "step_timeout_s": 121,
     "drain_timeout_s": 32.5,
+    "otlp_endpoint": "http://127.0.0.1:4319",
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from cortex_contracts.inventory.argument_specs import files
-from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron, Strict
+from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
+from cortex_contracts.inventory.strict import Strict
 from cortex_contracts.inventory.reference import page
 
 ROLES = Path(__file__).parents[3] / "roles"

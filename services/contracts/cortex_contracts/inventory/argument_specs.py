@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron, Strict
+from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
+from cortex_contracts.inventory.strict import Strict
 
 ANSIBLE_TYPES = {
     "string": "str",

@@ -1,4 +1,4 @@
-"""The TOML files that the roles render and the services read: cortex.toml, models.toml, neuron.toml.
+"""The TOML files that the roles render and the services read: cortex.toml, models.toml, keys.toml, neuron.toml.
 
 Owns: their shapes and the reading of their text, with errors that name file, key and value. Does not own: opening
 the file (the services do, once, at the edge).
@@ -13,7 +13,9 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, Neuron, Strict
+from cortex_contracts.inventory.clients import Allowance, Anonymous, Digest, KeyEntry
+from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, Neuron
+from cortex_contracts.inventory.strict import Strict
 
 
 class ConfigInvalid(Exception):
@@ -52,6 +54,16 @@ class ModelsFile(Strict):
     models: tuple[Model, ...] = ()
 
 
+class KeysFile(Strict):
+    """keys.toml: who may call, by digests of their keys. With `auto`, requests without a key are served while there is
+    no key."""
+
+    anonymous: Anonymous = "auto"
+    anonymous_allowance: Allowance = Allowance()
+    admin_sha256: Digest | None = None
+    keys: tuple[KeyEntry, ...] = ()
+
+
 class NeuronSection(Neuron):
     """[neuron] of neuron.toml: inventory.Neuron, the host's name and its folder of sockets."""
 
@@ -66,7 +78,7 @@ class NeuronFile(Strict):
     models: tuple[Model, ...] = ()
 
 
-File = TypeVar("File", GatewayFile, ModelsFile, NeuronFile)
+File = TypeVar("File", GatewayFile, ModelsFile, KeysFile, NeuronFile)
 
 
 def parse(text: str, path: str, shape: type[File]) -> File:

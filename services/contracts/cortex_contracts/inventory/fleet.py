@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
+
+from cortex_contracts.inventory.strict import ModelId, Strict
 
 
 def _has_port(value: str) -> str:
@@ -26,9 +27,6 @@ Listen = Annotated[
     Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s\[\]]+):[0-9]{1,5}$", examples=["0.0.0.0:31313", "[::]:31313"]),
     AfterValidator(_has_port),
 ]
-ModelId = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][\w.:/-]*$", max_length=200, examples=["qwen3-8b", "Qwen/Qwen3-8B"])
-]
 SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
 EvictionStrategy = Literal["lru", "priority"]
@@ -37,21 +35,8 @@ Megabytes = Annotated[int, Field(gt=0)]
 DeviceList = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 DeviceChoice = Annotated[Literal["all", "cpu"] | DeviceList, Field(examples=["all", "cpu", [0, 1]])]
 # Stands in units, in `validate:` and in sockets' addresses: nothing that one of them would take for its own syntax.
+OtlpEndpoint = Annotated[str, Field(pattern=r"^(https?://[^\s/]+(/\S*)?)?$", examples=["", "http://127.0.0.1:4318"])]
 Folder = Annotated[str, Field(pattern=r"^(/[^/\n'\"%\\$]+)+$", examples=["/opt/cortex/current/bin"])]
-
-
-class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """YAML's `yes` and `on` are true, which pydantic would take for 1."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise PydanticCustomError("no_truth_value", "should not be true or false")
-        return value
 
 
 class Model(Strict):
@@ -73,7 +58,7 @@ class Model(Strict):
     sampling: Annotated[
         dict[SamplingName, float],
         Field(description="How its tokens are chosen where a request does not say; above generation_config.json"),
-    ] = {}
+    ] = {}  # noqa: RUF012  pydantic copies it
     capabilities: Annotated[
         tuple[Literal["chat", "completion", "tools", "images"], ...],
         Field(description="What it is good for, shown to clients"),
@@ -91,6 +76,16 @@ class GatewaySettings(Strict):
     cold_load_timeout_s: Annotated[Seconds, Field(description="How long a request waits for its model")] = 300.0
     poll_interval_s: Annotated[Seconds, Field(description="Between two polls of a neuron")] = 1.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown")] = 30.0
+    workers: Annotated[int, Field(ge=1, le=64, description="Processes that share the work and the port")] = 1
+    queue_limit: Annotated[int, Field(ge=1, description="Requests that may wait for a model to load, per model")] = 1024
+    access_log: Annotated[
+        Folder | Literal[""],
+        Field(
+            description="File for one JSON line a request; empty writes them to the log alone",
+            examples=["", "/var/log/cortex/access.jsonl"],
+        ),
+    ] = ""
+    otlp_endpoint: Annotated[OtlpEndpoint, Field(description="Where traces go, OTLP over HTTP; empty for nowhere")] = ""
 
 
 class Gateway(GatewaySettings):
@@ -109,7 +104,7 @@ class Neuron(Strict):
     port: Annotated[Port, Field(description="Port it listens on")] = 13131
     devices: Annotated[DeviceChoice, Field(description="all, cpu, or a list of GPU indexes")] = "all"
     drained: Annotated[bool, Field(description="Start drained: serve nothing until undrained")] = False
-    environment: Annotated[dict[str, str], Field(description="Environment of engine processes")] = {}
+    environment: Annotated[dict[str, str], Field(description="Environment of engine processes")] = {}  # noqa: RUF012
     cpu_threads: Annotated[
         int | None, Field(ge=1, description="Threads of an engine process on CPU; none takes the cores")
     ] = None
@@ -123,6 +118,7 @@ class Neuron(Strict):
     load_timeout_s: Annotated[Seconds, Field(description="To load a model, from spawn to ready")] = 900.0
     step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
+    otlp_endpoint: Annotated[OtlpEndpoint, Field(description="Where traces go, OTLP over HTTP; empty for nowhere")] = ""
 
 
 class Deployment(Strict):

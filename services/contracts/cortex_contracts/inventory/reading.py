@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cortex_contracts.inventory.fleet import Strict
+from cortex_contracts.inventory.strict import Strict
 from cortex_contracts.inventory.variables import Unreadable
 
 Shape = TypeVar("Shape", bound=Strict)

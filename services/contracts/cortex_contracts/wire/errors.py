@@ -10,6 +10,8 @@ Called by: both services, which turn a CortexError into HTTP in one place each.
     │   ├── UnsupportedParameter        400 unsupported_parameter    (param)
     │   ├── ContextLengthExceeded       400 context_length_exceeded
     │   └── ImagesNotSupported          400 images_not_supported
+    ├── Unauthenticated                 401 invalid_api_key
+    ├── NotAllowed                      403 not_allowed
     ├── ModelNotFound                   404 model_not_found
     ├── RouteNotFound                   404 route_not_found
     ├── MethodNotAllowed                405 method_not_allowed
@@ -18,6 +20,8 @@ Called by: both services, which turn a CortexError into HTTP in one place each.
     ├── UnsupportedMediaType            415 unsupported_media_type
     ├── TemplateRenderFailed            422 template_render_failed
     ├── UnsupportedArchitecture         422 unsupported_architecture
+    ├── LimitExceeded                   429 rate_limit_exceeded      (Retry-After)
+    │   └── TooManyAtOnce               429 concurrency_limit_exceeded
     ├── Unavailable                     503 unavailable              (Retry-After)
     │   ├── ModelLoading                503 model_loading
     │   ├── ModelRecovering             503 model_recovering
@@ -80,6 +84,14 @@ class ImagesNotSupported(InvalidRequest):
     code = "images_not_supported"
 
 
+class Unauthenticated(CortexError):
+    status, code = 401, "invalid_api_key"
+
+
+class NotAllowed(CortexError):
+    status, code = 403, "not_allowed"
+
+
 class ModelNotFound(CortexError):
     status, code = 404, "model_not_found"
 
@@ -110,6 +122,15 @@ class TemplateRenderFailed(CortexError):
 
 class UnsupportedArchitecture(CortexError):
     status, code = 422, "unsupported_architecture"
+
+
+class LimitExceeded(CortexError):
+    status, code = 429, "rate_limit_exceeded"
+    default_retry_after_s = 1
+
+
+class TooManyAtOnce(LimitExceeded):
+    code = "concurrency_limit_exceeded"
 
 
 class Unavailable(CortexError):

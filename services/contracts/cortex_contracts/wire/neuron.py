@@ -139,6 +139,7 @@ class ModelRow(Answer):
     retry_after_s: int | None = None
     last_used_s: float | None = None  # seconds since it last served; None if never
     loads: int = 0
+    pinned: bool = False  # by an operator (POST /models/pin), until the daemon ends; the inventory's pins are its own
 
 
 class LoadRequest(Request):
@@ -155,6 +156,20 @@ class UnloadRequest(Request):
     """POST /models/unload"""
 
     model_id: str
+
+
+class PinRequest(Request):
+    """POST /models/pin. Every gateway sees it in the neuron's answers, and evicts the model no more."""
+
+    model_id: str
+    pinned: bool = True
+
+
+class Report(Answer):
+    """GET /report: all that a gateway polls for, in one answer; GET /discovery when `version` is a new one."""
+
+    health: Health
+    models: list[ModelRow]
 
 
 class StatusAnswer(Answer):
