@@ -241,8 +241,8 @@ async def test_eviction_takes_the_least_recently_used_that_is_idle(tmp_path: Pat
     entries = [model_entry(name, vram_mb=10_000) for name in ("busy", "recent", "stale", "new")]
     async with scripted("one") as neuron:
         neuron.devices[0]["free"] = 0
-        for name, last_used_s in (("busy", 900.0), ("recent", 5.0), ("stale", 500.0)):
-            neuron.has(name, last_used_s=last_used_s, vram_used_mb=10_000)
+        for name, last_used_at in (("busy", 100.0), ("recent", 995.0), ("stale", 500.0)):
+            neuron.has(name, last_used_at=last_used_at, vram_used_mb=10_000)
         async with running(tmp_path, [neuron], entries) as gateway:
             neuron.fault, neuron.pace_s = Fault.SLOW, 0.3
             streaming = asyncio.create_task(gateway.text("busy"))

@@ -163,11 +163,12 @@ def test_pinned_hosts_come_first_and_pinned_models_stay() -> None:
     assert decided(M, elsewhere, others=(pinned,)) == "load aa [0] evict p"
 
 
+NOW = 1_700_000_000.0
 A, B, C = declared("a", 8000), declared("b", 8000), declared("c", 8000)
 
 
 def _full(**idle_s: float) -> NeuronView:
-    views = [on(name, vram_used_mb=8000, last_used_s=seconds) for name, seconds in idle_s.items()]
+    views = [on(name, vram_used_mb=8000, last_used_at=NOW - seconds) for name, seconds in idle_s.items()]
     return neuron("aa", *views, free=(0,))
 
 
@@ -176,14 +177,14 @@ def test_the_least_recently_used_goes_and_no_more_than_needed() -> None:
     abc = (A, B, C)
     assert decided(M, _full(a=10, b=500, c=50), others=abc) == "load aa [0] evict b"
     assert decided(declared("big", 16000), _full(a=10, b=500, c=50), others=abc) == "load aa [0] evict b c"
-    two = neuron("zz", on("c", vram_used_mb=8000, last_used_s=1), free=(8000,))
+    two = neuron("zz", on("c", vram_used_mb=8000, last_used_at=NOW - 1), free=(8000,))
     assert decided(declared("big", 16000), _full(a=10, b=500), two, others=abc) == "load zz [0] evict c"
 
 
 def test_a_small_long_idle_model_is_spared_where_it_is_needless() -> None:
     """It was picked first, but the second alone would have done."""
-    small = on("a", vram_used_mb=1000, last_used_s=900)
-    full = neuron("aa", small, on("b", vram_used_mb=8000, last_used_s=5), free=(0,))
+    small = on("a", vram_used_mb=1000, last_used_at=NOW - 900)
+    full = neuron("aa", small, on("b", vram_used_mb=8000, last_used_at=NOW - 5), free=(0,))
     assert decided(declared("big", 8000), full, others=(A, B)) == "load aa [0] evict b"
 
 

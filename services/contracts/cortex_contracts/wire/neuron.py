@@ -99,15 +99,20 @@ class Activation(Answer):
     failed: list[str] = Field(default_factory=list)
 
 
-class Health(Answer):
-    """GET /health"""
+class Condition(Answer):
+    """What a neuron is doing. Nothing in it counts the time: who does nothing says the same again."""
 
-    uptime_secs: float
     state: NeuronState
     activation: Activation
     devices: list[DeviceHealth]
     models: list[ModelHealth]
     version: str
+
+
+class Health(Condition):
+    """GET /health"""
+
+    uptime_secs: float
 
 
 class Progress(Answer):
@@ -137,7 +142,7 @@ class ModelRow(Answer):
     progress: Progress | None = None
     failure: Failure | None = None
     retry_after_s: int | None = None
-    last_used_s: float | None = None  # seconds since it last served; None if never
+    last_used_at: float | None = None  # when it last served, in seconds since 1970; None if never
     loads: int = 0
     pinned: bool = False  # by an operator (POST /models/pin), until the daemon ends; the inventory's pins are its own
 
@@ -166,9 +171,9 @@ class PinRequest(Request):
 
 
 class Report(Answer):
-    """GET /report: all that a gateway polls for, in one answer; GET /discovery when `version` is a new one."""
+    """GET /report: all that a gateway polls for, in one answer: the same bytes again while nothing changes."""
 
-    health: Health
+    health: Condition
     models: list[ModelRow]
 
 

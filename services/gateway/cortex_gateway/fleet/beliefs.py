@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from cortex_contracts.inventory.files import NeuronAddress
-from cortex_contracts.wire.neuron import Discovery, Health, ModelRow
+from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 
 STRIKES = 3
@@ -41,7 +41,7 @@ class Report:
     """One neuron's answers to one poll."""
 
     discovery: Discovery
-    health: Health
+    health: Condition
     models: tuple[ModelRow, ...]
 
 
@@ -153,7 +153,7 @@ def _model_view(row: ModelRow, elsewhere: int) -> ModelView:
         elsewhere=elsewhere,
         devices=tuple(row.devices),
         vram_used_mb=row.vram_used_mb,
-        last_used_s=row.last_used_s,
+        last_used_at=row.last_used_at,
         progress=row.progress,
         failure=row.failure,
         retry_after_s=row.retry_after_s,

@@ -39,7 +39,7 @@ class ModelView:
     elsewhere: int = 0
     devices: tuple[int, ...] = ()
     vram_used_mb: int = 0
-    last_used_s: float | None = None
+    last_used_at: float | None = None  # seconds since 1970
     progress: Progress | None = None
     failure: Failure | None = None
     retry_after_s: int | None = None

@@ -69,7 +69,7 @@ def _option(neuron: NeuronView, model: Model, rules: Rules) -> _Option | str:
         assert chosen is not None
     left = min(free[index] for index in chosen)
     failed_here = known is not None and known.status is ModelStatus.FAILED
-    recency = -sum(_idle_s(victim) for victim in victims)
+    recency = sum(_last_used_at(victim) for victim in victims)
     devices = devices_to_ask(neuron, chosen)
     wanted_here = neuron.name in model.pinned_on or neuron.name in model.preload_on
     rank = (failed_here, not wanted_here, len(victims), recency, -left, neuron.name)
@@ -126,7 +126,7 @@ def _victims(neuron: NeuronView, model: Model, rules: Rules, free: Mapping[int, 
     """The models to unload so that it fits: one if one will do, else in order until it does; () if none helps."""
     order = sorted(
         (view for view in neuron.models.values() if _may_go(neuron, view, model, rules)),
-        key=lambda view: (_priority(view, rules), -_idle_s(view), view.id),
+        key=lambda view: (_priority(view, rules), _last_used_at(view), view.id),
     )
     for view in order:
         if _fit(neuron, model, _freed(free, [view], rules.catalogue)) is not None:
@@ -165,6 +165,6 @@ def _priority(view: ModelView, rules: Rules) -> int:
     return declared.priority if rules.strategy == "priority" and declared is not None else 0
 
 
-def _idle_s(view: ModelView) -> float:
-    """Seconds since it was used; what was never used comes before everything else."""
-    return 1e9 if view.last_used_s is None else view.last_used_s
+def _last_used_at(view: ModelView) -> float:
+    """When it was last used; what was never used comes before everything else."""
+    return view.last_used_at or 0.0

@@ -49,7 +49,7 @@ class Resident:
     loads: int = 0
     load_s: float | None = None  # how long the last load took
     deaths: Counter[str] = field(default_factory=Counter)  # groups that ended unasked, by kind
-    last_used: float | None = None  # monotonic
+    last_used_at: float | None = None  # seconds since 1970
     work: asyncio.Task[None] | None = None  # the load, recovery or watch in progress
     vacant: asyncio.Event = field(default_factory=asyncio.Event)  # set while no seat is taken
 
@@ -68,7 +68,7 @@ class Resident:
         """What serves a request. Raises the 503 of the state."""
         if self.status is not ModelStatus.LOADED or self.serving is None or self.serving.group.died.done():
             raise self.refusal()
-        self.last_used = time.monotonic()
+        self.last_used_at = round(time.time(), 3)
         return self.serving
 
     def refusal(self) -> CortexError:
@@ -87,7 +87,7 @@ class Resident:
             yield
         finally:
             self.seats_taken -= count
-            self.last_used = time.monotonic()
+            self.last_used_at = round(time.time(), 3)
             if not self.seats_taken:
                 self.vacant.set()
 
@@ -104,7 +104,7 @@ class Resident:
             progress=self.progress,
             failure=self.failure,
             retry_after_s=_RETRY_S.get(self.status),
-            last_used_s=None if self.last_used is None else round(time.monotonic() - self.last_used, 3),
+            last_used_at=self.last_used_at,
             loads=self.loads,
         )
 
