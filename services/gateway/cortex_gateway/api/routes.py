@@ -18,6 +18,7 @@ from cortex_contracts.wire.openapi import Route, document
 from cortex_gateway.api.health import VERSION, HealthPage
 from cortex_gateway.api.inference import Inference, answer_exception
 from cortex_gateway.api.models import Models
+from cortex_gateway.api.page import Page
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.state import State
 from cortex_serving.application import App, build
@@ -62,6 +63,9 @@ def api(state: State) -> App:
     app.add_route(models.all, "/v1/models", _READ, name="models")
     app.add_route(models.one, "/v1/models/<model_id:path>", _READ, name="model")
     app.add_route(HealthPage(state), "/health", _READ, name="health")
+    page = Page()
+    app.add_route(page, "/ui", _READ, name="ui")
+    app.add_route(page, "/ui/<name:path>", _READ, name="ui_file")
     description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES]))
 
     async def openapi(_request: Request) -> HTTPResponse:
