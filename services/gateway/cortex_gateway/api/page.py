@@ -11,7 +11,7 @@ from sanic import HTTPResponse, Request
 
 from cortex_contracts.wire.errors import RouteNotFound
 
-_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _INDEX = "index.html"
 _HEADERS = {
     # Nothing from elsewhere, nothing inline, and no other site may frame it: it holds the admin key.
@@ -28,10 +28,9 @@ class Page:
     def __init__(self) -> None:
         folder = files("cortex_gateway") / "page"
         self._files = {
-            name: (file.read_bytes(), kind)
+            file.name: (file.read_bytes(), f"{kind}; charset=utf-8")
             for file in folder.iterdir()
-            for name in [file.name]
-            if (kind := _TYPES.get(f".{name.rpartition('.')[2]}"))
+            if (kind := _TYPES.get(file.name.rpartition(".")[2]))
         }
 
     async def __call__(self, _request: Request, name: str = _INDEX) -> HTTPResponse:

@@ -10,6 +10,7 @@ const LONGEST_PAUSE_MS = 15_000;
 const NOTICE_MS = 8000;
 const DECISIONS = 30;
 
+let fleet;
 let misses = 0;
 let timer;
 let notice;
@@ -40,9 +41,11 @@ const commands = {
 async function refresh() {
   clearTimeout(timer);
   if (document.hidden || !api.key.get()) return;
+  const begun = performance.now();
   try {
-    const [fleet, decided] = await Promise.all([api.status(), api.decisions(DECISIONS)]);
-    show(fleet, decided.data);
+    const [answer, decided] = await Promise.all([api.status(), api.decisions(DECISIONS)]);
+    fleet = answer;
+    show(decided.data);
     misses = 0;
   } catch (failure) {
     if (failure.status === 401 || failure.status === 403) return signOut(failure.message);
@@ -50,10 +53,12 @@ async function refresh() {
     text(byId("lost"), `the gateway does not answer (${failure.message})`);
   }
   byId("lost").hidden = misses === 0;
-  timer = setTimeout(refresh, Math.min(INTERVAL_MS * 2 ** misses, LONGEST_PAUSE_MS));
+  // A large fleet takes long to tell and to draw: no more than a fifth of the time goes there.
+  const pause = Math.max(INTERVAL_MS * 2 ** misses, 4 * (performance.now() - begun));
+  timer = setTimeout(refresh, Math.min(pause, LONGEST_PAUSE_MS));
 }
 
-function show(fleet, decided) {
+function show(decided) {
   ({ gate } = fleet.gateway);
   text(byId("gate"), gate);
   byId("gate").className = `chip ${colour(gate)}`;
@@ -61,11 +66,15 @@ function show(fleet, decided) {
   text(byId("about"), `version ${fleet.gateway.version}, up ${duration(fleet.gateway.uptime_s)}${workers}`);
   text(byId("gate-switch"), gate === "draining" ? "Undrain gateway" : "Drain gateway");
   views.figures(fleet);
-  views.neurons(fleet.neurons, commands);
-  views.models(fleet, commands);
+  showChosen();
   views.requests(fleet.requests);
   views.decisions(decided);
   signedIn(true);
+}
+
+function showChosen() {
+  views.neurons(fleet.neurons, commands);
+  views.models(fleet, commands);
 }
 
 function signedIn(yes) {
@@ -124,6 +133,7 @@ byId("sign-in").addEventListener("submit", (event) => {
   text(byId("sign-in-problem"), "");
   refresh();
 });
+byId("filter").addEventListener("input", showChosen);
 byId("sign-out").addEventListener("click", () => signOut());
 byId("gate-switch").addEventListener("click", () => commands.gate());
 document.addEventListener("visibilitychange", refresh);

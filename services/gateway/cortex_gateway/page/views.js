@@ -3,6 +3,17 @@
 import { bar, button, byId, element, list, row, text } from "./dom.js";
 import { clock, colour, duration, gigabytes } from "./words.js";
 
+const MOST = 100; // rows of a fleet's neurons or models that are drawn at once
+
+// Those whose names have what is typed in the filter, and no more than a page can bear.
+function chosen(kind, all, namesOf) {
+  const wanted = byId("filter").value.trim().toLowerCase();
+  const found = all.filter((item) => namesOf(item).some((name) => name.toLowerCase().includes(wanted)));
+  byId(`more-${kind}`).hidden = found.length <= MOST;
+  text(byId(`more-${kind}`), `and ${found.length - MOST} more; type a part of a name above to find others`);
+  return found.slice(0, MOST);
+}
+
 export function chip() {
   const root = element("span", "chip");
   const show = (word) => {
@@ -29,7 +40,8 @@ export function figures(fleet) {
 }
 
 export function neurons(all, commands) {
-  list(byId("neurons"), all, (neuron) => neuron.name, () => neuronCard(commands));
+  const shown = chosen("neurons", all, (neuron) => [neuron.name]);
+  list(byId("neurons"), shown, (neuron) => neuron.name, () => neuronCard(commands));
 }
 
 function neuronCard(commands) {
@@ -68,7 +80,8 @@ function deviceLine() {
 
 export function models(fleet, commands) {
   const pins = (id) => fleet.neurons.filter((neuron) => neuron.models.some((model) => model.id === id && model.pinned));
-  const all = fleet.models.map((model) => ({ ...model, pinnedOn: pins(model.id).map((neuron) => neuron.name) }));
+  const shown = chosen("models", fleet.models, (model) => [model.id, ...model.aliases]);
+  const all = shown.map((model) => ({ ...model, pinnedOn: pins(model.id).map((neuron) => neuron.name) }));
   list(byId("models"), all, (model) => model.id, () => modelRow(commands));
 }
 
