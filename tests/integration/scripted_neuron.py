@@ -76,6 +76,8 @@ class ScriptedNeuron:
     unloads: list[str] = field(default_factory=list)
     orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m"
     polls: int = 0
+    discoveries: int = 0
+    version: str = "1"
     left: int = 0  # requests whose client went away
     finished: int = 0
 
@@ -105,11 +107,13 @@ class ScriptedNeuron:
 
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/models", self._all_models)
+        app.router.add_get("/report", self._report)
         app.router.add_get("/discovery", self._discovery)
         app.router.add_post("/models/load", self._load)
         app.router.add_post("/models/unload", self._unload)
+        app.router.add_post("/models/pin", self._pin)
+        app.router.add_post("/drain", self._drain)
+        app.router.add_post("/undrain", self._undrain)
         app.router.add_get("/models/{id:.+}/endpoint", self._endpoint)
         app.router.add_get("/models/{id:.+}", self._one_model)
         app.router.add_post("/{path:v1/.+}", self._inference)
@@ -122,7 +126,7 @@ class ScriptedNeuron:
         if self.poll_delay_s:
             await asyncio.sleep(self.poll_delay_s)
 
-    async def _health(self, _request: web.Request) -> web.Response:
+    async def _report(self, _request: web.Request) -> web.Response:
         await self._polled()
         devices = [
             {"index": d["index"], "vram_used_mb": d["total"] - d["free"], "vram_free_mb": d["free"]}
@@ -132,11 +136,8 @@ class ScriptedNeuron:
             {"id": row["id"], "status": row["status"], "in_flight": row.get("in_flight", 0)}
             for row in self.models.values()
         ]
-        health = {"uptime_secs": 1, "state": self.state, "activation": {}, "devices": devices, "models": models}
-        return web.json_response({**health, "version": "1"})
-
-    async def _all_models(self, _request: web.Request) -> web.Response:
-        return web.json_response(list(self.models.values()))
+        health = {"state": self.state, "activation": {}, "devices": devices, "models": models, "version": self.version}
+        return web.json_response({"health": health, "models": list(self.models.values())})
 
     async def _one_model(self, request: web.Request) -> web.Response:
         row = self.models.get(request.match_info["id"])
@@ -148,9 +149,20 @@ class ScriptedNeuron:
         return web.json_response({"url": self.url})
 
     async def _discovery(self, _request: web.Request) -> web.Response:
+        self.discoveries += 1
         devices = [{"index": d["index"], "name": "card", "vram_total_mb": d["total"]} for d in self.devices]
         host = {"hostname": self.name, "os": "Linux", "kernel": "6", "device_kind": self.device_kind}
-        return web.json_response({**host, "devices": devices, "harnesses": list(self.harnesses), "version": "1"})
+        return web.json_response(
+            {**host, "devices": devices, "harnesses": list(self.harnesses), "version": self.version}
+        )
+
+    async def _drain(self, _request: web.Request) -> web.Response:
+        self.state = "draining"
+        return web.json_response({"state": self.state})
+
+    async def _undrain(self, _request: web.Request) -> web.Response:
+        self.state = "ready"
+        return web.json_response({"state": self.state})
 
     async def _load(self, request: web.Request) -> web.Response:
         wanted = await request.json()
@@ -180,6 +192,14 @@ class ScriptedNeuron:
         self.devices[0]["free"] += freed
         self.has(model_id, "unloaded", vram_used_mb=0)
         return web.json_response({"model_id": model_id, "status": "unloaded"})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        wanted = await request.json()
+        row = self.models.get(wanted["model_id"])
+        if row is None:
+            return web.json_response({"error": {"message": "unknown", "code": "model_not_found"}}, status=404)
+        row["pinned"] = wanted["pinned"]
+        return web.json_response({"model_id": row["id"], "status": row["status"]})
 
     async def _inference(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 
 from scripted_neuron import scripted
@@ -21,8 +20,8 @@ async def test_an_evicted_model_is_not_believed_to_be_loaded_again() -> None:
     """The last poll still has it as loaded: a request would be sent there, and a round of recycling bring it back."""
     async with scripted("one", "old") as neuron, NeuronClient(5.0) as client:
         beliefs = Beliefs([NeuronAddress(name="one", url=neuron.url)])
-        asked = await asyncio.gather(client.discovery(neuron.url), client.health(neuron.url), client.models(neuron.url))
-        beliefs.answered("one", Report(asked[0], asked[1], tuple(asked[2])), {})
+        discovery, said = await client.discovery(neuron.url), await client.report(neuron.url)
+        beliefs.answered("one", Report(discovery, said.health, tuple(said.models)), {})
         loads = Loads(beliefs, client, Metrics(beliefs.snapshot, lambda: 0), kick=lambda name: None)
         decision = Load(beliefs.snapshot().neurons["one"], (0,), evict=("old",))
         await loads.until_loaded(Model(id="new", source="-", vram_mb=1), decision, timeout_s=10)

@@ -178,7 +178,7 @@ class Report(Answer):
 
 
 class StatusAnswer(Answer):
-    """The answer of load and unload."""
+    """The answer of load, unload and pin."""
 
     model_id: str
     status: ModelStatus

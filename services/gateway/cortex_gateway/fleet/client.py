@@ -19,15 +19,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from cortex_contracts.wire.neuron import (
     Discovery,
     EndpointAnswer,
-    Health,
     LoadRequest,
     ModelRow,
+    PinRequest,
+    Report,
+    StateAnswer,
     StatusAnswer,
     UnloadRequest,
 )
 
 _Answer = TypeVar("_Answer")
-_ROWS = TypeAdapter(list[ModelRow])
 _COMMAND_TIMEOUT = aiohttp.ClientTimeout(total=60.0)  # a neuron may finish what is running before it answers
 
 
@@ -62,13 +63,9 @@ class NeuronClient:
         """GET /discovery"""
         return await self._ask("GET", f"{url}/discovery", TypeAdapter(Discovery))
 
-    async def health(self, url: str) -> Health:
-        """GET /health"""
-        return await self._ask("GET", f"{url}/health", TypeAdapter(Health))
-
-    async def models(self, url: str) -> list[ModelRow]:
-        """GET /models"""
-        return await self._ask("GET", f"{url}/models", _ROWS)
+    async def report(self, url: str) -> Report:
+        """GET /report"""
+        return await self._ask("GET", f"{url}/report", TypeAdapter(Report))
 
     async def model(self, url: str, model_id: str) -> ModelRow:
         """GET /models/{id}"""
@@ -92,6 +89,19 @@ class NeuronClient:
             UnloadRequest(model_id=model_id),
             _COMMAND_TIMEOUT,
         )
+
+    async def pin(self, url: str, model_id: str, pinned: bool) -> StatusAnswer:
+        """POST /models/pin"""
+        wanted = PinRequest(model_id=model_id, pinned=pinned)
+        return await self._ask("POST", f"{url}/models/pin", TypeAdapter(StatusAnswer), wanted)
+
+    async def drain(self, url: str) -> StateAnswer:
+        """POST /drain"""
+        return await self._ask("POST", f"{url}/drain", TypeAdapter(StateAnswer))
+
+    async def undrain(self, url: str) -> StateAnswer:
+        """POST /undrain"""
+        return await self._ask("POST", f"{url}/undrain", TypeAdapter(StateAnswer))
 
     async def _ask(
         self,

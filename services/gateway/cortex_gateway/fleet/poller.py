@@ -87,7 +87,7 @@ class Poller:
             logs.info("neuron_up", neuron=name, url=watch.url, state=report.health.state)
 
     async def _report(self, watch: _Watch) -> Report:
-        health, models = await asyncio.gather(self._client.health(watch.url), self._client.models(watch.url))
-        if watch.discovery is None or watch.discovery.version != health.version:
+        report = await self._client.report(watch.url)
+        if watch.discovery is None or watch.discovery.version != report.health.version:
             watch.discovery = await self._client.discovery(watch.url)
-        return Report(discovery=watch.discovery, health=health, models=tuple(models))
+        return Report(discovery=watch.discovery, health=report.health, models=tuple(report.models))

@@ -16,7 +16,7 @@ from sanic.response import raw
 from cortex_contracts.wire import neuron as wire
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.validation import validate
-from cortex_neuron.api.neuron import of
+from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.hardware import devices
 from cortex_neuron.protocol.frames import PROTOCOL_VERSION
 from cortex_neuron.residency.residency import HARNESSES
@@ -36,22 +36,19 @@ async def discovery(request: Request) -> HTTPResponse:
 async def health(request: Request) -> HTTPResponse:
     """GET /health"""
     neuron = of(request)
-    return _json(
-        wire.Health(
-            uptime_secs=round(time.monotonic() - neuron.started, 3),
-            state=neuron.preloads.state(),
-            activation=neuron.preloads.progress(),
-            devices=list(neuron.residency.device_health()),
-            models=[each.health() for each in neuron.residency.residents.values()],
-            version=neuron.version,
-        )
-    )
+    uptime_secs = round(time.monotonic() - neuron.started, 3)
+    return _json(wire.Health(uptime_secs=uptime_secs, **dict(_condition(neuron))))
 
 
 async def models(request: Request) -> HTTPResponse:
     """GET /models"""
-    rows = [each.row() for each in of(request).residency.residents.values()]
-    return raw(_ROWS.dump_json(rows), content_type="application/json")
+    return raw(_ROWS.dump_json(_rows(of(request))), content_type="application/json")
+
+
+async def report(request: Request) -> HTTPResponse:
+    """GET /report"""
+    neuron = of(request)
+    return _json(wire.Report(health=_condition(neuron), models=_rows(neuron)))
 
 
 async def model(request: Request, model_id: str) -> HTTPResponse:
@@ -77,6 +74,14 @@ async def unload(request: Request) -> HTTPResponse:
     return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
 
 
+async def pin(request: Request) -> HTTPResponse:
+    """POST /models/pin: no gateway evicts it any more, until it is unpinned or the daemon ends."""
+    wanted = _body(request, wire.PinRequest)
+    resident = of(request).residency.find(wanted.model_id)
+    resident.pinned = wanted.pinned
+    return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
+
+
 async def drain(request: Request) -> HTTPResponse:
     """POST /drain"""
     of(request).residency.drain()
@@ -97,6 +102,20 @@ async def version(request: Request) -> HTTPResponse:
 async def metrics(request: Request) -> HTTPResponse:
     """GET /metrics"""
     return raw(of(request).metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _condition(neuron: Neuron) -> wire.Condition:
+    return wire.Condition(
+        state=neuron.preloads.state(),
+        activation=neuron.preloads.progress(),
+        devices=list(neuron.residency.device_health()),
+        models=[each.health() for each in neuron.residency.residents.values()],
+        version=neuron.version,
+    )
+
+
+def _rows(neuron: Neuron) -> list[wire.ModelRow]:
+    return [each.row() for each in neuron.residency.residents.values()]
 
 
 def _body(request: Request, shape: type[Shape]) -> Shape:

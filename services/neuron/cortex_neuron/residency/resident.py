@@ -41,6 +41,7 @@ class Resident:
 
     model: Model
     status: ModelStatus = ModelStatus.UNLOADED
+    pinned: bool = False  # by an operator, for this daemon's life; it is gateways that evict, and they keep to it
     serving: Serving | None = None
     progress: Progress | None = None
     failure: Failure | None = None
@@ -106,6 +107,7 @@ class Resident:
             retry_after_s=_RETRY_S.get(self.status),
             last_used_at=self.last_used_at,
             loads=self.loads,
+            pinned=self.pinned,
         )
 
     def health(self) -> ModelHealth:
