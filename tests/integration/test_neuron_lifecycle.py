@@ -13,7 +13,7 @@ import pytest
 from neuron_process import MESSAGES, RunningNeuron, chat_body, running_neuron, until
 from scripted_model import write_model
 
-LOAD, UNLOAD = "/models/load", "/models/unload"
+LOAD, UNLOAD, PIN = "/models/load", "/models/unload", "/models/pin"
 
 
 def _model(path: Path, model_id: str, **entry: Any) -> dict[str, Any]:
@@ -55,6 +55,45 @@ async def test_what_a_model_has_not_written_yet_is_not_free(tmp_path: Path) -> N
         await neuron.post(UNLOAD, {"model_id": "one"})
         await neuron.post(LOAD, {"model_id": "two"})
         await neuron.until_status("loaded", "two")
+
+
+async def test_a_report_is_health_and_models_in_one_and_the_same_until_something_changes(echo_model: Path) -> None:
+    """A gateway polls nothing else, and need not read again what it has read."""
+    async with running_neuron([_model(echo_model, "echo", preload_on=["here"])]) as neuron:
+        await neuron.until_status("loaded")
+        await neuron.chat({"reply": "x"})
+        await neuron.until_idle()
+        report, health, models = [await neuron.get(path) for path in ("/report", "/health", "/models")]
+        assert report["models"] == models
+        assert {**report["health"], "devices": ..., "uptime_secs": ...} == {
+            **health,
+            "devices": ...,
+            "uptime_secs": ...,
+        }
+        again = await neuron.get("/report")  # a CPU's memory and load are never the same
+        assert [again["models"], again["health"]["models"]] == [report["models"], report["health"]["models"]]
+        assert 0 <= time.time() - report["models"][0]["last_used_at"] < 20
+
+
+async def test_a_pin_shows_until_it_is_taken_back_and_holds_off_no_operator(scripted: RunningNeuron) -> None:
+    """It lives in the neuron, so that every gateway sees it; by any name of the model."""
+    assert (await scripted.row())["pinned"] is False
+    answer = await scripted.post(PIN, {"model_id": "org/echo"})
+    assert (answer.status, answer.json) == (200, {"model_id": "echo", "status": "loaded"})
+    assert (await scripted.get("/report"))["models"][0]["pinned"] is True
+    assert (await scripted.post(UNLOAD, {"model_id": "echo"})).json["status"] == "unloaded"
+    assert (await scripted.row())["pinned"] is True
+    await scripted.post(LOAD, {"model_id": "echo"})
+    await scripted.until_status("loaded")
+    assert (await scripted.post(PIN, {"model_id": "echo", "pinned": False})).status == 200
+    assert (await scripted.row())["pinned"] is False
+
+
+async def test_a_pin_of_a_model_that_nobody_declares_is_refused(scripted: RunningNeuron) -> None:
+    """404, with those there are; and a body that says something else is 400."""
+    unknown = await scripted.post(PIN, {"model_id": "nobody"})
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+    assert (await scripted.post(PIN, {"model_id": "echo", "pinned": "maybe"})).status == 400
 
 
 async def test_the_socket_is_bound_before_models_are_loaded(tmp_path: Path) -> None:
@@ -283,7 +322,7 @@ async def test_control_endpoints_answer_while_the_engine_works(scripted: Running
     busy.append(asyncio.create_task(scripted.chat({"reply": "x", "prefill_s": 1.0})))
     waits = []
     while not all(task.done() for task in busy):
-        for path in ("/health", "/models", "/discovery", "/version"):
+        for path in ("/report", "/health", "/models", "/discovery", "/version"):
             began = time.monotonic()
             await scripted.get(path)
             waits.append(time.monotonic() - began)
