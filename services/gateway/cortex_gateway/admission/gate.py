@@ -1,6 +1,6 @@
 """Whether a request may begin, and the list of those that have.
 
-Owns: the gate (open, closed) and the end of requests at shutdown (case L8). Does not own: limits per client.
+Owns: the gate (open, closed) and the end of requests at shutdown (case L8). Does not own: limits per client (meter.py).
 Called by: api (every request), gateway.py (closing, a neuron's death).
 """
 
