@@ -13,8 +13,11 @@ Called by: both services, which turn a CortexError into HTTP in one place each.
     ├── Unauthenticated                 401 invalid_api_key
     ├── NotAllowed                      403 not_allowed
     ├── ModelNotFound                   404 model_not_found
+    ├── NeuronNotFound                  404 neuron_not_found
     ├── RouteNotFound                   404 route_not_found
     ├── MethodNotAllowed                405 method_not_allowed
+    ├── ModelNotLoaded                  409 model_not_loaded
+    ├── ModelBusy                       409 model_busy               (Retry-After)
     ├── BodyTooLarge                    413 body_too_large
     ├── CacheTooSmall                   413 kv_cache_exceeded
     ├── UnsupportedMediaType            415 unsupported_media_type
@@ -96,12 +99,25 @@ class ModelNotFound(CortexError):
     status, code = 404, "model_not_found"
 
 
+class NeuronNotFound(CortexError):
+    status, code = 404, "neuron_not_found"
+
+
 class RouteNotFound(CortexError):
     status, code = 404, "route_not_found"
 
 
 class MethodNotAllowed(CortexError):
     status, code = 405, "method_not_allowed"
+
+
+class ModelNotLoaded(CortexError):
+    status, code = 409, "model_not_loaded"
+
+
+class ModelBusy(CortexError):
+    status, code = 409, "model_busy"
+    default_retry_after_s = 5
 
 
 class BodyTooLarge(CortexError):

@@ -6,7 +6,9 @@ the admin key. Times are ISO 8601 in UTC (`_at`) or seconds (`_s`), memory MiB (
     GET  /fleet/status                          FleetStatus
     GET  /fleet/explain?model=NAME              Explanation
     GET  /fleet/decisions?limit=N&model=NAME    Decisions
-    POST /fleet/models/{load,unload,pin,unpin}  ModelCommand -> CommandDone
+    POST /fleet/models/load?wait=false          ModelCommand -> CommandDone
+    POST /fleet/models/unload?force=true        ModelCommand -> CommandDone
+    POST /fleet/models/{pin,unpin}              ModelCommand -> CommandDone
     POST /fleet/neurons/{drain,undrain}         NeuronCommand -> CommandDone
     POST /fleet/gateway/{drain,undrain}         -> CommandDone
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from cortex_contracts.wire.gateway import ModelEntry
 from cortex_contracts.wire.neuron import Failure, ModelStatus, NeuronState, Progress, Request
@@ -140,6 +142,31 @@ class Decisions(BaseModel):
     """GET /fleet/decisions: the last ones, newest first."""
 
     data: list[DecisionRow]
+
+
+class ExplainQuery(Request):
+    """Of GET /fleet/explain"""
+
+    model: str
+
+
+class DecisionsQuery(Request):
+    """Of GET /fleet/decisions. `model` leaves out those about others."""
+
+    limit: int = Field(default=100, ge=1, le=2000)
+    model: str | None = None
+
+
+class LoadQuery(Request):
+    """Of POST /fleet/models/load. Without `wait` it answers once the load is under way."""
+
+    wait: bool = True
+
+
+class UnloadQuery(Request):
+    """Of POST /fleet/models/unload. With `force` also a model that is in use: what runs has the neuron's time to end."""
+
+    force: bool = False
 
 
 class ModelCommand(Request):

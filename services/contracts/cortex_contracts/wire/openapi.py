@@ -35,6 +35,7 @@ class Route:
     status: int = 200
     streams: bool = False  # may answer with server-sent events as well
     media_type: str = _JSON  # of the answer
+    query: type[BaseModel] | None = None
 
 
 def document(title: str, version: str, routes: Sequence[Route]) -> Json:
@@ -78,7 +79,7 @@ def _operation(route: Route, refs: Refs) -> Json:
             "5XX": {"description": "The request may be tried again, after Retry-After where that is sent"} | errors,
         },
     }
-    if parameters := _parameters(route.path):
+    if parameters := [*_parameters(route.path), *_query(route.query)]:
         operation["parameters"] = parameters
     if route.request is not None:
         operation["requestBody"] = {"required": True} | _content({_JSON: refs[route.request, "validation"]})
@@ -99,4 +100,15 @@ def _parameters(path: str) -> list[Json]:
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PATH_PARAMETER.findall(path)
+    ]
+
+
+def _query(shape: type[BaseModel] | None) -> list[Json]:
+    if shape is None:
+        return []
+    schema = shape.model_json_schema()
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": of}
+        for name, of in schema["properties"].items()
     ]
