@@ -13,7 +13,7 @@ Called by: both services, which turn a CortexError into HTTP in one place each.
     ├── Unauthenticated                 401 invalid_api_key
     ├── NotAllowed                      403 not_allowed
     ├── ModelNotFound                   404 model_not_found
-    ├── NeuronNotFound                  404 neuron_not_found
+    ├── UnknownNeuron                   404 unknown_neuron
     ├── RouteNotFound                   404 route_not_found
     ├── MethodNotAllowed                405 method_not_allowed
     ├── ModelNotLoaded                  409 model_not_loaded
@@ -99,8 +99,8 @@ class ModelNotFound(CortexError):
     status, code = 404, "model_not_found"
 
 
-class NeuronNotFound(CortexError):
-    status, code = 404, "neuron_not_found"
+class UnknownNeuron(CortexError):
+    status, code = 404, "unknown_neuron"
 
 
 class RouteNotFound(CortexError):

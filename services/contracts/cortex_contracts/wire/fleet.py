@@ -164,7 +164,7 @@ class LoadQuery(Request):
 
 
 class UnloadQuery(Request):
-    """Of POST /fleet/models/unload. With `force` also a model that is in use: what runs has the neuron's time to end."""
+    """Of POST /fleet/models/unload. With `force` also a model that is in use: what runs has some time to end."""
 
     force: bool = False
 
