@@ -141,7 +141,7 @@ async def test_a_stream_that_breaks_ends_in_an_error_event(pair: Pair, fault: Fa
     expected = {Fault.STALL: "upstream_timeout", Fault.ERROR_EVENT: "group_died"}.get(fault, "upstream_broken")
     assert error["code"] == expected
     assert (line["outcome"], line["code"]) == ("broken", expected)
-    series = f'cortex_broken_streams_total{{model="{MODEL}"}}'
+    series = f'cortex_broken_streams_total{{model="{MODEL}",reason="{expected}"}}'
     assert (await pair.gateway.metrics())[series] == before.get(series, 0) + 1
 
 

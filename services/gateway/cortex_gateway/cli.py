@@ -6,6 +6,7 @@ Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,8 @@ import prometheus_client
 import uvloop
 
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway import config, gateway
+from cortex_gateway import config, gateway, supervisor
+from cortex_gateway.workers import Worker
 from cortex_serving import logs
 from cortex_serving.server import CannotListen
 
@@ -59,8 +61,18 @@ def _serve(config_path: str, models_path: str) -> int:
     known = config.read(config_path, models_path)
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
+
+    def read_again() -> config.Config:
+        return config.read(config_path, models_path)
+
+    def work(known: config.Config, worker: Worker, sockets: Sequence[socket.socket]) -> int:
+        uvloop.run(gateway.serve(known, read_again, worker, sockets))
+        return 0
+
     try:
-        uvloop.run(gateway.serve(known, lambda: config.read(config_path, models_path)))
+        if known.settings.gateway.workers > 1:
+            return supervisor.run(known, read_again, work)
+        uvloop.run(gateway.serve(known, read_again))
     except CannotListen as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 
 import msgspec
@@ -70,8 +70,9 @@ class Exchange:
     """One request. Not shared between tasks, but for `interrupt`."""
 
     __slots__ = (
-        "_held", "_outstanding", "_reason", "_scope", "bytes_out", "code", "dialect", "duration_s", "first_content_s",
-        "model", "neuron", "outcome", "path", "request_id", "stage", "started", "status", "stream", "usage",
+        "_held", "_outstanding", "_reason", "_scope", "code", "dialect", "duration_s", "ended_in", "first_content_s",
+        "load_wait_s", "model", "neuron", "outcome", "path", "request_id", "stage", "started", "status", "stream",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
@@ -82,7 +83,9 @@ class Exchange:
         self.status = 0
         self.outcome, self.code = Outcome.OK, ""
         self.first_content_s: float | None = None
+        self.load_wait_s: float | None = None  # what it waited for its model, where that was not loaded
         self.duration_s = 0.0
+        self.ended_in = Stage.WAITING  # the stage before DONE
         self.usage: Usage | None = None
         self._outstanding = outstanding
         self._held: tuple[str, str] | None = None
@@ -125,6 +128,15 @@ class Exchange:
         """The first content of the answer passes by (case M1)."""
         self.first_content_s = time.monotonic() - self.started
 
+    @contextmanager
+    def waiting_for_load(self) -> Iterator[None]:
+        """While inside, it waits for its model, however that ends; waits add up."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.load_wait_s = (self.load_wait_s or 0.0) + time.monotonic() - began
+
     def learn_usage(self, text: bytes | str) -> None:
         """Take what the neuron counted; what cannot be read is left out."""
         try:
@@ -136,6 +148,7 @@ class Exchange:
         """It is over."""
         self.release()
         self.duration_s = time.monotonic() - self.started
+        self.ended_in = self.stage
         self.move(Stage.DONE)
 
     @asynccontextmanager

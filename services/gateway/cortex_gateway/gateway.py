@@ -6,8 +6,9 @@ Owns: which part gets which other, and the order of start and stop. Called by: c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cortex_contracts.inventory.files import ConfigInvalid
@@ -25,24 +26,36 @@ from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.recycler import Recycler
 from cortex_gateway.state import State
+from cortex_gateway.workers import Worker, Workers
 from cortex_serving import logs
 from cortex_serving.server import Lifecycle, Listener
 from cortex_serving.server import serve as serve_listeners
 
-_NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb")
+_NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb", "workers")
+_LAY_OUT_INTERVAL_S = 1.0
 
 
-async def serve(config: Config, read_again: Callable[[], Config]) -> None:
-    """Serve until SIGTERM; `read_again` is called on SIGHUP. Raises CannotListen."""
+async def serve(
+    config: Config,
+    read_again: Callable[[], Config],
+    worker: Worker | None = None,
+    sockets: Sequence[socket.socket | None] = (None, None),
+) -> None:
+    """Serve until SIGTERM; `read_again` is called on SIGHUP. Raises CannotListen.
+
+    One of several workers is given its part of what they share, and its sockets: of the API, of the metrics.
+    """
     async with AsyncExitStack() as resources:
         client = await resources.enter_async_context(NeuronClient(POLL_TIMEOUT_S))
         upstream = await resources.enter_async_context(Upstream())
-        gateway = _assembled(config, client, upstream, read_again)
         settings = config.settings.gateway
+        gateway = _assembled(config, client, upstream, read_again, worker or Workers().seat(0))
         listeners = [
-            Listener(routes.api(gateway.state), *address(settings.listen)),
-            Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen)),
+            Listener(routes.api(gateway.state), *address(settings.listen), sockets[0]),
+            Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),
         ]
+        if settings.workers > 1:
+            await resources.enter_async_context(_laying_out(gateway.state.metrics))
         await serve_listeners(listeners, Lifecycle(start=gateway.start, stop=gateway.stop, reload=gateway.reload))
 
 
@@ -81,10 +94,7 @@ class Gateway:
                 logs.warning("needs_restart", key=f"gateway.{key}", value=getattr(config.settings.gateway, key))
         state.config = config
         state.beliefs.set_neurons(config.settings.neurons)
-        state.metrics.forget(
-            set(before.catalogue.models) - set(config.catalogue.models),
-            {neuron.name for neuron in before.settings.neurons} - {neuron.name for neuron in config.settings.neurons},
-        )
+        state.metrics.declare(config.catalogue.models)
         await self._watch(config)
         logs.info("reloaded", models=len(config.catalogue.models), neurons=len(config.settings.neurons))
 
@@ -93,10 +103,33 @@ class Gateway:
         await self.poller.watch(neurons, config.settings.gateway.poll_interval_s)
 
 
-def _assembled(config: Config, client: NeuronClient, upstream: Upstream, read_again: Callable[[], Config]) -> Gateway:
-    admission, outstanding = Admission(), Outstanding()
+@asynccontextmanager
+async def _laying_out(metrics: Metrics) -> AsyncIterator[None]:
+    """While inside, the other workers are told every second what this one has counted."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(_LAY_OUT_INTERVAL_S)
+            try:
+                metrics.lay_out()
+            except OSError as failure:
+                logs.error("cannot_tell_siblings", exception=failure)
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+def _assembled(
+    config: Config, client: NeuronClient, upstream: Upstream, read_again: Callable[[], Config], worker: Worker
+) -> Gateway:
+    admission, outstanding = Admission(worker), Outstanding()
     beliefs = Beliefs(config.settings.neurons, went_down=admission.neuron_down)
-    metrics = Metrics(beliefs.snapshot, lambda: admission.in_flight)
+    metrics = Metrics(beliefs.snapshot, lambda: admission.inside, worker)
+    metrics.declare(config.catalogue.models)
     poller = Poller(beliefs, client, lambda: outstanding)
     loads = Loads(beliefs, client, metrics, poller.kick)
     attempts = Attempts(beliefs, loads, upstream, client, metrics, poller.kick)

@@ -1,44 +1,60 @@
 """The gateway's metrics, `cortex_*`.
 
-Owns: names, labels, buckets, and that series of models and neurons that are gone vanish (case M2). Label values are
-bounded: a model that nobody declares is "unknown". Called by: api (requests), forwarding, loading, gateway.py.
+Owns: names, labels, buckets, exemplars, and that series of models and neurons that are gone are not shown (case M2).
+Label values are bounded: a model that nobody declares is "unknown". Called by: api (requests), forwarding, loading,
+gateway.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from cortex_gateway.exchange import Exchange, Outcome
+from cortex_contracts.wire.errors import ShuttingDown, UpstreamBroken, by_code
+from cortex_gateway.exchange import UNKNOWN_MODEL, Exchange, Outcome, Stage
 from cortex_gateway.fleet.snapshot import Snapshot
+from cortex_gateway.metrics_sum import UNDER_WAY, SummedMetrics
+from cortex_gateway.workers import Worker
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 SPEED_BUCKETS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
+LOAD_WAIT_BUCKETS_S = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+
+_LONGEST_EXEMPLAR = 128  # characters of names and values together, by OpenMetrics
+_OTHER = "other"
 
 
 class Metrics:
     """One registry and everything in it."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], in_flight: Callable[[], int]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], inside: Callable[[], Iterable[Exchange]], worker: Worker
+    ) -> None:
         self.registry = CollectorRegistry()
         by_model = ("model", "dialect")
         self.requests = self._counter("requests", "Requests that have ended", (*by_model, "outcome"))
         self.upstream_errors = self._counter(
             "upstream_errors", "Answers of neurons that were none", ("neuron", "reason")
         )
-        self.broken_streams = self._counter("broken_streams", "Streams that broke after they had begun", ("model",))
-        self.disconnects = self._counter("client_disconnects", "Clients that left before the end", ("model",))
+        self.broken_streams = self._counter(
+            "broken_streams", "Streams that broke after they had begun", ("model", "reason")
+        )
+        self.disconnects = self._counter("client_disconnects", "Clients that left before the end", ("model", "stage"))
         self.tokens = self._counter("tokens", "Tokens, as neurons count them", ("model", "kind"))
         self.evictions = self._counter("evictions", "Models unloaded to make room", ("neuron",))
         self.recycles = self._counter(
             "recycles", "Models loaded anew after many evictions on their neuron", ("neuron", "result")
         )
         self.loads = self._counter("loads", "Loads that this gateway waited for", ("model", "result"))
+        self.load_wait = self._histogram(
+            "load_wait_seconds", "What requests waited for their model to be loaded", ("model",), LOAD_WAIT_BUCKETS_S
+        )
         self.ttft = self._histogram("ttft_seconds", "To the first content of a stream", by_model, TTFT_BUCKETS_S)
         self.duration = self._histogram(
             "request_duration_seconds", "To the end of the answer", by_model, DURATION_BUCKETS_S
@@ -46,43 +62,60 @@ class Metrics:
         self.speed = self._histogram(
             "tokens_per_second", "Generated tokens by decode time, prefill excluded", ("model",), SPEED_BUCKETS
         )
-        self.registry.register(_FleetCollector(snapshot, in_flight))
+        self.registry.register(_FleetCollector(snapshot, inside))
+        self._all_workers = SummedMetrics(self.registry, worker)
+        self._present = _Present(self._all_workers, snapshot)
+        self._series: dict[tuple[str, str], _Series] = {}
 
-    def text(self) -> bytes:
-        """What /metrics answers."""
-        return generate_latest(self.registry)
+    def declare(self, models: Collection[str]) -> None:
+        """These models there are from now on; series of others are shown no more."""
+        self._present.models = frozenset((*models, UNKNOWN_MODEL))
+
+    def lay_out(self) -> None:
+        """Let the other workers know what has been counted in this one."""
+        self._all_workers.lay_out()
+
+    def page(self, accept: str) -> tuple[bytes, str]:
+        """What /metrics answers to this Accept, and its media type: exemplars are in OpenMetrics alone."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._present), media_type
 
     def ended(self, exchange: Exchange) -> None:
         """Count a request that is over."""
-        model, dialect = exchange.model, exchange.dialect.value
-        self.requests.labels(model, dialect, exchange.outcome.value).inc()
-        if exchange.outcome is Outcome.BROKEN:
-            self.broken_streams.labels(model).inc()
-        elif exchange.outcome is Outcome.CLIENT_GONE:
-            self.disconnects.labels(model).inc()
-        elif exchange.outcome is Outcome.OK:
-            self.duration.labels(model, dialect).observe(exchange.duration_s)
+        model, outcome, key = exchange.model, exchange.outcome, (exchange.model, exchange.dialect.value)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = _Series(self, *key)
+        exemplar = _exemplar(exchange)
+        series.requests[outcome].inc(1, exemplar)
+        if outcome is Outcome.OK:
+            series.duration.observe(exchange.duration_s, exemplar)
+        elif outcome is Outcome.CLIENT_GONE:
+            self.disconnects.labels(model, exchange.ended_in.value).inc()
+        else:
+            self._broke(exchange)
         if exchange.first_content_s is not None:
-            self.ttft.labels(model, dialect).observe(exchange.first_content_s)
+            series.ttft.observe(exchange.first_content_s, exemplar)
+        if exchange.load_wait_s is not None:
+            self.load_wait.labels(model).observe(exchange.load_wait_s)
         if (usage := exchange.usage) is not None:
-            self.tokens.labels(model, "prompt").inc(usage.prompt_tokens)
-            self.tokens.labels(model, "completion").inc(usage.completion_tokens)
-            self.tokens.labels(model, "cached").inc(usage.cached_tokens)
+            series.prompt.inc(usage.prompt_tokens)
+            series.completion.inc(usage.completion_tokens)
+            series.cached.inc(usage.cached_tokens)
             if usage.decode_ms > 0 and usage.completion_tokens > 1:
                 # The first token is prefill's.
-                self.speed.labels(model).observe((usage.completion_tokens - 1) * 1000 / usage.decode_ms)
+                series.speed.observe((usage.completion_tokens - 1) * 1000 / usage.decode_ms)
 
-    def forget(self, models: Iterable[str], neurons: Iterable[str]) -> None:
-        """Drop the series of what is gone from the configuration."""
-        for label, values in (("model", list(models)), ("neuron", list(neurons))):
-            for metric in self._labelled(label):
-                for value in values:
-                    metric.remove_by_labels({label: value})
-
-    def _labelled(self, label: str) -> Iterator[MetricWrapperBase]:
-        for metric in vars(self).values():
-            if isinstance(metric, MetricWrapperBase) and label in metric._labelnames:
-                yield metric
+    def _broke(self, exchange: Exchange) -> None:
+        """A neuron's answer that has ended in its middle; what ends before that is counted where it is met."""
+        code = exchange.code
+        if exchange.outcome is Outcome.BROKEN:
+            reason = code if by_code(code) is not None else _OTHER  # the code is the neuron's: any word
+            self.broken_streams.labels(exchange.model, reason).inc()
+            if code != ShuttingDown.code:
+                self.upstream_errors.labels(exchange.neuron, "broken").inc()
+        elif code == UpstreamBroken.code:
+            self.upstream_errors.labels(exchange.neuron, "broken").inc()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"cortex_{name}", text, labels, registry=self.registry)
@@ -91,28 +124,77 @@ class Metrics:
         return Histogram(f"cortex_{name}", text, labels, buckets=buckets, registry=self.registry)
 
 
+class _Series:
+    """What each request of one model and dialect counts: looked up once, for that is dearer than to count."""
+
+    __slots__ = ("cached", "completion", "duration", "prompt", "requests", "speed", "ttft")
+
+    def __init__(self, metrics: Metrics, model: str, dialect: str) -> None:
+        self.requests = {outcome: metrics.requests.labels(model, dialect, outcome.value) for outcome in Outcome}
+        self.ttft, self.duration = metrics.ttft.labels(model, dialect), metrics.duration.labels(model, dialect)
+        self.prompt, self.completion, self.cached = (
+            metrics.tokens.labels(model, kind) for kind in ("prompt", "completion", "cached")
+        )
+        self.speed = metrics.speed.labels(model)
+
+
+def _exemplar(exchange: Exchange) -> dict[str, str] | None:
+    """What leads from a series to one request; None where its id is longer than may be."""
+    found = {"request_id": exchange.request_id}
+    return found if len("request_id") + len(exchange.request_id) <= _LONGEST_EXEMPLAR else None
+
+
+class _Present(Collector):
+    """The registry without series of models and neurons that are gone. They are left out when read, not deleted when
+    they go: a request that outlives its model is counted after that."""
+
+    def __init__(self, registry: Collector, snapshot: Callable[[], Snapshot]) -> None:
+        self._registry, self._snapshot = registry, snapshot
+        self.models: Collection[str] = frozenset({UNKNOWN_MODEL})
+
+    def collect(self) -> Iterator[Metric]:
+        models, neurons = self.models, self._snapshot().neurons
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample
+                for sample in metric.samples
+                if sample.labels.get("model", UNKNOWN_MODEL) in models
+                and ("neuron" not in sample.labels or sample.labels["neuron"] in neurons)
+            ]
+            yield metric
+
+
 class _FleetCollector(Collector):
     """Gauges read from the snapshot when they are asked for, so that none outlives its model or neuron."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], in_flight: Callable[[], int]) -> None:
-        self._snapshot, self._in_flight = snapshot, in_flight
+    def __init__(self, snapshot: Callable[[], Snapshot], inside: Callable[[], Iterable[Exchange]]) -> None:
+        self._snapshot, self._inside = snapshot, inside
 
     def collect(self) -> Iterator[Metric]:
+        yield self._under_way()
         snapshot = self._snapshot()
-        running = GaugeMetricFamily("cortex_requests_in_flight", "Requests under way in this gateway")
-        running.add_metric([], self._in_flight())
         up = GaugeMetricFamily("cortex_neuron_up", "1 where the neuron answers", labels=["neuron"])
         strikes = GaugeMetricFamily("cortex_neuron_strikes", "Polls missed in a row", labels=["neuron"])
         free = GaugeMetricFamily("cortex_device_vram_free_mb", "Free memory", labels=["neuron", "device"])
+        total = GaugeMetricFamily("cortex_device_vram_total_mb", "All memory", labels=["neuron", "device"])
         for neuron in snapshot.neurons.values():
             up.add_metric([neuron.name], neuron.healthy)
             strikes.add_metric([neuron.name], neuron.strikes)
             for device in neuron.devices if neuron.healthy else ():
                 free.add_metric([neuron.name, str(device.index)], device.vram_free_mb)
+                total.add_metric([neuron.name, str(device.index)], device.vram_total_mb)
         models = GaugeMetricFamily(
             "cortex_model_status", "1 for the state a model is in", labels=["model", "neuron", "status"]
         )
         for replicas in snapshot.replicas.values():
             for replica in replicas:
                 models.add_metric([replica.model.id, replica.neuron.name, replica.model.status.value], 1)
-        yield from (running, up, strikes, free, models)
+        yield from (up, strikes, free, total, models)
+
+    def _under_way(self) -> Metric:
+        family = GaugeMetricFamily(UNDER_WAY, "Requests under way in this gateway", labels=["stage"])
+        stages = Tally(exchange.stage for exchange in self._inside())
+        for stage in Stage:
+            if stage is not Stage.DONE:
+                family.add_metric([stage.value], stages[stage])
+        return family

@@ -27,11 +27,12 @@ class CannotListen(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An application and the address it is served on."""
+    """An application and the address it is served on; `bound` where another process has bound it."""
 
     app: App
     host: str
     port: int
+    bound: socket.socket | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,13 @@ def _install_signals(lifecycle: Lifecycle) -> asyncio.Event:
             task.add_done_callback(tasks.discard)
 
         loop.add_signal_handler(signal.SIGHUP, start_reload)
+    # Who starts a worker blocks them until here, so that none comes before its handler.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     return stopping
 
 
 async def _listen(listener: Listener) -> AsyncioServer:
-    try:
-        bound = _bind(listener.host, listener.port)
-    except OSError as failure:
-        raise CannotListen(f"cannot listen on {listener.host}:{listener.port}: {failure.strerror}") from failure
+    bound = listener.bound or bind(listener.host, listener.port)
     server = await listener.app.create_server(sock=bound, return_asyncio_server=True)
     assert server is not None
     await server.startup()
@@ -101,11 +101,21 @@ async def _listen(listener: Listener) -> AsyncioServer:
     return server
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A listening socket; where `shared`, others may listen on the same address. Raises CannotListen."""
+    try:
+        return _bind(host, port, shared)
+    except OSError as failure:
+        raise CannotListen(f"cannot listen on {host}:{port}: {failure.strerror}") from failure
+
+
+def _bind(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it, and the kernel does the watching
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_S * 1000)
         bound.bind((host.strip("[]"), port))

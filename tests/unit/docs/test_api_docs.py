@@ -29,6 +29,7 @@ from cortex_gateway.exchange import Outcome
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.metrics import Metrics as GatewayMetrics
 from cortex_gateway.state import State
+from cortex_gateway.workers import Workers
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics as NeuronMetrics
 from cortex_neuron.api.neuron import Neuron
@@ -45,8 +46,8 @@ ANTHROPIC = {"messages": anthropic.MessagesRequest, "count_tokens": anthropic.Co
 
 def gateway() -> State:
     """One that asks nobody."""
-    beliefs, admission = Beliefs(()), Admission()
-    metrics = GatewayMetrics(beliefs.snapshot, lambda: 0)
+    beliefs, admission = Beliefs(()), Admission(Workers().seat(0))
+    metrics = GatewayMetrics(beliefs.snapshot, lambda: (), Workers().seat(0))
     config = Config(GatewayFile(), Catalogue.of(()))
     return State(config, beliefs, admission, Counter(), metrics, forwarder=None)  # type: ignore[arg-type]  nobody asks
 

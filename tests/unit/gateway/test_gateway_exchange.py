@@ -10,6 +10,7 @@ from cortex_contracts.wire.errors import ShuttingDown
 from cortex_dialects.dialect import Dialect
 from cortex_gateway.admission import Admission
 from cortex_gateway.exchange import Exchange, IllegalMove, Outcome, Outstanding, Stage
+from cortex_gateway.workers import Workers
 
 
 def exchange(outstanding: Outstanding) -> Exchange:
@@ -65,7 +66,7 @@ async def test_a_timeout_inside_is_not_taken_for_an_interruption() -> None:
 
 async def test_closing_refuses_the_new_and_returns_when_the_last_has_left() -> None:
     """Not later than the last, not earlier (L8)."""
-    admission, inside = Admission(), exchange(Outstanding())
+    admission, inside = Admission(Workers().seat(0)), exchange(Outstanding())
     admission.enter(inside)
     inside.move(Stage.ASKED)
     closing = asyncio.create_task(admission.close(30))

@@ -7,11 +7,12 @@ Called by: api (every request), gateway.py (closing, a neuron's death).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
 
 from cortex_contracts.wire.errors import CortexError, ShuttingDown, UpstreamTimeout
 from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.workers import Worker
 
 _LAST_WORDS_S = 1.0
 
@@ -24,27 +25,35 @@ class Gate(StrEnum):
 class Admission:
     """The requests that are under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.gate = Gate.OPEN
+        self._worker = worker
         self._inside: set[Exchange] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     @property
+    def inside(self) -> Collection[Exchange]:
+        """Requests under way; to be looked at, not kept."""
+        return self._inside
+
+    @property
     def in_flight(self) -> int:
-        """Requests under way."""
-        return len(self._inside)
+        """Requests under way, in all workers."""
+        return self._worker.all.in_flight
 
     def enter(self, exchange: Exchange) -> None:
         """Let a request begin. Raises ShuttingDown."""
         if self.gate is Gate.CLOSED:
             raise _shutting_down()
         self._inside.add(exchange)
+        self._worker.in_flight = len(self._inside)
         self._empty.clear()
 
     def leave(self, exchange: Exchange) -> None:
         """A request is over, or was never let in."""
         self._inside.discard(exchange)
+        self._worker.in_flight = len(self._inside)
         if not self._inside:
             self._empty.set()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from sanic import HTTPResponse, Request
 
 from cortex_contracts.wire import anthropic, openai
@@ -79,8 +78,9 @@ def metrics_page(metrics: Metrics) -> App:
     """The application of `gateway.metrics_listen`."""
     app = build("cortex-gateway-metrics", body_limit_mb=1)
 
-    async def page(_request: Request) -> HTTPResponse:
-        return HTTPResponse(metrics.text(), content_type=CONTENT_TYPE_LATEST)
+    async def page(request: Request) -> HTTPResponse:
+        body, media_type = metrics.page(request.headers.get("accept", ""))
+        return HTTPResponse(body, content_type=media_type)
 
     app.add_route(page, "/metrics", name="metrics")
     return app

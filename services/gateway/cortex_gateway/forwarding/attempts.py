@@ -105,8 +105,9 @@ class Attempts:
             if isinstance(decision, Reject):
                 raise decision.error
             exchange.hold(decision.neuron.name)
-            async with exchange.interruptible():
-                await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
+            with exchange.waiting_for_load():
+                async with exchange.interruptible():
+                    await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
 
     async def _has_lost(self, neuron: NeuronView, call: Call, exchange: Exchange) -> bool:
