@@ -123,9 +123,9 @@ def write_config(
 
 @asynccontextmanager
 async def running(
-    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], **settings: Any
+    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway that has asked every neuron once; stopped at the end, and it must stop well."""
+    """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected."""
     ports = (free_port(), free_port())
     write_config(folder, neurons, models, ports, **settings)
     command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
@@ -146,7 +146,7 @@ async def running(
             async with asyncio.timeout(20):
                 await process.wait()
             await reading
-    assert process.returncode == 0, gateway.log
+    assert process.returncode == exit_code, gateway.log
     assert not [line for line in gateway.log if line["event"] == "internal_error" or "traceback" in line], gateway.log
 
 

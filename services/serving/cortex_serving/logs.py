@@ -9,13 +9,18 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 _LOGGER = logging.getLogger("cortex")
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON; fields come in `extra={"fields": …}`."""
+    """A record as one line of JSON; fields come in `extra={"fields": …}`, and `always` stand in every line."""
+
+    def __init__(self, always: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -25,16 +30,17 @@ class JsonFormatter(logging.Formatter):
         }
         if record.name != _LOGGER.name:
             line["logger"] = record.name
+        line.update(self._always)
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure(level: int = logging.INFO, **always: Any) -> None:
     """Send every log of this process, libraries' too, through JsonFormatter to standard error."""
     output = logging.StreamHandler(sys.stderr)
-    output.setFormatter(JsonFormatter())
+    output.setFormatter(JsonFormatter(always))
     logging.basicConfig(level=level, handlers=[output], force=True)
     for name in ("sanic.root", "sanic.error", "sanic.server", "sanic.access"):
         library = logging.getLogger(name)

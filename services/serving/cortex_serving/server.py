@@ -54,9 +54,11 @@ async def serve(listeners: Sequence[Listener], lifecycle: Lifecycle, stopping: a
     Raises CannotListen.
     """
     stopping = stopping or _install_signals(lifecycle)
-    servers = [await _listen(listener) for listener in listeners]
+    servers = [await _listen(listener) for listener in listeners if listener.bound is None]
     try:
         await lifecycle.start()
+        # Who connects to these is not refused meanwhile, and is better served by a service that is ready.
+        servers += [await _listen(listener) for listener in listeners if listener.bound is not None]
         logs.info("serving", addresses=[f"{each.host}:{each.port}" for each in listeners])
         await stopping.wait()
     finally:

@@ -181,7 +181,7 @@ def test_a_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> No
     """Fields, level and traceback of a record are on one line of JSON."""
     record = logging.LogRecord("cortex", logging.INFO, __file__, 1, "request\nline", None, None)
     record.fields = {"status": 200, "path": Path("/x")}
-    line = logs.JsonFormatter().format(record)
+    line = logs.JsonFormatter({}).format(record)
     assert "\n" not in line
     assert json.loads(line)["status"] == 200
     assert json.loads(line)["path"] == "/x"
