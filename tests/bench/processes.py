@@ -83,17 +83,3 @@ def neuron(port: int, folder: Path) -> Iterator[psutil.Process]:
     with started(str(_BIN / "cortex-neuron"), "--config", str(config)) as process:
         wait_for(f"http://127.0.0.1:{port}/models/smollm2", '"loaded"', 120)
         yield process
-
-
-@contextlib.contextmanager
-def gateway(port: int, neuron_port: int, folder: Path, model_id: str) -> Iterator[psutil.Process]:
-    """A real gateway in front of one neuron."""
-    (folder / "cortex.toml").write_text(
-        f'[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{free_port()}"\n'
-        f'[[neurons]]\nname = "bench"\nurl = "http://127.0.0.1:{neuron_port}"\n'
-    )
-    (folder / "models.toml").write_text(f'[[models]]\nid = "{model_id}"\nsource = "-"\nvram_mb = 1\n')
-    command = (str(_BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml"))
-    with started(*command, "--models", str(folder / "models.toml")) as process:
-        wait_for(f"http://127.0.0.1:{port}/v1/models", '"loaded"', 30)
-        yield process
