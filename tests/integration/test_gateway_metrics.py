@@ -15,7 +15,7 @@ from gateway_process import RunningGateway, model_entry, running, until, until_a
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from scripted_neuron import USAGE, WORDS, Fault, ScriptedNeuron, scripted
 
-MODEL, COLD = "org/model", "cold"
+MODEL, COLD, DOOMED = "org/model", "cold", "doomed"
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
 LOADS_FOR_EVER_S = 600.0
 
@@ -49,7 +49,7 @@ class Pair:
 
 @pytest_asyncio.fixture(scope="module")
 async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[ScriptedNeuron, RunningGateway]]:
-    entries = [model_entry(MODEL), model_entry(COLD)]
+    entries = [model_entry(MODEL), model_entry(COLD), model_entry(DOOMED)]
     async with (
         scripted("one", MODEL) as neuron,
         running(tmp_path_factory.mktemp("gateway"), [neuron], entries, idle_timeout_s=0.5) as gateway,
@@ -99,15 +99,17 @@ async def test_tokens_per_second_are_those_of_decode(pair: Pair) -> None:
     assert await pair.grown(f'cortex_tokens_per_second_sum{{model="{MODEL}"}}') == pytest.approx(4 / 0.1)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-async def test_what_a_request_waits_for_its_load_is_measured_however_that_ends(pair: Pair, fails: bool) -> None:
+@pytest.mark.parametrize(("model", "status"), [(COLD, 200), (DOOMED, 503)])
+async def test_what_a_request_waits_for_its_load_is_measured_however_that_ends(
+    pair: Pair, model: str, status: int
+) -> None:
     """A failed load was waited for as well; a request whose model is there waits for nothing."""
-    pair.neuron.load_s, pair.neuron.load_fails = 0.6, fails
-    async with pair.gateway.ask(COLD) as response:
-        assert response.status == (503 if fails else 200)
+    pair.neuron.load_s, pair.neuron.load_fails = 0.6, model == DOOMED
+    async with pair.gateway.ask(model) as response:
+        assert response.status == status
     await pair.streamed()
-    assert await pair.grown(f'cortex_load_wait_seconds_count{{model="{COLD}"}}') == 1
-    assert await pair.grown(f'cortex_load_wait_seconds_bucket{{le="0.5",model="{COLD}"}}') == 0
+    assert await pair.grown(f'cortex_load_wait_seconds_count{{model="{model}"}}') == 1
+    assert await pair.grown(f'cortex_load_wait_seconds_bucket{{le="0.5",model="{model}"}}') == 0
     assert await pair.grown(f'cortex_load_wait_seconds_count{{model="{MODEL}"}}') == 0
 
 
