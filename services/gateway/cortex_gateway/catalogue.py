@@ -5,7 +5,7 @@ Owns: alias -> model. Does not own: where a model is loaded (fleet). Pure. Calle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -28,6 +28,14 @@ class Catalogue:
         by_id = {model.id: model for model in models}
         aliases = {alias: model for model in models for alias in model.aliases}
         return cls(models=MappingProxyType(by_id), names=MappingProxyType(aliases | by_id))
+
+    def only(self, names: Iterable[str]) -> Catalogue:
+        """The part of it that consists of these models, by id or alias."""
+        ids = {self.names[name].id for name in names}
+        return Catalogue(
+            models=MappingProxyType({model_id: model for model_id, model in self.models.items() if model_id in ids}),
+            names=MappingProxyType({name: model for name, model in self.names.items() if model.id in ids}),
+        )
 
     def resolve(self, name: str) -> Model:
         """The model that clients mean by `name`. Raises ModelNotFound, which lists what there is (case L5)."""

@@ -1,4 +1,4 @@
-"""`cortex-gateway`: reads the command line and both files, then serves or only checks.
+"""`cortex-gateway`: reads the command line and the files, then serves or only checks.
 
 Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is wrong).
 """
@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checks.append((options.check_config, config.read_settings))
     if options.check_models:
         checks.append((options.check_models, config.read_models))
+    if options.check_keys:
+        checks.append((options.check_keys, config.read_keys))
     try:
-        return _check(checks) if checks else _serve(options.config, options.models)
+        return _check(checks) if checks else _serve(options.config, options.models, options.keys)
     except ConfigInvalid as invalid:
         print(invalid, file=sys.stderr)
         return 2
@@ -39,8 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cortex-gateway", description="One endpoint for the fleet's models.")
     parser.add_argument("--config", default="/etc/cortex/cortex.toml", help="default: %(default)s")
     parser.add_argument("--models", default="/etc/cortex/models.toml", help="default: %(default)s")
+    parser.add_argument("--keys", metavar="FILE", help="without it nobody needs a key, and nobody is an operator")
     parser.add_argument("--check-config", metavar="FILE", help="check a cortex.toml and serve nothing")
     parser.add_argument("--check-models", metavar="FILE", help="check a models.toml and serve nothing")
+    parser.add_argument("--check-keys", metavar="FILE", help="check a keys.toml and serve nothing")
     return parser
 
 
@@ -57,15 +61,16 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
     return 0
 
 
-def _serve(config_path: str, models_path: str) -> int:
-    known = config.read(config_path, models_path)
+def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
+    known = config.read(config_path, models_path, keys_path)
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
 
     def read_again() -> config.Config:
-        return config.read(config_path, models_path)
+        return config.read(config_path, models_path, keys_path)
 
     def work(known: config.Config, worker: Worker, sockets: Sequence[socket.socket]) -> int:
+        logs.configure(worker=worker.number)
         uvloop.run(gateway.serve(known, read_again, worker, sockets))
         return 0
 

@@ -1,6 +1,6 @@
-"""The gateway's two files, cortex.toml and models.toml, read once into frozen values.
+"""The gateway's files, cortex.toml, models.toml and keys.toml, read once into frozen values.
 
-Owns: opening them and the relations inside them. Does not own: their shapes (cortex_contracts.inventory.files).
+Owns: opening them, and the relations inside and between them. Does not own: their shapes (cortex_contracts.inventory).
 Called by: cli.py at start and for --check-*, gateway.py on SIGHUP. Raises ConfigInvalid with every problem (case L11).
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cortex_contracts.inventory.files import ConfigInvalid, GatewayFile, ModelsFile, parse
+from cortex_contracts.inventory.files import ConfigInvalid, GatewayFile, KeysFile, ModelsFile, parse
+from cortex_gateway.admission.keys import Keys, key_clashes, unknown_models
 from cortex_gateway.catalogue import Catalogue, clashes
 
 
@@ -20,12 +21,16 @@ class Config:
 
     settings: GatewayFile
     catalogue: Catalogue
+    keys: Keys
 
 
-def read(config_path: str, models_path: str) -> Config:
-    """Both files. Raises ConfigInvalid with the problems of both."""
+def read(config_path: str, models_path: str, keys_path: str | None) -> Config:
+    """All files. Without that of the keys nobody needs one, and nobody is an operator.
+
+    Raises ConfigInvalid with the problems of all.
+    """
     found: list[str] = []
-    settings, models = GatewayFile(), ModelsFile()
+    settings, models, keys = GatewayFile(), ModelsFile(), KeysFile()
     try:
         settings = read_settings(config_path)
     except ConfigInvalid as invalid:
@@ -34,9 +39,16 @@ def read(config_path: str, models_path: str) -> Config:
         models = read_models(models_path)
     except ConfigInvalid as invalid:
         found += invalid.problems
+    try:
+        keys = read_keys(keys_path) if keys_path is not None else keys
+    except ConfigInvalid as invalid:
+        found += invalid.problems
+    catalogue = Catalogue.of(models.models)
+    if not found:
+        found = [f"{keys_path}: {line}" for line in unknown_models(keys, catalogue)]
     if found:
         raise ConfigInvalid(found)
-    return Config(settings=settings, catalogue=Catalogue.of(models.models))
+    return Config(settings=settings, catalogue=catalogue, keys=Keys.of(keys, catalogue))
 
 
 def read_settings(path: str) -> GatewayFile:
@@ -51,6 +63,14 @@ def read_models(path: str) -> ModelsFile:
     """models.toml. Raises ConfigInvalid."""
     file = parse(_text(path), path, ModelsFile)
     if found := [f"{path}: {line}" for line in clashes(file.models)]:
+        raise ConfigInvalid(found)
+    return file
+
+
+def read_keys(path: str) -> KeysFile:
+    """keys.toml. Raises ConfigInvalid."""
+    file = parse(_text(path), path, KeysFile)
+    if found := [f"{path}: {line}" for line in key_clashes(file)]:
         raise ConfigInvalid(found)
     return file
 

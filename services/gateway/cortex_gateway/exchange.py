@@ -15,10 +15,12 @@ from enum import StrEnum
 
 import msgspec
 
+from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import Dialect
 
 UNKNOWN_MODEL = "unknown"
+_BYTES_OF_A_TOKEN = 4
 
 Outstanding = Counter[tuple[str, str]]
 
@@ -50,6 +52,9 @@ class Outcome(StrEnum):
     BROKEN = "broken"  # failed after the answer had begun
 
 
+_MAY_HAVE_COST = frozenset({Outcome.OK, Outcome.CLIENT_GONE, Outcome.BROKEN})
+
+
 class IllegalMove(Exception):
     """A bug: a stage does not follow the other."""
 
@@ -66,18 +71,29 @@ class Usage(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _Document(msgspec.Struct):
+    """An OpenAI answer, as far as it counts."""
+
+    usage: Usage | None = None
+
+
 class Exchange:
     """One request. Not shared between tasks, but for `interrupt`."""
 
     __slots__ = (
-        "_held", "_outstanding", "_reason", "_scope", "code", "dialect", "duration_s", "ended_in", "first_content_s",
-        "load_wait_s", "model", "neuron", "outcome", "path", "request_id", "stage", "started", "status", "stream",
-        "usage",
+        "_held", "_outstanding", "_reason", "_scope", "account", "code", "dialect", "duration_s", "ended_in", "events",
+        "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "outcome", "path", "priority",
+        "prompt_bytes", "request_id", "stage", "started", "status", "stream", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
         self.request_id, self.dialect, self.path = request_id, dialect, path
         self.model, self.neuron, self.stream = UNKNOWN_MODEL, "", False
+        self.key = ""  # the name of whose it is, once that is known; never the key itself
+        self.priority: PriorityClass = "normal"
+        self.account = 0  # the ledger's, while it has a seat there
+        self.limit_headers: dict[str, str] = {}
+        self.prompt_bytes = self.events = 0  # asked with, answered with so far
         self.stage = Stage.WAITING
         self.started = time.monotonic()
         self.status = 0
@@ -143,6 +159,20 @@ class Exchange:
             self.usage = msgspec.json.decode(text, type=Usage)
         except (msgspec.DecodeError, msgspec.ValidationError):
             self.usage = None
+
+    def learn_usage_of(self, document: bytes) -> None:
+        """Take what an engine says in its answer itself."""
+        try:
+            self.usage = msgspec.json.decode(document, type=_Document).usage
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            self.usage = None
+
+    def tokens_spent(self) -> int:
+        """What it has cost: as the neuron counted, or of an answer without counts (cut short, mostly) an estimate."""
+        if self.usage is not None and self.usage.prompt_tokens:
+            return self.usage.prompt_tokens + self.usage.completion_tokens
+        asked = self.ended_in in (Stage.ASKED, Stage.ANSWERING) and self.outcome in _MAY_HAVE_COST
+        return self.prompt_bytes // _BYTES_OF_A_TOKEN + self.events if asked else 0
 
     def close(self) -> None:
         """It is over."""

@@ -12,9 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway.admission import Admission
+from cortex_gateway.access_log import AccessLog
+from cortex_gateway.admission.gate import Admission
+from cortex_gateway.admission.meter import Meter
 from cortex_gateway.api import routes
 from cortex_gateway.config import Config, address
+from cortex_gateway.decisions import Decisions
 from cortex_gateway.exchange import Outstanding
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient
@@ -24,6 +27,7 @@ from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.operations import Operations
 from cortex_gateway.recycler import Recycler
 from cortex_gateway.state import State
 from cortex_gateway.workers import Worker, Workers
@@ -51,7 +55,7 @@ async def serve(
         settings = config.settings.gateway
         gateway = _assembled(config, client, upstream, read_again, worker or Workers().seat(0))
         listeners = [
-            Listener(routes.api(gateway.state), *address(settings.listen), sockets[0]),
+            Listener(routes.api(gateway.state, gateway.operations), *address(settings.listen), sockets[0]),
             Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),
         ]
         if settings.workers > 1:
@@ -67,6 +71,7 @@ class Gateway:
     poller: Poller
     loads: Loads
     recycler: Recycler
+    operations: Operations
     read_again: Callable[[], Config]
 
     async def start(self) -> None:
@@ -82,7 +87,8 @@ class Gateway:
         await self.poller.stop()
 
     async def reload(self) -> None:
-        """Take up both files as they are now; where they are wrong, all stays as it is (case L11)."""
+        """Take up the files as they are now; where they are wrong, all stays as it is (case L11)."""
+        self.state.access_log.reopen(self.state.config.settings.gateway.access_log)
         try:
             config = await asyncio.to_thread(self.read_again)
         except ConfigInvalid as invalid:
@@ -94,7 +100,10 @@ class Gateway:
                 logs.warning("needs_restart", key=f"gateway.{key}", value=getattr(config.settings.gateway, key))
         state.config = config
         state.beliefs.set_neurons(config.settings.neurons)
-        state.metrics.declare(config.catalogue.models)
+        state.meter.take(config.keys)
+        state.metrics.declare(config.catalogue.models, config.keys.names())
+        if config.settings.gateway.access_log != before.settings.gateway.access_log:
+            state.access_log.reopen(config.settings.gateway.access_log)
         await self._watch(config)
         logs.info("reloaded", models=len(config.catalogue.models), neurons=len(config.settings.neurons))
 
@@ -129,9 +138,14 @@ def _assembled(
     admission, outstanding = Admission(worker), Outstanding()
     beliefs = Beliefs(config.settings.neurons, went_down=admission.neuron_down)
     metrics = Metrics(beliefs.snapshot, lambda: admission.inside, worker)
-    metrics.declare(config.catalogue.models)
+    metrics.declare(config.catalogue.models, config.keys.names())
+    meter = Meter(worker.ledger, config.keys, metrics.refused)
+    access_log = AccessLog(config.settings.gateway.access_log)
     poller = Poller(beliefs, client, lambda: outstanding)
     loads = Loads(beliefs, client, metrics, poller.kick)
-    attempts = Attempts(beliefs, loads, upstream, client, metrics, poller.kick)
-    state = State(config, beliefs, admission, outstanding, metrics, Forwarder(attempts))
-    return Gateway(state, poller, loads, Recycler(state, loads), read_again)
+    decisions = Decisions()
+    attempts = Attempts(beliefs, loads, upstream, client, metrics, decisions, poller.kick)
+    forwarder = Forwarder(attempts)
+    state = State(config, beliefs, admission, outstanding, metrics, forwarder, meter, access_log, decisions)
+    operations = Operations(state, loads, client)
+    return Gateway(state, poller, loads, Recycler(state, loads), operations, read_again)

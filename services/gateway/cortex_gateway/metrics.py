@@ -47,6 +47,13 @@ class Metrics:
         )
         self.disconnects = self._counter("client_disconnects", "Clients that left before the end", ("model", "stage"))
         self.tokens = self._counter("tokens", "Tokens, as neurons count them", ("model", "kind"))
+        self.key_requests = self._counter(
+            "key_requests", "Requests that have ended, by whose they were", ("key", "model", "outcome")
+        )
+        self.key_tokens = self._counter(
+            "key_tokens", "Tokens, as neurons count them, by who used them", ("key", "model", "kind")
+        )
+        self.limited = self._counter("limited", "Requests that a limit of their key kept out", ("key", "limit"))
         self.evictions = self._counter("evictions", "Models unloaded to make room", ("neuron",))
         self.recycles = self._counter(
             "recycles", "Models loaded anew after many evictions on their neuron", ("neuron", "result")
@@ -66,10 +73,16 @@ class Metrics:
         self._all_workers = SummedMetrics(self.registry, worker)
         self._present = _Present(self._all_workers, snapshot)
         self._series: dict[tuple[str, str], _Series] = {}
+        self._key_series: dict[tuple[str, str], _KeySeries] = {}
 
-    def declare(self, models: Collection[str]) -> None:
-        """These models there are from now on; series of others are shown no more."""
+    def declare(self, models: Collection[str], keys: Collection[str]) -> None:
+        """These models and names of keys there are from now on; series of others are shown no more."""
         self._present.models = frozenset((*models, UNKNOWN_MODEL))
+        self._present.keys = frozenset(keys)
+
+    def refused(self, key: str, limit: str) -> None:
+        """Count a request that a limit of its key has kept out."""
+        self.limited.labels(key, limit).inc()
 
     def lay_out(self) -> None:
         """Let the other workers know what has been counted in this one."""
@@ -88,6 +101,8 @@ class Metrics:
             series = self._series[key] = _Series(self, *key)
         exemplar = _exemplar(exchange)
         series.requests[outcome].inc(1, exemplar)
+        if exchange.key:
+            self._used(exchange)
         if outcome is Outcome.OK:
             series.duration.observe(exchange.duration_s, exemplar)
         elif outcome is Outcome.CLIENT_GONE:
@@ -105,6 +120,16 @@ class Metrics:
             if usage.decode_ms > 0 and usage.completion_tokens > 1:
                 # The first token is prefill's.
                 series.speed.observe((usage.completion_tokens - 1) * 1000 / usage.decode_ms)
+
+    def _used(self, exchange: Exchange) -> None:
+        key = (exchange.key, exchange.model)
+        series = self._key_series.get(key)
+        if series is None:
+            series = self._key_series[key] = _KeySeries(self, *key)
+        series.requests[exchange.outcome].inc()
+        if (usage := exchange.usage) is not None:
+            series.prompt.inc(usage.prompt_tokens)
+            series.completion.inc(usage.completion_tokens)
 
     def _broke(self, exchange: Exchange) -> None:
         """A neuron's answer that has ended in its middle; what ends before that is counted where it is met."""
@@ -138,6 +163,18 @@ class _Series:
         self.speed = metrics.speed.labels(model)
 
 
+class _KeySeries:
+    """The same of one key and model."""
+
+    __slots__ = ("completion", "prompt", "requests")
+
+    def __init__(self, metrics: Metrics, key: str, model: str) -> None:
+        self.requests = {outcome: metrics.key_requests.labels(key, model, outcome.value) for outcome in Outcome}
+        self.prompt, self.completion = (
+            metrics.key_tokens.labels(key, model, kind) for kind in ("prompt", "completion")
+        )
+
+
 def _exemplar(exchange: Exchange) -> dict[str, str] | None:
     """What leads from a series to one request; None where its id is longer than may be."""
     found = {"request_id": exchange.request_id}
@@ -145,21 +182,23 @@ def _exemplar(exchange: Exchange) -> dict[str, str] | None:
 
 
 class _Present(Collector):
-    """The registry without series of models and neurons that are gone. They are left out when read, not deleted when
-    they go: a request that outlives its model is counted after that."""
+    """The registry without series of models, neurons and keys that are gone. They are left out when read, not deleted
+    when they go: a request that outlives its model is counted after that."""
 
     def __init__(self, registry: Collector, snapshot: Callable[[], Snapshot]) -> None:
         self._registry, self._snapshot = registry, snapshot
         self.models: Collection[str] = frozenset({UNKNOWN_MODEL})
+        self.keys: Collection[str] = frozenset()
 
     def collect(self) -> Iterator[Metric]:
-        models, neurons = self.models, self._snapshot().neurons
+        models, keys, neurons = self.models, self.keys, self._snapshot().neurons
         for metric in self._registry.collect():
             metric.samples = [
                 sample
                 for sample in metric.samples
                 if sample.labels.get("model", UNKNOWN_MODEL) in models
                 and ("neuron" not in sample.labels or sample.labels["neuron"] in neurons)
+                and ("key" not in sample.labels or sample.labels["key"] in keys)
             ]
             yield metric
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from cortex_gateway.admission import Admission
+from cortex_gateway.access_log import AccessLog
+from cortex_gateway.admission.gate import Admission
+from cortex_gateway.admission.meter import Meter
 from cortex_gateway.config import Config
+from cortex_gateway.decisions import Decisions
 from cortex_gateway.exchange import Outstanding
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.forwarding.forwarder import Forwarder
@@ -27,6 +30,9 @@ class State:
     outstanding: Outstanding
     metrics: Metrics
     forwarder: Forwarder
+    meter: Meter
+    access_log: AccessLog
+    decisions: Decisions = field(default_factory=Decisions)
     started: float = field(default_factory=time.monotonic)
 
     def rules(self) -> Rules:

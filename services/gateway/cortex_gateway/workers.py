@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from cortex_gateway.admission.ledger import Ledger
+
 _DRAINING = 0  # the numbers: whether the gateway is drained, then the requests under way of each worker
 _FIRST_COLUMN = 1
 _NUMBER_BYTES = 8
@@ -25,6 +27,7 @@ class Workers:
         self.count, self.folder = count, folder
         self.started = time.monotonic()
         self._numbers = memoryview(mmap.mmap(-1, (_FIRST_COLUMN + count) * _NUMBER_BYTES)).cast("q")
+        self.ledger = mmap.mmap(-1, Ledger.size(count))
 
     @property
     def draining(self) -> bool:
@@ -44,6 +47,7 @@ class Workers:
         """One worker's own part of it, empty: whoever sat there before is dead."""
         worker = Worker(self, number)
         worker.in_flight = 0
+        worker.ledger.clear()
         return worker
 
 
@@ -53,6 +57,7 @@ class Worker:
     def __init__(self, all_of_them: Workers, number: int) -> None:
         self.all, self.number = all_of_them, number
         self._column = all_of_them._numbers[_FIRST_COLUMN + number :]
+        self.ledger = Ledger(all_of_them.ledger, all_of_them.count, number)
 
     @property
     def in_flight(self) -> int:

@@ -16,17 +16,21 @@ from pydantic import BaseModel
 from sanic import Sanic
 
 from cortex_contracts.inventory import fleet
-from cortex_contracts.inventory.files import GatewayFile, NeuronSection
+from cortex_contracts.inventory.files import GatewayFile, KeysFile, NeuronSection
 from cortex_contracts.wire import anthropic, errors, openai
 from cortex_contracts.wire.openapi import Route
 from cortex_dialects import unsupported
 from cortex_dialects.json_body import MAX_DEPTH
-from cortex_gateway.admission import Admission
+from cortex_gateway.access_log import AccessLog
+from cortex_gateway.admission.gate import Admission
+from cortex_gateway.admission.keys import Keys
+from cortex_gateway.admission.meter import Meter
 from cortex_gateway.api import routes
 from cortex_gateway.catalogue import Catalogue
 from cortex_gateway.config import Config
 from cortex_gateway.exchange import Outcome
 from cortex_gateway.fleet.beliefs import Beliefs
+from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics as GatewayMetrics
 from cortex_gateway.state import State
 from cortex_gateway.workers import Workers
@@ -46,10 +50,12 @@ ANTHROPIC = {"messages": anthropic.MessagesRequest, "count_tokens": anthropic.Co
 
 def gateway() -> State:
     """One that asks nobody."""
-    beliefs, admission = Beliefs(()), Admission(Workers().seat(0))
-    metrics = GatewayMetrics(beliefs.snapshot, lambda: (), Workers().seat(0))
-    config = Config(GatewayFile(), Catalogue.of(()))
-    return State(config, beliefs, admission, Counter(), metrics, forwarder=None)  # type: ignore[arg-type]  nobody asks
+    worker, beliefs, catalogue = Workers().seat(0), Beliefs(()), Catalogue.of(())
+    admission, metrics = Admission(worker), GatewayMetrics(beliefs.snapshot, lambda: (), worker)
+    config = Config(GatewayFile(), catalogue, Keys.of(KeysFile(), catalogue))
+    meter = Meter(worker.ledger, config.keys, metrics.refused)
+    forwarder: Forwarder = None  # type: ignore[assignment]  nobody asks
+    return State(config, beliefs, admission, Counter(), metrics, forwarder, meter, AccessLog(""))
 
 
 def neuron() -> Neuron:

@@ -8,7 +8,7 @@ import pytest
 
 from cortex_contracts.wire.errors import ShuttingDown
 from cortex_dialects.dialect import Dialect
-from cortex_gateway.admission import Admission
+from cortex_gateway.admission.gate import Admission
 from cortex_gateway.exchange import Exchange, IllegalMove, Outcome, Outstanding, Stage
 from cortex_gateway.workers import Workers
 

@@ -20,6 +20,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 DIGEST_PREFIX = "sha256:"
 SHORTEST_KEY = 16
+MOST_KEYS = 1000  # of one gateway
 NO_KEY = "anonymous"  # the name that requests without a key go by
 
 

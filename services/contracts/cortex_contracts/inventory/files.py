@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from cortex_contracts.inventory.clients import Allowance, Anonymous, Digest, KeyEntry
+from cortex_contracts.inventory.clients import MOST_KEYS, Allowance, Anonymous, Digest, KeyEntry
 from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, Neuron
 from cortex_contracts.inventory.strict import Strict
 
@@ -61,7 +61,7 @@ class KeysFile(Strict):
     anonymous: Anonymous = "auto"
     anonymous_allowance: Allowance = Allowance()
     admin_sha256: Digest | None = None
-    keys: tuple[KeyEntry, ...] = ()
+    keys: Annotated[tuple[KeyEntry, ...], Field(max_length=MOST_KEYS)] = ()
 
 
 class NeuronSection(Neuron):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Literal
 
@@ -10,7 +11,7 @@ from sanic import HTTPResponse, Request
 
 from cortex_contracts.wire.gateway import GatewayHealth, NeuronSeen
 from cortex_contracts.wire.neuron import ModelStatus
-from cortex_gateway.admission import Gate
+from cortex_gateway.admission.gate import Gate
 from cortex_gateway.api.answers import json_answer
 from cortex_gateway.fleet.snapshot import NeuronView, Snapshot
 from cortex_gateway.state import State
@@ -19,7 +20,8 @@ VERSION = version("cortex")
 
 
 class HealthPage:
-    """The handler. Always 200: the gateway itself answers; what it says of the fleet is in `status`."""
+    """The handler. 200 while the gateway takes requests, whatever `status` says of the fleet; else 503, so that load
+    balancers leave."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -33,13 +35,15 @@ class HealthPage:
             in_flight=state.admission.in_flight,
             neurons=[_seen(neuron) for _, neuron in sorted(snapshot.neurons.items())],
         )
-        return json_answer(health)
+        return json_answer(
+            health, HTTPStatus.OK if state.admission.gate is Gate.OPEN else HTTPStatus.SERVICE_UNAVAILABLE
+        )
 
 
-def status(snapshot: Snapshot, gate: Gate) -> Literal["ok", "degraded", "unavailable", "stopping"]:
+def status(snapshot: Snapshot, gate: Gate) -> Literal["ok", "degraded", "unavailable", "draining", "stopping"]:
     """The one word for it."""
-    if gate is Gate.CLOSED:
-        return "stopping"
+    if gate is not Gate.OPEN:
+        return "stopping" if gate is Gate.CLOSED else "draining"
     healthy = [neuron.healthy for neuron in snapshot.neurons.values()]
     if not any(healthy):
         return "unavailable"

@@ -11,6 +11,8 @@ import msgspec
 from sanic import HTTPResponse, Request
 
 from cortex_dialects.dialect import dialect_of
+from cortex_gateway.access_log import AccessLog
+from cortex_gateway.admission.keys import Client
 from cortex_gateway.exchange import Exchange, Outcome
 from cortex_gateway.forwarding.call import Call, passed_on, read_brief
 from cortex_gateway.state import State
@@ -31,8 +33,11 @@ class Inference:
         exchange = Exchange(request_id(request), dialect_of(path), path, state.outstanding)
         request.ctx.exchange = exchange
         try:
+            client = state.config.keys.client(request.headers)
+            exchange.key, exchange.priority = client.name, client.allowance.priority
             state.admission.enter(exchange)
-            call = self._call(request, exchange)
+            state.meter.begin(exchange, client)
+            call = self._call(request, exchange, client)
             return await state.forwarder.answer(request, call, exchange, state.rules(), state.config.settings.gateway)
         except asyncio.CancelledError:
             exchange.client_gone()
@@ -41,15 +46,17 @@ class Inference:
             return self._failed(request, exchange, failure)
         finally:
             exchange.close()
+            state.meter.end(exchange)
             state.admission.leave(exchange)
             state.metrics.ended(exchange)
-            log(exchange)
+            _log(exchange, state.access_log)
 
-    def _call(self, request: Request, exchange: Exchange) -> Call:
+    def _call(self, request: Request, exchange: Exchange, client: Client) -> Call:
         check_media_type(request)
+        exchange.prompt_bytes = len(request.body)
         brief = read_brief(request.body)
         exchange.stream = bool(brief.stream)
-        model = self._state.config.catalogue.resolve(brief.model)
+        model = client.resolve(brief.model)
         exchange.model = model.id
         return Call(
             model=model,
@@ -70,18 +77,18 @@ class Inference:
         if exchange.status:  # the client was told inside its stream
             return None
         exchange.status = error.status
-        return answer_error(request, error)
+        return answer_error(request, error, exchange.limit_headers)
 
 
-def log(exchange: Exchange) -> None:
+def _log(exchange: Exchange, access_log: AccessLog) -> None:
     """The terminal line of a request."""
     usage = msgspec.structs.asdict(exchange.usage) if exchange.usage is not None else {}
     first = exchange.first_content_s
-    logs.info(
-        "request",
+    line = dict(
         request_id=exchange.request_id,
         path=exchange.path,
         dialect=exchange.dialect,
+        key=exchange.key,
         model=exchange.model,
         neuron=exchange.neuron,
         stream=exchange.stream,
@@ -93,6 +100,8 @@ def log(exchange: Exchange) -> None:
         ttft_ms=round(first * 1000, 1) if first is not None else None,
         **usage,
     )
+    logs.info("request", **line)
+    access_log.write(line)
 
 
 async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:

@@ -39,15 +39,12 @@ class Models:
         self._state, self._created = state, created
 
     async def all(self, request: Request) -> HTTPResponse:
-        """Every declared model."""
-        state = self._state
+        """Every declared model that the caller may use."""
+        state, models = self._state, self._state.config.keys.client(request.headers).allowed.models
         if dialect(request) is Dialect.ANTHROPIC:
-            return json_answer(anthropic_models(sorted(state.config.catalogue.models), self._created))
+            return json_answer(anthropic_models(sorted(models), self._created))
         snapshot = state.beliefs.snapshot()
-        entries = [
-            entry(model, snapshot, state.outstanding, self._created)
-            for _, model in sorted(state.config.catalogue.models.items())
-        ]
+        entries = [entry(model, snapshot, state.outstanding, self._created) for _, model in sorted(models.items())]
         return json_answer(ModelCatalogue(data=entries))
 
     async def one(self, request: Request, model_id: str) -> HTTPResponse:
@@ -55,7 +52,7 @@ class Models:
         state, name = self._state, unquote(model_id).rstrip("/")
         if not name:
             return await self.all(request)
-        model = state.config.catalogue.resolve(name)
+        model = state.config.keys.client(request.headers).resolve(name)
         if dialect(request) is Dialect.ANTHROPIC:
             return json_answer(_anthropic_model(model.id, self._created))
         return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))

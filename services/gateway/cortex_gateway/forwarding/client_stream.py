@@ -49,6 +49,7 @@ class ClientStream:
         if self._sink is not None:
             return
         head = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+        head.update(self._exchange.limit_headers)
         self._exchange.status = 200
         self._sink = await self._request.respond(status=200, headers=head, content_type=content_type)
 

@@ -88,6 +88,8 @@ async def _whole(response: aiohttp.ClientResponse, call: Call, exchange: Exchang
         body = translated.document(body, call, exchange)
     if (usage := response.headers.get(USAGE_HEADER)) is not None:
         exchange.learn_usage(usage)
+    elif call.model.harness in FOREIGN_HARNESSES and not is_translated:
+        exchange.learn_usage_of(body)
     exchange.status = response.status
     return HTTPResponse(body, response.status, passed_back(response.headers), response.headers.get("content-type"))
 

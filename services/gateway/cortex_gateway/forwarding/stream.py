@@ -62,6 +62,7 @@ async def _relay(
         data = feed(chunk) if chunk else watch.finish()
         if data:
             await write(data)
+            exchange.events += data.count(b"data:")
         if exchange.first_content_s is None and watch.content_seen:
             exchange.content()
         if not chunk and watch.ending is Ending.OPEN:

@@ -85,6 +85,7 @@ async def _relay(client: ClientStream, content: aiohttp.StreamReader, projector:
         data = b"".join(map(projector.event, events)) + (projector.closing() if done else b"")
         if data:
             await client.write(data)
+            exchange.events += data.count(b"data:")
         if exchange.first_content_s is None and any(isinstance(event, _CONTENT) for event in events):
             exchange.content()
 
