@@ -2,7 +2,7 @@
 
 Owns: the one load per model under way, unloading its victims, watching it, and a pause after a failure. Does not own:
 which neuron and victims (routing), how long a request waits (forwarding). Called by: forwarding/attempts.py,
-recycler.py.
+operations.py, recycler.py.
 """
 
 from __future__ import annotations
@@ -41,14 +41,33 @@ class Loads:
         The load goes on when a waiter is cancelled or gives up: the next request finds it.
         """
         self._raise_recent_failure(model, decision.neuron)
-        task = self._tasks.get(model.id)
-        if task is None:
-            task = self._begin(model, decision, timeout_s)
+        self.begin(model, decision, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(task)
+                await asyncio.shield(self._tasks[model.id])
         except TimeoutError:
             raise _still_loading(model, timeout_s) from None
+
+    def begin(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
+        """Begin to carry out the decision, where the model is not being loaded already."""
+        if model.id not in self._tasks:
+            self._tasks[model.id] = self._task(model, decision, timeout_s)
+
+    def forgive(self, model_id: str, neuron: str) -> None:
+        """Let a model that has failed there be tried again at once: somebody has seen to it."""
+        self._failures.pop((model_id, neuron), None)
+
+    async def unload(self, neuron: NeuronView, model_id: str) -> None:
+        """Have a model unloaded, and send it no request from now on.
+
+        Raises NeuronRefused, NeuronUnreachable, TimeoutError.
+        """
+        self._beliefs.intend(neuron.name, [ModelView(model_id, ModelStatus.DRAINING)])
+        try:
+            await self._unload(neuron, model_id)
+        finally:
+            self._beliefs.withdraw(neuron.name, [model_id])
+            self._kick(neuron.name)
 
     def under_way(self, model_id: str) -> bool:
         """Whether this gateway is loading it, wherever."""
@@ -67,7 +86,7 @@ class Loads:
         if error is not None and asyncio.get_running_loop().time() < until:
             raise type(error)(error.message, retry_after_s=error.retry_after_s)
 
-    def _begin(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> asyncio.Task[None]:
+    def _task(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> asyncio.Task[None]:
         """Start at once to believe what the decision will bring: the next one must not spend the same memory."""
         intents: list[ModelView] = []
         if isinstance(decision, Load):
@@ -75,7 +94,6 @@ class Loads:
             intents.append(ModelView(model.id, ModelStatus.LOADING, devices=decision.devices or ()))
             self._beliefs.intend(decision.neuron.name, intents)
         task = asyncio.create_task(self._carry_out(model, decision, timeout_s))
-        self._tasks[model.id] = task
 
         def ended(task: asyncio.Task[None]) -> None:
             self._beliefs.withdraw(decision.neuron.name, [intent.id for intent in intents])

@@ -25,9 +25,9 @@ class NeuronSeen(BaseModel):
 
 
 class GatewayHealth(BaseModel):
-    """GET /health. degraded: some neurons do not answer; unavailable: none does."""
+    """GET /health. degraded: some neurons do not answer; unavailable: none does. 503 while draining or stopping."""
 
-    status: Literal["ok", "degraded", "unavailable", "stopping"]
+    status: Literal["ok", "degraded", "unavailable", "draining", "stopping"]
     uptime_secs: float
     version: str
     in_flight: int

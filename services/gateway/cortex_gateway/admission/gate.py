@@ -1,7 +1,7 @@
 """Whether a request may begin, and the list of those that have.
 
-Owns: the gate (open, closed) and the end of requests at shutdown (case L8). Does not own: limits per client (meter.py).
-Called by: api (every request), gateway.py (closing, a neuron's death).
+Owns: the gate and the end of requests at shutdown (case L8). Does not own: limits per client (meter.py).
+Called by: api (every request), operations.py (draining), gateway.py (closing, a neuron's death).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from enum import StrEnum
 
-from cortex_contracts.wire.errors import CortexError, ShuttingDown, UpstreamTimeout
+from cortex_contracts.wire.errors import CortexError, Draining, ShuttingDown, UpstreamTimeout
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.workers import Worker
 
@@ -18,19 +18,36 @@ _LAST_WORDS_S = 1.0
 
 
 class Gate(StrEnum):
+    """Whether requests are let in. Transitions: NEXT."""
+
     OPEN = "open"
-    CLOSED = "closed"
+    DRAINING = "draining"  # by an operator, until one says otherwise
+    CLOSED = "closed"  # the process ends
+
+
+NEXT = {
+    Gate.OPEN: {Gate.DRAINING, Gate.CLOSED},
+    Gate.DRAINING: {Gate.OPEN, Gate.CLOSED},
+    Gate.CLOSED: set[Gate](),
+}
 
 
 class Admission:
     """The requests that are under way."""
 
     def __init__(self, worker: Worker) -> None:
-        self.gate = Gate.OPEN
         self._worker = worker
+        self._closed = False
         self._inside: set[Exchange] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def gate(self) -> Gate:
+        """As it is now. All workers of a gateway are drained together."""
+        if self._closed:
+            return Gate.CLOSED
+        return Gate.DRAINING if self._worker.all.draining else Gate.OPEN
 
     @property
     def inside(self) -> Collection[Exchange]:
@@ -43,9 +60,9 @@ class Admission:
         return self._worker.all.in_flight
 
     def enter(self, exchange: Exchange) -> None:
-        """Let a request begin. Raises ShuttingDown."""
-        if self.gate is Gate.CLOSED:
-            raise _shutting_down()
+        """Let a request begin. Raises ShuttingDown, Draining."""
+        if (gate := self.gate) is not Gate.OPEN:
+            raise _shutting_down() if gate is Gate.CLOSED else _draining()
         self._inside.add(exchange)
         self._worker.in_flight = len(self._inside)
         self._empty.clear()
@@ -62,9 +79,22 @@ class Admission:
         reason = UpstreamTimeout(f"neuron {neuron} stopped answering")
         self._interrupt(reason, lambda exchange: exchange.neuron == neuron and exchange.stage is Stage.ASKED)
 
+    def drain(self) -> None:
+        """Let nobody in until `undrain`; who is in stays. Raises ShuttingDown."""
+        self._move(Gate.DRAINING)
+
+    def undrain(self) -> None:
+        """Let requests in again. Raises ShuttingDown."""
+        self._move(Gate.OPEN)
+
+    def _move(self, gate: Gate) -> None:
+        if gate is not self.gate and gate not in NEXT[self.gate]:
+            raise _shutting_down()
+        self._worker.all.draining = gate is Gate.DRAINING
+
     async def close(self, drain_timeout_s: float) -> None:
         """Let nobody in, wake who waits for a model, give the rest `drain_timeout_s`, then end them aloud."""
-        self.gate = Gate.CLOSED
+        self._closed = True
         self._interrupt(_shutting_down(), lambda exchange: exchange.stage is Stage.WAITING)
         if not await self._emptied(drain_timeout_s):
             self._interrupt(_shutting_down(), lambda exchange: True)
@@ -85,3 +115,7 @@ class Admission:
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("this gateway is shutting down; another attempt will meet another or the next one")
+
+
+def _draining() -> Draining:
+    return Draining("this gateway is drained by an operator; another gateway of the fleet answers")

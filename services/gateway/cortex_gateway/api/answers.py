@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from pydantic import BaseModel
 from sanic import HTTPResponse
 
 
-def json_answer(shape: BaseModel) -> HTTPResponse:
-    """200 with the shape as JSON."""
-    return HTTPResponse(shape.model_dump_json(), content_type="application/json")
+def json_answer(shape: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> HTTPResponse:
+    """The shape as JSON."""
+    return HTTPResponse(shape.model_dump_json(), status, content_type="application/json")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from cortex_contracts.inventory.files import NeuronAddress
-from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow
+from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow, NeuronState
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 
 STRIKES = 3
@@ -51,6 +51,7 @@ class Beliefs:
     def __init__(self, neurons: Iterable[NeuronAddress], went_down: Callable[[str], None] = lambda name: None) -> None:
         self._neurons: dict[str, NeuronView] = {}
         self._intents: dict[str, dict[str, ModelView]] = {}
+        self._conditions: dict[str, Condition] = {}
         self._snapshot: Snapshot | None = None
         self._went_down = went_down
         self.set_neurons(neurons)
@@ -64,6 +65,7 @@ class Beliefs:
             before = known.get(neuron.name)
             kept = before is not None and before.url == url
             self._neurons[neuron.name] = before if before and kept else NeuronView(name=neuron.name, url=url)
+        self._conditions = {name: self._conditions[name] for name in self._neurons if name in self._conditions}
 
     def snapshot(self) -> Snapshot:
         """The fleet now; the same object until something changes."""
@@ -71,11 +73,16 @@ class Beliefs:
             self._snapshot = Snapshot.of({name: self._with_intents(view) for name, view in self._neurons.items()})
         return self._snapshot
 
+    def condition(self, neuron: str) -> Condition | None:
+        """Its last report as it came, for what nothing is decided by: how warm and busy its devices are."""
+        return self._conditions.get(neuron)
+
     def answered(self, name: str, report: Report, ours: Mapping[tuple[str, str], int]) -> None:
         """A poll went well; `ours` counts this gateway's own requests by (neuron, model)."""
         before = self._neurons.get(name)
         if before is None:
             return
+        self._conditions[name] = report.health
         own = {row.id: ours.get((name, row.id), 0) for row in report.models}
         view = _view(before, report, own)
         if view != before:
@@ -113,6 +120,12 @@ class Beliefs:
             models = {**before.models, row.id: _model_view(row, known.elsewhere if known else 0)}
             self._neurons[neuron], self._snapshot = replace(before, models=MappingProxyType(models)), None
 
+    def learn_state(self, neuron: str, state: NeuronState) -> None:
+        """What a neuron is doing, heard between two polls."""
+        before = self._neurons.get(neuron)
+        if before is not None:
+            self._neurons[neuron], self._snapshot = replace(before, state=state), None
+
     def _with_intents(self, view: NeuronView) -> NeuronView:
         intents = self._intents.get(view.name)
         if not intents:
@@ -138,7 +151,7 @@ def _view(before: NeuronView, report: Report, own: Mapping[str, int]) -> NeuronV
         version=report.health.version,
         device_kind=report.discovery.device_kind,
         devices=tuple(
-            DeviceView(device.index, device.vram_total_mb, free.get(device.index, 0))
+            DeviceView(device.index, device.vram_total_mb, free.get(device.index, 0), device.name)
             for device in report.discovery.devices
         ),
         harnesses=frozenset(report.discovery.harnesses),

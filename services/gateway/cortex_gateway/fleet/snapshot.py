@@ -28,6 +28,7 @@ class DeviceView:
     index: int
     vram_total_mb: int
     vram_free_mb: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,72 @@
+"""The last decisions that were taken, for operators to read.
+
+Owns: two bounded rings, so that forwards, of which there are many, do not wash out loads and refusals. Recording is on
+the path of every request: it appends a tuple, and rows are made of those when somebody reads. Does not own: the
+decisions (routing). Called by: forwarding/attempts.py, operations.py, recycler.py (record), api/fleet.py (reads).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import deque
+from datetime import UTC, datetime
+
+from cortex_contracts.wire.fleet import DecisionKind, DecisionRow
+from cortex_gateway.routing.decision import Decision, Forward, Load, Reject, WaitForLoad
+
+KEPT = 1000  # of each ring
+
+# Kind, neuron, devices, victims, reason. No view of a neuron: it would be kept as long as the row.
+_Described = tuple[DecisionKind, str | None, tuple[int, ...] | None, tuple[str, ...], str]
+_Taken = tuple[float, str, str, str, _Described]  # when, in seconds since 1970; request id; model id; after what
+
+
+class Decisions:
+    """The rings."""
+
+    def __init__(self) -> None:
+        self._forwards: deque[_Taken] = deque(maxlen=KEPT)
+        self._others: deque[_Taken] = deque(maxlen=KEPT)
+
+    def record(self, request_id: str, model_id: str, decision: Decision, after: str = "") -> None:
+        """A decision has been taken. `after` says what went wrong before, where it is not the first for its request."""
+        ring = self._forwards if isinstance(decision, Forward) and not after else self._others
+        ring.append((time.time(), request_id, model_id, after, described(decision)))
+
+    def last(self, limit: int, model_id: str | None = None) -> list[DecisionRow]:
+        """Up to `limit` rows, newest first; of one model where it is named."""
+        newest_first = heapq.merge(
+            reversed(self._forwards), reversed(self._others), key=lambda taken: taken[0], reverse=True
+        )
+        wanted = (taken for taken in newest_first if model_id is None or taken[2] == model_id)
+        return [_row(taken) for taken in itertools.islice(wanted, limit)]
+
+
+def described(decision: Decision) -> _Described:
+    """A decision in the words of the operator API."""
+    match decision:
+        case Forward(neuron=neuron):
+            return "forward", neuron.name, None, (), "it is loaded there"
+        case WaitForLoad(neuron=neuron):
+            return "wait", neuron.name, None, (), "it is being loaded there"
+        case Load(neuron=neuron, devices=devices, evict=evict):
+            reason = "it is loaded nowhere, and has room there" + (" once others are evicted" if evict else "")
+            return "load", neuron.name, devices, evict, reason
+        case Reject(error=error):
+            return "reject", None, None, (), error.message
+
+
+def _row(taken: _Taken) -> DecisionRow:
+    at, request_id, model_id, after, (kind, neuron, devices, evict, reason) = taken
+    return DecisionRow(
+        decided_at=datetime.fromtimestamp(at, UTC).isoformat(),
+        request_id=request_id,
+        model=model_id,
+        decision=kind,
+        neuron=neuron,
+        devices=list(devices) if devices is not None else None,
+        evict=list(evict),
+        reason=f"{after}; {reason}" if after else reason,
+    )
