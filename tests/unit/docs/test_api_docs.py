@@ -25,6 +25,7 @@ from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.keys import Keys
 from cortex_gateway.admission.meter import Meter
+from cortex_gateway.api import fleet as fleet_api
 from cortex_gateway.api import routes
 from cortex_gateway.catalogue import Catalogue
 from cortex_gateway.config import Config
@@ -81,8 +82,8 @@ def routed(app: Sanic[Any, Any]) -> set[str]:
 async def test_every_route_has_its_row_and_every_row_its_route() -> None:
     """Those of the OpenAPI documents, and those that are routed without standing in one."""
     state, parts = gateway(), neuron()
-    at_gateway = declared(iter((*routes.INFERENCE, *routes.PAGES)))
-    at_gateway |= routed(routes.api(state)) | routed(routes.metrics_page(state.metrics))
+    at_gateway = declared(iter((*routes.INFERENCE, *routes.PAGES, *fleet_api.ROUTES)))
+    at_gateway |= routed(routes.api(state, operations=None)) | routed(routes.metrics_page(state.metrics))
     at_neuron = declared(route for route, _ in application.ROUTES) | routed(application.build(parts))
     assert {row[0] for row in rows(TEXT, "Routes of the gateway")} == at_gateway
     assert {row[0] for row in rows(TEXT, "Routes of a neuron")} == at_neuron

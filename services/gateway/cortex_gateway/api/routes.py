@@ -14,11 +14,14 @@ from cortex_contracts.wire import anthropic, openai
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.gateway import GatewayHealth, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
+from cortex_gateway.api import fleet
+from cortex_gateway.api.fleet import FleetApi
 from cortex_gateway.api.health import VERSION, HealthPage
 from cortex_gateway.api.inference import Inference, answer_exception
 from cortex_gateway.api.models import Models
 from cortex_gateway.api.page import Page
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.operations import Operations
 from cortex_gateway.state import State
 from cortex_serving.application import App, build
 
@@ -53,19 +56,21 @@ PAGES = (
 _READ = ("GET", "HEAD")  # load balancers ask with the latter
 
 
-def api(state: State) -> App:
+def api(state: State, operations: Operations) -> App:
     """The application of `gateway.listen`."""
     app = build("cortex-gateway", state.config.settings.gateway.body_limit_mb, answer_exception)
-    inference, models = Inference(state), Models(state, created=int(time.time()))
+    created = int(time.time())
+    inference, models = Inference(state), Models(state, created)
     for route in INFERENCE:
         app.add_route(inference, route.path, methods=["POST"], name=route.path)
     app.add_route(models.all, "/v1/models", _READ, name="models")
     app.add_route(models.one, "/v1/models/<model_id:path>", _READ, name="model")
     app.add_route(HealthPage(state), "/health", _READ, name="health")
+    FleetApi(state, operations, created).add_to(app)
     page = Page()
     app.add_route(page, "/ui", _READ, name="ui")
     app.add_route(page, "/ui/<name:path>", _READ, name="ui_file")
-    description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES]))
+    description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES, *fleet.ROUTES]))
 
     async def openapi(_request: Request) -> HTTPResponse:
         return HTTPResponse(description, content_type="application/json")

@@ -14,6 +14,7 @@ import aiohttp
 from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
 from cortex_contracts.wire.neuron import ModelStatus
+from cortex_gateway.decisions import Decisions
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -57,10 +58,11 @@ class Attempts:
         upstream: Upstream,
         client: NeuronClient,
         metrics: Metrics,
+        decisions: Decisions,
         kick: Callable[[str], None],
     ) -> None:
         self._beliefs, self._loads, self._upstream, self._client = beliefs, loads, upstream, client
-        self._metrics, self._kick = metrics, kick
+        self._metrics, self._decisions, self._kick = metrics, decisions, kick
 
     async def answer(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings) -> Answer:
         """The first answer that is none of "ask another"; the last refusal where all say that.
@@ -88,7 +90,10 @@ class Attempts:
                     forward = await self._loaded(call, exchange, rules, settings, avoid)
                     continue
             avoid.add(forward.neuron.name)
+            why = f"{forward.neuron.name} said {answer.response.status}" if answer else f"{forward.neuron.name} failed"
             forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, avoid)
+            if forward is not None:
+                self._decisions.record(call.request_id, call.model.id, forward, after=why)
         if refused is not None:
             return refused
         assert failed is not None
@@ -100,6 +105,7 @@ class Attempts:
         """Where the model is loaded, once it is."""
         for _ in range(_MOST_LOADS):
             decision = decide(self._beliefs.snapshot(), call.model, rules, avoid)
+            self._decisions.record(call.request_id, call.model.id, decision)
             if isinstance(decision, Forward):
                 return decision
             if isinstance(decision, Reject):

@@ -1,0 +1,107 @@
+"""The fleet as an operator sees it: beliefs, catalogue and the requests under way as one FleetStatus.
+
+Owns: how those become rows. Pure but for the clocks. Called by: api/fleet.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cortex_contracts.wire.fleet import DeviceNow, FleetStatus, GatewayNow, ModelNow, NeuronNow, RequestNow
+from cortex_contracts.wire.gateway import ModelEntry
+from cortex_gateway.api.health import VERSION
+from cortex_gateway.api.models import entry
+from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.fleet.snapshot import ModelView, NeuronView
+from cortex_gateway.state import State
+
+
+def fleet_status(state: State, created: int) -> FleetStatus:
+    """Everything there is, each list in the order of its names; requests oldest first."""
+    snapshot = state.beliefs.snapshot()
+    now = time.monotonic()
+    requests = sorted(state.admission.inside, key=lambda exchange: exchange.started)
+    return FleetStatus(
+        gateway=_gateway(state, now),
+        neurons=[_neuron(state, neuron) for _, neuron in sorted(snapshot.neurons.items())],
+        models=list(_models(state, created)),
+        requests=[_request(exchange, now) for exchange in requests],
+    )
+
+
+def _gateway(state: State, now: float) -> GatewayNow:
+    return GatewayNow(
+        version=VERSION,
+        uptime_s=round(now - state.started, 3),
+        gate=state.admission.gate.value,
+        in_flight=state.admission.in_flight,
+        waiting=sum(exchange.stage is Stage.WAITING for exchange in state.admission.inside),
+        workers=state.config.settings.gateway.workers,
+    )
+
+
+def _models(state: State, created: int) -> Iterator[ModelEntry]:
+    snapshot = state.beliefs.snapshot()
+    for _, model in sorted(state.config.catalogue.models.items()):
+        yield entry(model, snapshot, state.outstanding, created)
+
+
+def _neuron(state: State, neuron: NeuronView) -> NeuronNow:
+    return NeuronNow(
+        name=neuron.name,
+        url=neuron.url,
+        reach=neuron.reach.value,
+        state=neuron.state,
+        strikes=neuron.strikes,
+        version=neuron.version,
+        device_kind=neuron.device_kind,
+        harnesses=sorted(neuron.harnesses),
+        devices=list(_devices(state, neuron)),
+        models=[_model(state, neuron, model) for _, model in sorted(neuron.models.items())],
+    )
+
+
+def _devices(state: State, neuron: NeuronView) -> Iterator[DeviceNow]:
+    condition = state.beliefs.condition(neuron.name)
+    healths = {health.index: health for health in condition.devices} if condition else {}
+    for device in neuron.devices:
+        health = healths.get(device.index)
+        yield DeviceNow(
+            index=device.index,
+            name=device.name,
+            vram_total_mb=device.vram_total_mb,
+            vram_free_mb=device.vram_free_mb,
+            utilization_pct=health.utilization_pct if health else None,
+            temp_c=health.temp_c if health else None,
+        )
+
+
+def _model(state: State, neuron: NeuronView, model: ModelView) -> ModelNow:
+    declared = state.config.catalogue.models.get(model.id)
+    return ModelNow(
+        id=model.id,
+        status=model.status,
+        devices=list(model.devices),
+        vram_used_mb=model.vram_used_mb,
+        in_flight=model.elsewhere + state.outstanding.get((neuron.name, model.id), 0),
+        pinned=declared is not None and neuron.name in declared.pinned_on,
+        circuit="closed",
+        last_used_s=None if model.last_used_at is None else max(0.0, round(time.time() - model.last_used_at, 1)),
+        progress=model.progress,
+        failure=model.failure,
+    )
+
+
+def _request(exchange: Exchange, now: float) -> RequestNow:
+    return RequestNow(
+        request_id=exchange.request_id,
+        key=exchange.key,
+        path=exchange.path,
+        model=exchange.model,
+        neuron=exchange.neuron,
+        stream=exchange.stream,
+        stage=exchange.stage.value,
+        age_s=round(now - exchange.started, 3),
+        ttft_s=exchange.first_content_s,
+    )
