@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
@@ -18,11 +17,10 @@ import msgspec
 from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import Dialect
+from cortex_gateway.fleet.outstanding import Outstanding
 
 UNKNOWN_MODEL = "unknown"
 _BYTES_OF_A_TOKEN = 4
-
-Outstanding = Counter[tuple[str, str]]
 
 
 class Stage(StrEnum):
@@ -118,14 +116,12 @@ class Exchange:
         """Take a seat on `neuron` in Outstanding, and give back the one held before."""
         self.release()
         self.neuron, self._held = neuron, (neuron, self.model)
-        self._outstanding[self._held] += 1
+        self._outstanding.take(self._held)
 
     def release(self) -> None:
         """Give the seat back."""
         if self._held is not None:
-            self._outstanding[self._held] -= 1
-            if not self._outstanding[self._held]:
-                del self._outstanding[self._held]
+            self._outstanding.give_back(self._held)
             self._held = None
 
     def failed(self, status: int, code: str) -> None:

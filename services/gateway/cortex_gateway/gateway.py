@@ -18,9 +18,9 @@ from cortex_gateway.admission.meter import Meter
 from cortex_gateway.api import routes
 from cortex_gateway.config import Config, address
 from cortex_gateway.decisions import Decisions
-from cortex_gateway.exchange import Outstanding
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.poller import POLL_TIMEOUT_S, Poller
 from cortex_gateway.forwarding.attempts import Attempts
 from cortex_gateway.forwarding.forwarder import Forwarder

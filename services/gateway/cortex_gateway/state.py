@@ -13,8 +13,8 @@ from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
 from cortex_gateway.config import Config
 from cortex_gateway.decisions import Decisions
-from cortex_gateway.exchange import Outstanding
 from cortex_gateway.fleet.beliefs import Beliefs
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.routing.placement import Rules

@@ -31,6 +31,7 @@ from cortex_gateway.catalogue import Catalogue
 from cortex_gateway.config import Config
 from cortex_gateway.exchange import Outcome
 from cortex_gateway.fleet.beliefs import Beliefs
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics as GatewayMetrics
 from cortex_gateway.state import State
@@ -56,7 +57,7 @@ def gateway() -> State:
     config = Config(GatewayFile(), catalogue, Keys.of(KeysFile(), catalogue))
     meter = Meter(worker.ledger, config.keys, metrics.refused)
     forwarder: Forwarder = None  # type: ignore[assignment]  nobody asks
-    return State(config, beliefs, admission, Counter(), metrics, forwarder, meter, AccessLog(""))
+    return State(config, beliefs, admission, Outstanding(), metrics, forwarder, meter, AccessLog(""))
 
 
 def neuron() -> Neuron:

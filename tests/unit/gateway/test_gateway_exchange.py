@@ -9,7 +9,8 @@ import pytest
 from cortex_contracts.wire.errors import ShuttingDown
 from cortex_dialects.dialect import Dialect
 from cortex_gateway.admission.gate import Admission
-from cortex_gateway.exchange import Exchange, IllegalMove, Outcome, Outstanding, Stage
+from cortex_gateway.exchange import Exchange, IllegalMove, Outcome, Stage
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.workers import Workers
 
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from cortex_contracts.inventory.files import NeuronAddress
 from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow, NeuronState
+from cortex_gateway.fleet.outstanding import Seat
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 
 STRIKES = 3
@@ -52,25 +53,23 @@ class Beliefs:
         self._neurons: dict[str, NeuronView] = {}
         self._intents: dict[str, dict[str, ModelView]] = {}
         self._conditions: dict[str, Condition] = {}
-        self._snapshot: Snapshot | None = None
+        self._snapshot = Snapshot()
         self._went_down = went_down
         self.set_neurons(neurons)
 
     def set_neurons(self, neurons: Iterable[NeuronAddress]) -> None:
         """The neurons there are from now on; what is known of those that stay is kept."""
-        known, self._snapshot = self._neurons, None
-        self._neurons = {}
+        known, self._neurons = self._neurons, {}
         for neuron in neurons:
             url = neuron.url.rstrip("/")
             before = known.get(neuron.name)
             kept = before is not None and before.url == url
             self._neurons[neuron.name] = before if before and kept else NeuronView(name=neuron.name, url=url)
         self._conditions = {name: self._conditions[name] for name in self._neurons if name in self._conditions}
+        self._snapshot = Snapshot(self._with_intents(view) for view in self._neurons.values())
 
     def snapshot(self) -> Snapshot:
-        """The fleet now; the same object until something changes."""
-        if self._snapshot is None:
-            self._snapshot = Snapshot.of({name: self._with_intents(view) for name, view in self._neurons.items()})
+        """The fleet now; true until the next await."""
         return self._snapshot
 
     def condition(self, neuron: str) -> Condition | None:
@@ -83,10 +82,9 @@ class Beliefs:
         if before is None:
             return
         self._conditions[name] = report.health
-        own = {row.id: ours.get((name, row.id), 0) for row in report.models}
-        view = _view(before, report, own)
+        view = _view(before, report, ours)
         if view != before:
-            self._neurons[name], self._snapshot = view, None
+            self._believe(view)
 
     def strike(self, name: str) -> int:
         """An answer did not come. Returns the strikes in a row; at STRIKES the neuron is down."""
@@ -95,8 +93,7 @@ class Beliefs:
             return 0
         strikes = before.strikes + 1
         reach = REACH[before.reach, _Heard.LAST_STRIKE] if strikes >= STRIKES else before.reach
-        self._neurons[name] = replace(before, strikes=strikes, reach=reach)
-        self._snapshot = None
+        self._believe(replace(before, strikes=strikes, reach=reach))
         if reach is Reach.DOWN and before.reach is not Reach.DOWN:
             self._went_down(name)
         return strikes
@@ -104,13 +101,13 @@ class Beliefs:
     def intend(self, neuron: str, views: Iterable[ModelView]) -> None:
         """Believe that `neuron` has these models in these states, whatever polls say, until `withdraw`."""
         self._intents[neuron] = {**self._intents.get(neuron, {}), **{view.id: view for view in views}}
-        self._snapshot = None
+        self._show(neuron)
 
     def withdraw(self, neuron: str, model_ids: Iterable[str]) -> None:
         """Believe the polls again."""
         for model_id in model_ids:
             self._intents.get(neuron, {}).pop(model_id, None)
-        self._snapshot = None
+        self._show(neuron)
 
     def learn(self, neuron: str, row: ModelRow) -> None:
         """One model's state, heard between two polls."""
@@ -118,13 +115,23 @@ class Beliefs:
         if before is not None:
             known = before.models.get(row.id)
             models = {**before.models, row.id: _model_view(row, known.elsewhere if known else 0)}
-            self._neurons[neuron], self._snapshot = replace(before, models=MappingProxyType(models)), None
+            self._believe(replace(before, models=MappingProxyType(models)))
 
     def learn_state(self, neuron: str, state: NeuronState) -> None:
         """What a neuron is doing, heard between two polls."""
         before = self._neurons.get(neuron)
         if before is not None:
-            self._neurons[neuron], self._snapshot = replace(before, state=state), None
+            self._believe(replace(before, state=state))
+
+    def _believe(self, view: NeuronView) -> None:
+        self._neurons[view.name] = view
+        self._show(view.name)
+
+    def _show(self, name: str) -> None:
+        """Bring the snapshot up to date."""
+        view = self._neurons.get(name)
+        if view is not None:
+            self._snapshot.put(self._with_intents(view))
 
     def _with_intents(self, view: NeuronView) -> NeuronView:
         intents = self._intents.get(view.name)
@@ -138,23 +145,26 @@ class Beliefs:
         return replace(view, models=MappingProxyType(merged))
 
 
-def _view(before: NeuronView, report: Report, own: Mapping[str, int]) -> NeuronView:
-    free = {device.index: device.vram_free_mb for device in report.health.devices}
-    busy = {model.id: model.in_flight + model.queue_depth for model in report.health.models}
-    models = {row.id: _model_view(row, max(0, busy.get(row.id, 0) - own[row.id])) for row in report.models}
+def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> NeuronView:
+    health, discovery = report.health, report.discovery
+    free = {device.index: device.vram_free_mb for device in health.devices}
+    busy = {model.id: model.in_flight + model.queue_depth for model in health.models}
+    models = {}
+    for row in report.models:
+        elsewhere = busy.get(row.id, 0) - ours.get((before.name, row.id), 0)
+        models[row.id] = _model_view(row, max(0, elsewhere))
     return NeuronView(
         name=before.name,
         url=before.url,
         reach=REACH[before.reach, _Heard.ANSWER],
         strikes=0,
-        state=report.health.state,
-        version=report.health.version,
-        device_kind=report.discovery.device_kind,
+        state=health.state,
+        version=health.version,
+        device_kind=discovery.device_kind,
         devices=tuple(
-            DeviceView(device.index, device.vram_total_mb, free.get(device.index, 0), device.name)
-            for device in report.discovery.devices
+            [DeviceView(each.index, each.vram_total_mb, free.get(each.index, 0)) for each in discovery.devices]
         ),
-        harnesses=frozenset(report.discovery.harnesses),
+        harnesses=frozenset(discovery.harnesses),
         models=MappingProxyType(models),
     )
 
@@ -171,4 +181,6 @@ def _model_view(row: ModelRow, elsewhere: int) -> ModelView:
         failure=row.failure,
         retry_after_s=row.retry_after_s,
         context=row.context,
+        loads=row.loads,
+        pinned=row.pinned,
     )

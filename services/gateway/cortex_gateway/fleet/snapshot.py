@@ -1,14 +1,17 @@
-"""The fleet at one moment, as frozen values: what routing decides over and the API shows.
+"""The fleet as it is believed to be: what routing decides over and the API shows.
 
-Owns: the shapes. Does not own: how they come to be (beliefs.py). Pure.
+Owns: the shapes, which are frozen, and the Snapshot over them, which is not. Does not own: how they come to be
+(beliefs.py). No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Protocol, TypeVar, cast
 
 from cortex_contracts.wire.neuron import Failure, ModelStatus, NeuronState, Progress
 
@@ -45,6 +48,8 @@ class ModelView:
     failure: Failure | None = None
     retry_after_s: int | None = None
     context: int | None = None
+    loads: int = 0  # how often it has been loaded there
+    pinned: bool = False  # by an operator; the inventory's pins stand in the catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +86,78 @@ class Replica:
     model: ModelView
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The fleet. `replicas` is the index by model id, over neurons that answer."""
+class Index(Protocol):
+    """What a decision looks things up in, made from every neuron and told of each change."""
 
-    neurons: Mapping[str, NeuronView]
-    replicas: Mapping[str, tuple[Replica, ...]]
+    def put(self, neuron: NeuronView) -> None: ...
+
+
+_Index = TypeVar("_Index", bound=Index)
+
+
+class Snapshot:
+    """The fleet. A view, true until the next await: one poll's answer changes little of a large fleet, and pays for
+    that alone. Neurons neither come nor go: another set of them is another snapshot.
+    """
+
+    __slots__ = ("_index", "_where", "neurons", "num_answering", "num_taking_work")
+
+    def __init__(self, neurons: Iterable[NeuronView] = ()) -> None:
+        self.neurons: dict[str, NeuronView] = {}
+        self.num_answering = 0
+        self.num_taking_work = 0
+        self._where: dict[str, list[str]] = {}
+        self._index: tuple[object, Index] | None = None
+        for neuron in neurons:
+            self.put(neuron)
 
     @classmethod
     def of(cls, neurons: Mapping[str, NeuronView]) -> Snapshot:
-        """A snapshot with its index."""
-        replicas: dict[str, list[Replica]] = {}
-        for neuron in neurons.values():
-            if neuron.healthy:
-                for model in neuron.models.values():
-                    replicas.setdefault(model.id, []).append(Replica(neuron, model))
-        return cls(MappingProxyType(dict(neurons)), MappingProxyType({k: tuple(v) for k, v in replicas.items()}))
+        """That of neurons by name."""
+        return cls(neurons.values())
+
+    def put(self, neuron: NeuronView) -> None:
+        """Believe this of a neuron from now on. Called by beliefs.py alone, once the snapshot is in use."""
+        name, before = neuron.name, self.neurons.get(neuron.name)
+        self.neurons[name] = neuron
+        listed, listed_before = _listed(neuron), _listed(before) if before is not None else frozenset()
+        if listed != listed_before:
+            for model_id in listed - listed_before:
+                insort(self._where.setdefault(model_id, []), name)
+            for model_id in listed_before - listed:
+                self._where[model_id].remove(name)
+                if not self._where[model_id]:
+                    del self._where[model_id]
+        self.num_answering += neuron.healthy - (before is not None and before.healthy)
+        self.num_taking_work += neuron.takes_work - (before is not None and before.takes_work)
+        if self._index is not None:
+            self._index[1].put(neuron)
+
+    def where(self, model_id: str) -> Sequence[str]:
+        """The neurons that answer and know the model as other than unloaded, by name."""
+        return self._where.get(model_id, ())
 
     def replicas_of(self, model_id: str) -> tuple[Replica, ...]:
-        """Where a model is known, on neurons that answer; () when nowhere."""
-        return self.replicas.get(model_id, ())
+        """The same with what they say of it."""
+        neurons = (self.neurons[name] for name in self.where(model_id))
+        return tuple(Replica(neuron, neuron.models[model_id]) for neuron in neurons)
+
+    @property
+    def replicas(self) -> Mapping[str, tuple[Replica, ...]]:
+        """All of them, by model."""
+        return {model_id: self.replicas_of(model_id) for model_id in self._where}
+
+    def index(self, key: object, make: Callable[[], _Index]) -> _Index:
+        """The index of this `key`, kept up to date from its first use on. There is one: that of the last key."""
+        if self._index is None or self._index[0] is not key:
+            made = make()
+            for neuron in self.neurons.values():
+                made.put(neuron)
+            self._index = (key, made)
+        return cast(_Index, self._index[1])
+
+
+def _listed(neuron: NeuronView) -> frozenset[str]:
+    if not neuron.healthy:
+        return frozenset()
+    return frozenset([view.id for view in neuron.models.values() if view.status is not ModelStatus.UNLOADED])
