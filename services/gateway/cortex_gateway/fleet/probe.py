@@ -1,0 +1,130 @@
+"""One neuron under watch: its connection, the poll that is under way, and what it said last.
+
+Owns: a poll's steps, and when discovery is asked again: with each new connection, so after every silence; where the
+version is another; and now and then, for a host's hardware may change. Does not own: when to poll (poller.py) or what
+to believe (beliefs.py). Called by: poller.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+
+from pydantic import TypeAdapter, ValidationError
+
+from cortex_contracts.wire import neuron as wire
+from cortex_contracts.wire.neuron import Discovery
+from cortex_gateway.fleet.beliefs import Report
+from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
+from cortex_gateway.fleet.connection import Connection
+from cortex_gateway.fleet.snapshot import Reach
+
+_REPORT = TypeAdapter(wire.Report)
+_DISCOVERY_S = 300.0  # at most so old; a little less by chance, that not all are asked at once
+
+
+class Probe:
+    """`answered` is called with each poll's report, `missed` with the reason why there is none."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        client: NeuronClient,
+        answered: Callable[[Probe, Report], None],
+        missed: Callable[[Probe, str], None],
+    ) -> None:
+        self.name, self.url = name, url
+        self.reach = Reach.UNKNOWN  # as the log has it
+        self.asked_at = math.inf  # loop time of the poll that is under way; none is
+        self.next_at = 0.0
+        self.asked_once = asyncio.Event()
+        self._client, self._tell_answer, self._tell_miss = client, answered, missed
+        self._connection: Connection | None = None
+        self._kept = False  # whether the connection had been kept since an earlier poll
+        self._meeting: asyncio.Task[None] | None = None
+        self._discovery: Discovery | None = None
+        self._discovery_until = 0.0
+        self._body = b""
+        self._report: Report | None = None
+
+    def ask(self, now: float) -> None:
+        """Begin a poll; it ends in `answered` or `missed`, or with `give_up`."""
+        self.asked_at = now
+        if self._connection is None or now >= self._discovery_until:
+            self._meet()
+        else:
+            self._kept = True
+            self._connection.ask()
+
+    def give_up(self, reason: str) -> None:
+        """End the poll that is under way without an answer; the next begins with a new connection."""
+        self.close()
+        self._tell_miss(self, f"GET {self.url}/report: {reason}")
+
+    def close(self) -> None:
+        """Ask nothing any more, and tell nothing."""
+        self.asked_at, self._kept = math.inf, False
+        self.asked_once.set()
+        if self._meeting is not None:
+            self._meeting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # ---- a new connection
+
+    def _meet(self) -> None:
+        self._kept = False
+        self._meeting = asyncio.create_task(self._discover_and_ask())
+
+    async def _discover_and_ask(self) -> None:
+        try:
+            self._discovery = await self._client.discovery(self.url)
+            if self._connection is None:
+                self._connection = await Connection.open(f"{self.url}/report", self._answered, self._lost)
+        except (NeuronUnreachable, NeuronRefused, OSError) as failure:
+            self._meeting = None  # this one, which need not be cancelled
+            self.give_up(str(failure))
+            return
+        self._meeting = None
+        age_s = _DISCOVERY_S * random.uniform(0.6, 1)  # noqa: S311  spreads load, guards nothing
+        self._discovery_until = asyncio.get_running_loop().time() + age_s
+        self._body = b""  # what was read before was read with another discovery
+        self._connection.ask()
+
+    # ---- the connection's answers
+
+    def _answered(self, status: int, body: bytes) -> None:
+        if status != 200:
+            self.give_up(f"answered {status}")
+            return
+        if body != self._body:  # an idle neuron says the same again
+            try:
+                self._report = self._read(body)
+            except ValidationError as failure:
+                self.give_up(f"not the answer of a neuron: {failure.errors()[0]['msg']}")
+                return
+            self._body = body
+        assert self._report is not None
+        self.asked_at = math.inf
+        self.asked_once.set()
+        self._tell_answer(self, self._report)
+
+    def _read(self, body: bytes) -> Report:
+        said = _REPORT.validate_json(body)
+        assert self._discovery is not None
+        if said.health.version != self._discovery.version:
+            self._discovery_until = 0.0
+        return Report(discovery=self._discovery, health=said.health, models=tuple(said.models))
+
+    def _lost(self, reason: str) -> None:
+        self._connection = None
+        if self.asked_at == math.inf or self._meeting is not None:
+            return  # nobody waits for it
+        if self._kept:  # it may have been closed for its idleness while the request was on its way: that is no strike
+            self._meet()
+        else:
+            self.give_up(reason)
