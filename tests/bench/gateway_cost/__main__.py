@@ -30,9 +30,10 @@ def main() -> int:
     """0, or 1 where our own gateway answered wrongly."""
     options = _parser().parse_args()
     mock, load = gateways.compiled(ROOT / "build/bench")
-    known = [
-        spec for spec in gateways.specs(options.peers) if not options.only or spec.name in {"direct", *options.only}
-    ]
+    if options.quick:
+        options.repeat, options.soak = 1, _QUICK_SOAK_REQUESTS
+    wanted = {"direct", *options.only}
+    known = [spec for spec in gateways.specs(options.peers) if not options.only or spec.name in wanted]
     chosen = [each for each in timing.scenarios() if not options.scenarios or each.name in options.scenarios]
     seen: dict[str, Measured] = {}
     for spec in known:
