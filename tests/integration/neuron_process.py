@@ -67,6 +67,7 @@ class RunningNeuron:
     folder: Path
     process: asyncio.subprocess.Process
     http: aiohttp.ClientSession
+    name: str = "here"
 
     def open(self, path: str, body: Any, **headers: str) -> Any:
         """A POST, as an async context manager over the response."""
@@ -167,7 +168,7 @@ async def running_neuron(
                 *(command or SCRIPTED), str(folder / "neuron.toml"), stderr=log, stdout=log, env=process_environment
             )
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
-            neuron = RunningNeuron(f"http://127.0.0.1:{port}", folder, process, http)
+            neuron = RunningNeuron(f"http://127.0.0.1:{port}", folder, process, http, settings.get("name", "here"))
             try:
                 await until(lambda: _answers(neuron))
                 yield neuron

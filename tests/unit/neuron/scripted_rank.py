@@ -1,7 +1,7 @@
 """A rank that does as its prompts say: a real process on a real socket, with every fault an engine can have.
 
 A model folder (see scripted_model.py) may hold script.json:
-    {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n}
+    {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n, "slower": factor}
 A prompt's last {"…"} object is its order:
     {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n,
      "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true}
@@ -52,7 +52,8 @@ class ScriptedRank:
         self.socket.connect(address)
         self.sequences: dict[int, Sequence] = {}
         self.max_sequences = 0
-        self.step_s = 0.0
+        self.kv_blocks = BLOCKS
+        self.slower = 1.0  # times as long every step and prefill takes
 
     def run(self) -> None:
         self.send(frames.Pong(rank=self.rank, world_size=1, device="cpu"))
@@ -99,6 +100,7 @@ class ScriptedRank:
                 self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room", fatal=True))
                 return
         self.max_sequences = frame.max_sequences
+        self.kv_blocks, self.slower = orders.get("kv_blocks", BLOCKS), orders.get("slower", 1.0)
         for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):
             if (source / name).exists():
                 shutil.copy(source / name, Path(frame.text_dir) / name)
@@ -109,7 +111,7 @@ class ScriptedRank:
         self.send(
             frames.Loaded(
                 seq=frame.seq, vram_mb=orders.get("vram_mb", 7), context=frame.context or CONTEXT,
-                vocab_size=VOCABULARY, block_size=BLOCK, kv_blocks=orders.get("kv_blocks", BLOCKS), eos_ids=[EOS],
+                vocab_size=VOCABULARY, block_size=BLOCK, kv_blocks=self.kv_blocks, eos_ids=[EOS],
             )
         )  # fmt: skip
 
@@ -128,7 +130,7 @@ class ScriptedRank:
         left = order["reply_ids"] if "reply_ids" in order else [*order.get("reply", "ok").encode(), EOS]
         blocks = -(-(len(prompt) + frame.max_tokens) // BLOCK)
         sequence = Sequence(frame.id, order, list(left), frame.max_tokens, blocks, frame.logprobs)
-        sequence.ready_at += order.get("prefill_s", 0.0)
+        sequence.ready_at += order.get("prefill_s", 0.0) * self.slower
         self.sequences[frame.id] = sequence
 
     def running(self) -> list[Sequence]:
@@ -149,7 +151,7 @@ class ScriptedRank:
         count = min(sequence.order.get("tokens_per_step", 1), len(sequence.left), sequence.room - sequence.given)
         tokens, sequence.left = sequence.left[:count], sequence.left[count:]
         first, sequence.given = sequence.given == 0, sequence.given + count
-        sequence.ready_at = time.monotonic() + sequence.order.get("step_s", 0.002)
+        sequence.ready_at = time.monotonic() + sequence.order.get("step_s", 0.002) * self.slower
         finish = "stop" if tokens[-1:] == [EOS] else "length" if sequence.given >= sequence.room else None
         chosen = None
         if sequence.logprobs is not None:
@@ -169,7 +171,11 @@ class ScriptedRank:
         held = sum(each.blocks for each in self.running())
         waiting = max(0, len(self.sequences) - self.max_sequences)
         return frames.Stepped(
-            outputs=outputs, running=len(self.running()), waiting=waiting, kv_blocks_free=BLOCKS - held, step_ms=1.0
+            outputs=outputs,
+            running=len(self.running()),
+            waiting=waiting,
+            kv_blocks_free=self.kv_blocks - held,
+            step_ms=1.0,
         )
 
 
