@@ -16,7 +16,7 @@ import uvloop
 from cortex_contracts.inventory.files import ConfigInvalid
 from cortex_gateway import config, gateway, supervisor
 from cortex_gateway.workers import Worker
-from cortex_serving import logs
+from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen
 
 
@@ -63,6 +63,7 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 
 def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
     known = config.read(config_path, models_path, keys_path)
+    tracing.check(known.settings.gateway.otlp_endpoint, f"{config_path}: gateway.otlp_endpoint")
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
 

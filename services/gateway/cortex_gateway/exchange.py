@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import Dialect
 from cortex_gateway.fleet.outstanding import Outstanding
+
+if TYPE_CHECKING:
+    from cortex_gateway.trace import Trace
 
 UNKNOWN_MODEL = "unknown"
 _BYTES_OF_A_TOKEN = 4
@@ -81,7 +85,7 @@ class Exchange:
     __slots__ = (
         "_held", "_outstanding", "_reason", "_scope", "account", "code", "dialect", "duration_s", "ended_in", "events",
         "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "outcome", "path", "priority",
-        "prompt_bytes", "request_id", "stage", "started", "status", "stream", "usage",
+        "prompt_bytes", "request_id", "stage", "started", "status", "stream", "trace", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
@@ -101,6 +105,7 @@ class Exchange:
         self.duration_s = 0.0
         self.ended_in = Stage.WAITING  # the stage before DONE
         self.usage: Usage | None = None
+        self.trace: Trace | None = None
         self._outstanding = outstanding
         self._held: tuple[str, str] | None = None
         self._scope: asyncio.Timeout | None = None
@@ -141,11 +146,12 @@ class Exchange:
         self.first_content_s = time.monotonic() - self.started
 
     @contextmanager
-    def waiting_for_load(self) -> Iterator[None]:
-        """While inside, it waits for its model, however that ends; waits add up."""
+    def waiting_for_load(self, neuron: str) -> Iterator[None]:
+        """While inside, it waits for its model to be loaded there, however that ends; waits add up."""
         began = time.monotonic()
         try:
-            yield
+            with nullcontext() if self.trace is None else self.trace.load(self.model, neuron):
+                yield
         finally:
             self.load_wait_s = (self.load_wait_s or 0.0) + time.monotonic() - began
 

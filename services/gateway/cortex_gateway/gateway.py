@@ -31,11 +31,11 @@ from cortex_gateway.operations import Operations
 from cortex_gateway.recycler import Recycler
 from cortex_gateway.state import State
 from cortex_gateway.workers import Worker, Workers
-from cortex_serving import logs
+from cortex_serving import logs, tracing
 from cortex_serving.server import Lifecycle, Listener
 from cortex_serving.server import serve as serve_listeners
 
-_NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb", "workers")
+_NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb", "workers", "otlp_endpoint")
 _LAY_OUT_INTERVAL_S = 1.0
 
 
@@ -53,7 +53,12 @@ async def serve(
         client = await resources.enter_async_context(NeuronClient(POLL_TIMEOUT_S))
         upstream = await resources.enter_async_context(Upstream())
         settings = config.settings.gateway
-        gateway = _assembled(config, client, upstream, read_again, worker or Workers().seat(0))
+        worker = worker or Workers().seat(0)
+        tracer = tracing.start(settings.otlp_endpoint, "cortex-gateway", f"{socket.gethostname()}/{worker.number}")
+        if tracer is not None:
+            resources.push_async_callback(tracer.stop)
+        gateway = _assembled(config, client, upstream, read_again, worker)
+        gateway.state.tracer = tracer
         listeners = [
             Listener(routes.api(gateway.state, gateway.operations), *address(settings.listen), sockets[0]),
             Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),

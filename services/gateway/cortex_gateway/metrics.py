@@ -178,7 +178,9 @@ class _KeySeries:
 def _exemplar(exchange: Exchange) -> dict[str, str] | None:
     """What leads from a series to one request; None where its id is longer than may be."""
     found = {"request_id": exchange.request_id}
-    return found if len("request_id") + len(exchange.request_id) <= _LONGEST_EXEMPLAR else None
+    if exchange.trace is not None:
+        found["trace_id"] = exchange.trace.trace_id
+    return found if sum(map(len, (*found, *found.values()))) <= _LONGEST_EXEMPLAR else None
 
 
 class _Present(Collector):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
@@ -18,6 +19,9 @@ from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.routing.placement import Rules
+
+if TYPE_CHECKING:
+    from cortex_serving.spans import Tracer
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class State:
     meter: Meter
     access_log: AccessLog
     decisions: Decisions = field(default_factory=Decisions)
+    tracer: Tracer | None = None
     started: float = field(default_factory=time.monotonic)
 
     def rules(self) -> Rules:

@@ -16,6 +16,7 @@ from cortex_gateway.admission.keys import Client
 from cortex_gateway.exchange import Exchange, Outcome
 from cortex_gateway.forwarding.call import Call, passed_on, read_brief
 from cortex_gateway.state import State
+from cortex_gateway.trace import Trace
 from cortex_serving import logs
 from cortex_serving.application import answer_error, as_cortex_error, dialect, request_id
 from cortex_serving.request_body import check_media_type
@@ -32,6 +33,8 @@ class Inference:
         path = request.path.rstrip("/")
         exchange = Exchange(request_id(request), dialect_of(path), path, state.outstanding)
         request.ctx.exchange = exchange
+        if state.tracer is not None:
+            exchange.trace = Trace(state.tracer, path, request.headers)
         try:
             client = state.config.keys.client(request.headers)
             exchange.key, exchange.priority = client.name, client.allowance.priority
@@ -49,6 +52,8 @@ class Inference:
             state.meter.end(exchange)
             state.admission.leave(exchange)
             state.metrics.ended(exchange)
+            if exchange.trace is not None:
+                exchange.trace.end(exchange)
             _log(exchange, state.access_log)
 
     def _call(self, request: Request, exchange: Exchange, client: Client) -> Call:
@@ -100,6 +105,8 @@ def _log(exchange: Exchange, access_log: AccessLog) -> None:
         ttft_ms=round(first * 1000, 1) if first is not None else None,
         **usage,
     )
+    if exchange.trace is not None:
+        line["trace_id"] = exchange.trace.trace_id
     logs.info("request", **line)
     access_log.write(line)
 

@@ -111,7 +111,7 @@ class Attempts:
             if isinstance(decision, Reject):
                 raise decision.error
             exchange.hold(decision.neuron.name)
-            with exchange.waiting_for_load():
+            with exchange.waiting_for_load(decision.neuron.name):
                 async with exchange.interruptible():
                     await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
@@ -130,25 +130,26 @@ class Attempts:
         exchange.hold(neuron.name)
         exchange.move(Stage.ASKED)
         limits = timeouts(call.stream, settings.connect_timeout_s, settings.idle_timeout_s)
+        headers = call.headers if exchange.trace is None else call.headers | exchange.trace.attempt(neuron.name)
         try:
             async with exchange.interruptible():
                 base = await self._base(call, neuron)
-                response = await self._upstream.post(base, call.path, call.body, call.headers, limits)
+                response = await self._upstream.post(base, call.path, call.body, headers, limits)
                 if response.status < 300:
                     return Answer(response)
                 async with response:
                     refusal = await response.read()
         except UpstreamTimeout as given_up:
-            self._metrics.upstream_errors.labels(neuron.name, "down").inc()
+            self._count(exchange, "down")
             raise NeuronFailed(given_up) from given_up
         except aiohttp.SocketTimeoutError as failure:
-            raise self._failed(neuron, "timeout", _silent(neuron, settings)) from failure
+            raise self._failed(exchange, "timeout", _silent(neuron, settings)) from failure
         except (TimeoutError, aiohttp.ClientError, NeuronUnreachable, OSError) as failure:
             self._beliefs.strike(neuron.name)
             connecting = isinstance(failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
             reason = "connect" if connecting else "lost"
-            raise self._failed(neuron, reason, _unreachable(neuron, failure)) from failure
-        self._metrics.upstream_errors.labels(neuron.name, f"http_{response.status}").inc()
+            raise self._failed(exchange, reason, _unreachable(neuron, failure)) from failure
+        self._count(exchange, f"http_{response.status}")
         if response.status in _ASK_ANOTHER:
             self._kick(neuron.name)
         return Answer(response, refusal)
@@ -163,10 +164,16 @@ class Attempts:
                 f"neuron {neuron.name}: {refused.message}", retry_after_s=refused.retry_after_s
             ) from refused
 
-    def _failed(self, neuron: NeuronView, reason: str, error: CortexError) -> NeuronFailed:
-        self._metrics.upstream_errors.labels(neuron.name, reason).inc()
-        self._kick(neuron.name)
+    def _failed(self, exchange: Exchange, reason: str, error: CortexError) -> NeuronFailed:
+        self._count(exchange, reason)
+        self._kick(exchange.neuron)
         return NeuronFailed(error)
+
+    def _count(self, exchange: Exchange, reason: str) -> None:
+        """The neuron asked last has given no answer, or one that says no."""
+        self._metrics.upstream_errors.labels(exchange.neuron, reason).inc()
+        if exchange.trace is not None:
+            exchange.trace.attempt_failed(reason)
 
 
 def broken(neuron: str, failure: BaseException | None) -> CortexError:

@@ -16,7 +16,7 @@ from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import InvalidJson, InvalidParameter, InvalidRequest
 from cortex_dialects.dialect import Dialect
 
-_PASSED_ON = ("content-type", "accept", "user-agent")
+_PASSED_ON = ("content-type", "accept", "user-agent", "traceparent", "tracestate")
 _PASSED_ON_PREFIXES = ("anthropic-", "openai-", "x-stainless-")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _AT_PATH = re.compile(r" - at `\$\.(\w+)`")
