@@ -114,7 +114,7 @@ def _log(exchange: Exchange, access_log: AccessLog) -> None:
 async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:
     """What fails outside of Inference (no such route, a body too large, no HTTP at all), with its own log line."""
     error = as_cortex_error(request, exception)
-    if not isinstance(exception, Exception) or error.status >= 500:
+    if error is not exception and error.status >= 500:
         logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
     logs.info(
         "request",
