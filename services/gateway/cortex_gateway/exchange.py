@@ -84,8 +84,8 @@ class Exchange:
 
     __slots__ = (
         "_held", "_outstanding", "_reason", "_scope", "account", "code", "dialect", "duration_s", "ended_in", "events",
-        "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "outcome", "path", "priority",
-        "prompt_bytes", "request_id", "stage", "started", "status", "stream", "trace", "usage",
+        "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "on_trial", "outcome", "path",
+        "priority", "prompt_bytes", "request_id", "stage", "started", "status", "stream", "trace", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
@@ -100,6 +100,7 @@ class Exchange:
         self.started = time.monotonic()
         self.status = 0
         self.outcome, self.code = Outcome.OK, ""
+        self.on_trial = False  # its end says whether its neuron serves the model well
         self.first_content_s: float | None = None
         self.load_wait_s: float | None = None  # what it waited for its model, where that was not loaded
         self.duration_s = 0.0

@@ -105,6 +105,7 @@ class Gateway:
                 logs.warning("needs_restart", key=f"gateway.{key}", value=getattr(config.settings.gateway, key))
         state.config = config
         state.beliefs.set_neurons(config.settings.neurons)
+        state.circuits.keep({neuron.name for neuron in config.settings.neurons}, config.catalogue.models)
         state.meter.take(config.keys)
         state.metrics.declare(config.catalogue.models, config.keys.names())
         if config.settings.gateway.access_log != before.settings.gateway.access_log:

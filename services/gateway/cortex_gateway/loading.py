@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from cortex_contracts.inventory.fleet import Model
-from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, Unavailable, by_code
+from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, QueueFull, Unavailable, by_code
 from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -33,20 +33,31 @@ class Loads:
         self._beliefs, self._client, self._metrics, self._kick = beliefs, client, metrics, kick
         self.evictions: Counter[str] = Counter()  # by neuron, since the gateway started
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiting: Counter[str] = Counter()  # requests, by model
         self._failures: dict[tuple[str, str], tuple[float, CortexError]] = {}  # by model and neuron
 
-    async def until_loaded(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
+    async def until_loaded(
+        self, model: Model, decision: Load | WaitForLoad, timeout_s: float, queue_limit: int | None = None
+    ) -> None:
         """Carry out the decision, or join whoever does. Raises the CortexError that says why it is not loaded.
 
-        The load goes on when a waiter is cancelled or gives up: the next request finds it.
+        The load goes on when a waiter is cancelled or gives up: the next request finds it. QueueFull where
+        `queue_limit` wait for the model already.
         """
         self._raise_recent_failure(model, decision.neuron)
+        if queue_limit is not None and self._waiting[model.id] >= queue_limit:
+            raise QueueFull(f"{queue_limit} requests wait for model {model.id!r} to be loaded already")
         self.begin(model, decision, timeout_s)
+        self._waiting[model.id] += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(self._tasks[model.id])
         except TimeoutError:
             raise _still_loading(model, timeout_s) from None
+        finally:
+            self._waiting[model.id] -= 1
+            if not self._waiting[model.id]:
+                del self._waiting[model.id]
 
     def begin(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
         """Begin to carry out the decision, where the model is not being loaded already."""

@@ -18,7 +18,9 @@ from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics
-from cortex_gateway.routing.placement import Rules
+from cortex_gateway.routing.circuit import Circuits
+from cortex_gateway.routing.prefixes import PrefixMemory
+from cortex_gateway.routing.rules import Rules
 
 if TYPE_CHECKING:
     from cortex_serving.spans import Tracer
@@ -39,7 +41,14 @@ class State:
     decisions: Decisions = field(default_factory=Decisions)
     tracer: Tracer | None = None
     started: float = field(default_factory=time.monotonic)
+    circuits: Circuits = field(default_factory=Circuits)
+    _prefixes: PrefixMemory = field(default_factory=PrefixMemory)
+    _rules: Rules | None = None
 
     def rules(self) -> Rules:
-        """The rules of a request that begins now."""
-        return Rules(self.config.catalogue.models, self.outstanding, self.config.settings.eviction.strategy)
+        """The rules of a request that begins now; the same value until a reload."""
+        catalogue, strategy = self.config.catalogue.models, self.config.settings.eviction.strategy
+        rules = self._rules
+        if rules is None or rules.catalogue is not catalogue or rules.strategy != strategy:
+            rules = self._rules = Rules(catalogue, self.outstanding, strategy, self.circuits, self._prefixes)
+        return rules

@@ -9,9 +9,10 @@ import pytest
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView, Reach
-from cortex_gateway.routing.placement import Rules
 from cortex_gateway.routing.recycle import Cycle, recycle
+from cortex_gateway.routing.rules import Rules
 
 CATALOGUE = {name: Model(id=name, source="-", vram_mb=1, pinned_on=("one",)) for name in ("a", "b", "c")}
 AFTER = 3
@@ -31,7 +32,7 @@ def decided(
     cycle: Cycle, evictions: int, where: NeuronView, after: int = AFTER, ours: tuple[str, str] | None = None
 ) -> tuple[int, str, str]:
     """In short: when the round began, who is still to come, and whom to load anew now."""
-    rules = Rules(CATALOGUE, {ours: 1} if ours else {})
+    rules = Rules(CATALOGUE, Outstanding({ours: 1} if ours else {}))
     then, load = recycle(cycle, evictions, where, rules, after)
     assert load is None or len(load.evict) == 1
     return then.begun_at, "".join(sorted(then.to_come)), load.evict[0] if load else ""

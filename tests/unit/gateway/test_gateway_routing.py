@@ -10,10 +10,11 @@ import pytest
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 from cortex_gateway.routing.decide import decide
 from cortex_gateway.routing.decision import Decision, Forward, Load, Reject, WaitForLoad
-from cortex_gateway.routing.placement import Rules
+from cortex_gateway.routing.rules import Ask, Rules
 
 LOADED, LOADING, DRAINING = ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.DRAINING
 
@@ -56,8 +57,8 @@ def decided(
     avoid: frozenset[str] = frozenset(),
 ) -> str:
     """The decision in short: "forward aa", "wait aa", "load aa [0] evict x", or the error's code."""
-    rules = Rules({each.id: each for each in (model, *others)}, outstanding or {}, strategy)
-    return _short(decide(Snapshot.of({each.name: each for each in neurons}), model, rules, avoid))
+    rules = Rules({each.id: each for each in (model, *others)}, Outstanding(dict(outstanding or {})), strategy)
+    return _short(decide(Snapshot(neurons), model, rules, Ask(avoid=avoid)))
 
 
 def _short(decision: Decision) -> str:

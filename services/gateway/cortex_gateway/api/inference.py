@@ -14,6 +14,7 @@ from cortex_dialects.dialect import dialect_of
 from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.keys import Client
 from cortex_gateway.exchange import Exchange, Outcome
+from cortex_gateway.forwarding.attempts import settle
 from cortex_gateway.forwarding.call import Call, passed_on, read_brief
 from cortex_gateway.state import State
 from cortex_gateway.trace import Trace
@@ -49,6 +50,7 @@ class Inference:
             return self._failed(request, exchange, failure)
         finally:
             exchange.close()
+            settle(exchange, state.circuits)
             state.meter.end(exchange)
             state.admission.leave(exchange)
             state.metrics.ended(exchange)
@@ -72,6 +74,7 @@ class Inference:
             headers=passed_on(request.headers.items(), exchange.request_id),
             stream=exchange.stream,
             request_id=exchange.request_id,
+            prompt=brief.parts(),
         )
 
     def _failed(self, request: Request, exchange: Exchange, failure: Exception) -> HTTPResponse | None:

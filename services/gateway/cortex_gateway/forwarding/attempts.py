@@ -1,11 +1,14 @@
 """From a call to a neuron's answer: decide, load where needed, ask, and ask another before the first byte (case L12).
 
-Owns: the loop over decisions, and strikes for neurons that cannot be reached. Does not own: the decision (routing), the
-load (loading.py), the body of the answer (whole.py, stream.py). Called by: whole.py, stream.py, translated.py.
+Owns: the loop over decisions, strikes for neurons that cannot be reached, and what an answer says of its neuron's
+circuit. Does not own: the decision (routing), the load (loading.py), the body of the answer (stream.py, translated.py).
+Called by: forwarder.py, api/inference.py (settle).
 """
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +18,7 @@ from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.decisions import Decisions
-from cortex_gateway.exchange import Exchange, Stage
+from cortex_gateway.exchange import Exchange, Outcome, Stage
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.snapshot import NeuronView
@@ -23,12 +26,15 @@ from cortex_gateway.forwarding.call import Call
 from cortex_gateway.forwarding.upstream import Upstream, timeouts
 from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.decide import decide, decide_loaded
 from cortex_gateway.routing.decision import Forward, Reject
-from cortex_gateway.routing.placement import Rules
+from cortex_gateway.routing.prefixes import Served, beginnings
+from cortex_gateway.routing.rules import Ask, Rules
 
 FOREIGN_HARNESSES = frozenset({"vllm"})  # engines that speak only OpenAI, at an address of their own
 _ASK_ANOTHER = frozenset({429, 503})
+_LEAVING = frozenset({"draining", "shutting_down"})  # codes of an end that was ordered, and is nobody's failure
 _MOST_LOADS = 3
 
 
@@ -73,25 +79,28 @@ class Attempts:
         refused: Answer | None = None
         failed: CortexError | None = None
         surprises = 0
-        forward: Forward | None = await self._loaded(call, exchange, rules, settings, avoid)
+        prompt = self._prompt(call)
+        forward: Forward | None = await self._loaded(call, exchange, rules, settings, avoid, prompt)
         while forward is not None:
-            answer: Answer | None = None
+            neuron, answer = forward.neuron, None
             try:
-                answer = await self._ask(call, exchange, forward.neuron, settings)
+                answer = await self._tried(call, exchange, neuron, rules, settings)
             except NeuronFailed as failure:
                 failed = failure.error
             if answer is not None and answer.response.status not in _ASK_ANOTHER:
+                if prompt:
+                    rules.prefixes.remember(prompt, Served(neuron.name, neuron.models[call.model.id].loads))
                 return answer
             exchange.move(Stage.WAITING)
             if answer is not None:
                 refused = answer
-                if surprises < _MOST_LOADS and await self._has_lost(forward.neuron, call, exchange):
+                if surprises < _MOST_LOADS and await self._has_lost(neuron, call, exchange):
                     surprises += 1
-                    forward = await self._loaded(call, exchange, rules, settings, avoid)
+                    forward = await self._loaded(call, exchange, rules, settings, avoid, prompt)
                     continue
-            avoid.add(forward.neuron.name)
-            why = f"{forward.neuron.name} said {answer.response.status}" if answer else f"{forward.neuron.name} failed"
-            forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, avoid)
+            avoid.add(neuron.name)
+            why = f"{neuron.name} said {answer.response.status}" if answer else f"{neuron.name} failed"
+            forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, _asking(call, avoid, prompt))
             if forward is not None:
                 self._decisions.record(call.request_id, call.model.id, forward, after=why)
         if refused is not None:
@@ -99,12 +108,23 @@ class Attempts:
         assert failed is not None
         raise failed
 
+    def _prompt(self, call: Call) -> list[int]:
+        """What its replicas are chosen by; nothing where there is no choice."""
+        has_choice = len(self._beliefs.snapshot().where(call.model.id)) > 1
+        return beginnings(call.model.id, call.prompt) if has_choice else []
+
     async def _loaded(
-        self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings, avoid: set[str]
+        self,
+        call: Call,
+        exchange: Exchange,
+        rules: Rules,
+        settings: GatewaySettings,
+        avoid: set[str],
+        prompt: list[int],
     ) -> Forward:
         """Where the model is loaded, once it is."""
         for _ in range(_MOST_LOADS):
-            decision = decide(self._beliefs.snapshot(), call.model, rules, avoid)
+            decision = decide(self._beliefs.snapshot(), call.model, rules, _asking(call, avoid, prompt))
             self._decisions.record(call.request_id, call.model.id, decision)
             if isinstance(decision, Forward):
                 return decision
@@ -113,7 +133,9 @@ class Attempts:
             exchange.hold(decision.neuron.name)
             with exchange.waiting_for_load(decision.neuron.name):
                 async with exchange.interruptible():
-                    await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s)
+                    await self._loads.until_loaded(
+                        call.model, decision, settings.cold_load_timeout_s, settings.queue_limit
+                    )
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
 
     async def _has_lost(self, neuron: NeuronView, call: Call, exchange: Exchange) -> bool:
@@ -125,6 +147,28 @@ class Attempts:
             return False
         self._beliefs.learn(neuron.name, row)
         return row.status is not ModelStatus.LOADED
+
+    async def _tried(
+        self, call: Call, exchange: Exchange, neuron: NeuronView, rules: Rules, settings: GatewaySettings
+    ) -> Answer:
+        """`_ask`, with what comes of it for the circuit. An answer that has begun is settled when it is over."""
+        seat, circuits, now = (neuron.name, call.model.id), rules.circuits, asyncio.get_running_loop().time
+        circuits.sent(seat, now())
+        try:
+            answer = await self._ask(call, exchange, neuron, settings)
+        except NeuronFailed:
+            circuits.failed(seat, now())
+            raise
+        except BaseException:
+            circuits.unsettled(seat, now())
+            raise
+        if answer.refusal is None:
+            exchange.on_trial = True
+        elif answer.response.status >= 500 and answer.response.status not in _ASK_ANOTHER:
+            circuits.failed(seat, now())
+        else:
+            circuits.unsettled(seat, now())
+        return answer
 
     async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySettings) -> Answer:
         exchange.hold(neuron.name)
@@ -174,6 +218,23 @@ class Attempts:
         self._metrics.upstream_errors.labels(exchange.neuron, reason).inc()
         if exchange.trace is not None:
             exchange.trace.attempt_failed(reason)
+
+
+def settle(exchange: Exchange, circuits: Circuits) -> None:
+    """What the end of an answer says of the neuron that gave it. A client that left says nothing."""
+    if not exchange.on_trial:
+        return
+    seat, now = (exchange.neuron, exchange.model), asyncio.get_running_loop().time()
+    if exchange.outcome is Outcome.OK:
+        circuits.succeeded(seat)
+    elif exchange.outcome in (Outcome.BROKEN, Outcome.SERVER_ERROR) and exchange.code not in _LEAVING:
+        circuits.failed(seat, now)
+    else:
+        circuits.unsettled(seat, now)
+
+
+def _asking(call: Call, avoid: set[str], prompt: list[int]) -> Ask:
+    return Ask(asyncio.get_running_loop().time(), avoid, zlib.crc32(call.request_id.encode()), prompt)
 
 
 def broken(neuron: str, failure: BaseException | None) -> CortexError:

@@ -20,19 +20,29 @@ _PASSED_ON = ("content-type", "accept", "user-agent", "traceparent", "tracestate
 _PASSED_ON_PREFIXES = ("anthropic-", "openai-", "x-stainless-")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _AT_PATH = re.compile(r" - at `\$\.(\w+)`")
+_NOTHING = msgspec.Raw()
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 class Brief(msgspec.Struct):
-    """What routing needs of any body."""
+    """What routing needs of any body. The raw values are views of its bytes: nothing in them is decoded."""
 
     model: str
     stream: bool | None = False
+    tools: msgspec.Raw = _NOTHING
+    system: msgspec.Raw = _NOTHING
+    messages: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
+
+    def parts(self) -> tuple[msgspec.Raw, ...]:
+        """The prompt, in the order that chat templates put it in."""
+        return self.tools, self.system, self.messages, self.prompt, self.input
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request for a model. `name` is what the client called the model."""
+    """One request for a model. `name` is what the client called the model, `prompt` the raw values it consists of."""
 
     model: Model
     name: str
@@ -42,6 +52,7 @@ class Call:
     headers: dict[str, str]
     stream: bool
     request_id: str
+    prompt: tuple[bytes, ...] = ()
 
 
 _decode = msgspec.json.Decoder(Brief).decode

@@ -21,7 +21,7 @@ from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, Answer, Attemp
 from cortex_gateway.forwarding.call import Call, with_model
 from cortex_gateway.forwarding.client_stream import EVENT_STREAM, ClientStream
 from cortex_gateway.forwarding.upstream import USAGE_HEADER, passed_back
-from cortex_gateway.routing.placement import Rules
+from cortex_gateway.routing.rules import Rules
 from cortex_serving.application import as_cortex_error
 
 _INLINE_BODY = 64 * 1024  # bytes; a larger one is translated in a thread

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView, Snapshot
 from cortex_gateway.routing.decision import Load
+from cortex_gateway.routing.rules import Rules
 
 _CUDA = "cuda"
 _NAMED_IN_ERRORS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What routing knows besides the snapshot: the catalogue, our own requests by (neuron, model), the strategy."""
-
-    catalogue: Mapping[str, Model]
-    outstanding: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    strategy: str = "lru"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +144,12 @@ def _without_needless(
 
 def _may_go(neuron: NeuronView, view: ModelView, newcomer: Model, rules: Rules) -> bool:
     declared = rules.catalogue.get(view.id)
-    if view.status is not ModelStatus.LOADED or view.elsewhere or rules.outstanding.get((neuron.name, view.id)):
+    if (
+        view.status is not ModelStatus.LOADED
+        or view.pinned
+        or view.elsewhere
+        or rules.outstanding.get((neuron.name, view.id))
+    ):
         return False
     if declared is None:
         return True

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.fleet.snapshot import NeuronView
 from cortex_gateway.routing.decision import Load
-from cortex_gateway.routing.placement import Rules, devices_to_ask
+from cortex_gateway.routing.placement import devices_to_ask
+from cortex_gateway.routing.rules import Rules
 
 # PENDING is not among them: such a model has no process, and its files may not come for days.
 _AT_WORK = frozenset({ModelStatus.LOADING, ModelStatus.RECOVERING, ModelStatus.DRAINING})
