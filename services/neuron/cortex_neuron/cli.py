@@ -16,9 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     from cortex_contracts.inventory.files import ConfigInvalid
     from cortex_neuron import configuration
+    from cortex_serving import tracing
 
     try:
         config = configuration.read(chosen.check_config or chosen.config)
+        if not chosen.check_config:
+            tracing.check(config.neuron.otlp_endpoint, f"{chosen.config}: neuron.otlp_endpoint")
     except ConfigInvalid as invalid:
         print("\n".join(invalid.problems), file=sys.stderr)
         return 2

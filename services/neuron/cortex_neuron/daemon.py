@@ -23,7 +23,7 @@ from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency.activation import Preloads
 from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.residency import Residency
-from cortex_serving import logs
+from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 RANK_MODULE = "cortex_neuron.engine.rank"
@@ -51,7 +51,8 @@ async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
     residency = Residency(settings, file.models, devices, Loader(settings, rank_module))
     preloads = Preloads(settings.name, residency)
     metrics = Metrics(residency, devices)
-    neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"))
+    tracer = tracing.start(settings.otlp_endpoint, "cortex-neuron", settings.name)
+    neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"), tracer)
 
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
@@ -64,6 +65,8 @@ async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
         await residency.stop()
         await asyncio.to_thread(stop_fork_server)
         await devices.stop()
+        if tracer is not None:
+            await tracer.stop()
 
     listener = Listener(application.build(neuron), settings.bind, settings.port)
     await serve([listener], Lifecycle(start, stop))

@@ -27,6 +27,7 @@ from cortex_dialects.events import Event, Failed
 from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
 from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_neuron.api import trace
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
@@ -105,6 +106,8 @@ async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
     now = asyncio.get_running_loop().time
     outcome = Outcome(request_id(request), dialect_of(request.path), now())
     neuron = of(request)
+    if neuron.tracer is not None:
+        outcome.span = neuron.tracer.serve(f"POST {request.path}", request.headers)
     try:
         generation = await _parse(request, surface.parse)
         outcome.model, outcome.stream = generation.model, generation.stream
@@ -119,6 +122,8 @@ async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
     finally:
         write(outcome, now())
         neuron.metrics.count(outcome, now())
+        if outcome.span is not None:
+            trace.end(outcome.span, outcome, now())
 
 
 async def _parse(request: Request, parse: Callable[[bytes], Generation]) -> Generation:

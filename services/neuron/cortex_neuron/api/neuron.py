@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sanic import Request
 
@@ -12,6 +13,9 @@ from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency.activation import Preloads
 from cortex_neuron.residency.residency import Residency
+
+if TYPE_CHECKING:
+    from cortex_serving.spans import Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Neuron:
     preloads: Preloads
     metrics: Metrics
     version: str
+    tracer: Tracer | None = None
     started: float = field(default_factory=time.monotonic)
     started_at: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cortex_contracts.wire.errors import CortexError
 from cortex_neuron.inference.answer import Record
 from cortex_serving import logs
+
+if TYPE_CHECKING:
+    from cortex_serving.spans import Span
 
 
 @dataclass(slots=True)
@@ -22,6 +26,7 @@ class Outcome:
     error: CortexError | None = None
     client_gone: bool = False
     record: Record = field(default_factory=Record)
+    span: Span | None = None
 
     @property
     def name(self) -> str:
@@ -53,4 +58,5 @@ def write(outcome: Outcome, now: float) -> None:
         client_gone=outcome.client_gone,
         code=outcome.error.code if outcome.error is not None else None,
         message=outcome.error.message if outcome.error is not None else None,
+        **({"trace_id": outcome.span.trace_id} if outcome.span is not None else {}),
     )

@@ -28,9 +28,15 @@ class Record:
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    submitted_at: float | None = None  # event loop time of its hand-over to the engine
     decoded_tokens: int = 0  # those that decode_ms was spent on: all but each choice's first step's
     first_content_at: float | None = None  # event loop time of the first text, reasoning or tool delta (case M1)
     finish_reason: str | None = None
+
+    @property
+    def computed(self) -> bool:
+        """Whether the engine has given anything, and so has said how long it took."""
+        return self.prefill_ms > 0
 
     def usage(self) -> Usage:
         """As the client is told."""
@@ -50,6 +56,7 @@ async def events(prepared: Prepared, record: Record, idle_s: float) -> AsyncGene
     Close it (aclosing), whatever happens: that ends the sequences. Raises GroupDied before the first batch.
     """
     record.prompt_tokens = prepared.prompt_tokens
+    record.submitted_at = asyncio.get_running_loop().time()
     stream = prepared.serving.group.submit(prepared.submissions)
     try:
         reader = _Reader(prepared, stream, record)
