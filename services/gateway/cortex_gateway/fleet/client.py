@@ -14,7 +14,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cortex_contracts.wire.neuron import (
     Discovery,
@@ -28,7 +28,7 @@ from cortex_contracts.wire.neuron import (
     UnloadRequest,
 )
 
-_Answer = TypeVar("_Answer")
+_Answer = TypeVar("_Answer", bound=BaseModel)
 _COMMAND_TIMEOUT = aiohttp.ClientTimeout(total=60.0)  # a neuron may finish what is running before it answers
 
 
@@ -61,31 +61,31 @@ class NeuronClient:
 
     async def discovery(self, url: str) -> Discovery:
         """GET /discovery"""
-        return await self._ask("GET", f"{url}/discovery", TypeAdapter(Discovery))
+        return await self._ask("GET", f"{url}/discovery", Discovery)
 
     async def report(self, url: str) -> Report:
         """GET /report"""
-        return await self._ask("GET", f"{url}/report", TypeAdapter(Report))
+        return await self._ask("GET", f"{url}/report", Report)
 
     async def model(self, url: str, model_id: str) -> ModelRow:
         """GET /models/{id}"""
-        return await self._ask("GET", f"{url}/models/{quote(model_id)}", TypeAdapter(ModelRow))
+        return await self._ask("GET", f"{url}/models/{quote(model_id)}", ModelRow)
 
     async def endpoint(self, url: str, model_id: str) -> str:
         """GET /models/{id}/endpoint: where a foreign engine is served."""
-        answer = await self._ask("GET", f"{url}/models/{quote(model_id)}/endpoint", TypeAdapter(EndpointAnswer))
+        answer = await self._ask("GET", f"{url}/models/{quote(model_id)}/endpoint", EndpointAnswer)
         return answer.url.rstrip("/")
 
     async def load(self, url: str, request: LoadRequest) -> StatusAnswer:
         """POST /models/load; the answer comes before the model is loaded."""
-        return await self._ask("POST", f"{url}/models/load", TypeAdapter(StatusAnswer), request, _COMMAND_TIMEOUT)
+        return await self._ask("POST", f"{url}/models/load", StatusAnswer, request, _COMMAND_TIMEOUT)
 
     async def unload(self, url: str, model_id: str) -> StatusAnswer:
         """POST /models/unload"""
         return await self._ask(
             "POST",
             f"{url}/models/unload",
-            TypeAdapter(StatusAnswer),
+            StatusAnswer,
             UnloadRequest(model_id=model_id),
             _COMMAND_TIMEOUT,
         )
@@ -93,21 +93,21 @@ class NeuronClient:
     async def pin(self, url: str, model_id: str, pinned: bool) -> StatusAnswer:
         """POST /models/pin"""
         wanted = PinRequest(model_id=model_id, pinned=pinned)
-        return await self._ask("POST", f"{url}/models/pin", TypeAdapter(StatusAnswer), wanted)
+        return await self._ask("POST", f"{url}/models/pin", StatusAnswer, wanted)
 
     async def drain(self, url: str) -> StateAnswer:
         """POST /drain"""
-        return await self._ask("POST", f"{url}/drain", TypeAdapter(StateAnswer))
+        return await self._ask("POST", f"{url}/drain", StateAnswer)
 
     async def undrain(self, url: str) -> StateAnswer:
         """POST /undrain"""
-        return await self._ask("POST", f"{url}/undrain", TypeAdapter(StateAnswer))
+        return await self._ask("POST", f"{url}/undrain", StateAnswer)
 
     async def _ask(
         self,
         method: str,
         url: str,
-        shape: TypeAdapter[_Answer],
+        shape: type[_Answer],
         body: BaseModel | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> _Answer:
@@ -119,7 +119,7 @@ class NeuronClient:
                 text = await response.read()
                 if response.status >= 400:
                     raise _refusal(url, response.status, response.headers.get("retry-after"), text)
-                return shape.validate_json(text)
+                return shape.model_validate_json(text)
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             reason = str(failure) or f"no answer in {limit.total:g} s"
             raise NeuronUnreachable(f"{method} {url}: {reason}") from failure
@@ -130,7 +130,7 @@ class NeuronClient:
 
 def _refusal(url: str, status: int, retry_after: str | None, body: bytes) -> NeuronRefused:
     try:
-        error = _ERROR.validate_json(body).error
+        error = _ErrorBody.model_validate_json(body).error
     except ValidationError:
         error = _ErrorDetail(message=f"{url} answered {status}")
     return NeuronRefused(error.message, error.code, int(retry_after) if retry_after and retry_after.isdigit() else None)
@@ -143,6 +143,3 @@ class _ErrorDetail(BaseModel):
 
 class _ErrorBody(BaseModel):
     error: _ErrorDetail
-
-
-_ERROR = TypeAdapter(_ErrorBody)

@@ -26,7 +26,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, request: bytes, answered: Callable[[int, bytes], None], lost: Callable[[str], None]) -> None:
         self._request, self._answered, self._lost = request, answered, lost
         self._parser = httptools.HttpResponseParser(self)
-        self._asked = self._complete = self._ended = False
+        self._asked = self._complete = self._last = self._ended = False
         self._body: list[bytes] = []
         self._num_bytes = 0
 
@@ -85,17 +85,17 @@ class Connection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._complete = self._parser.get_status_code() >= 200  # before that, more is to come
+        self._complete = self._parser.get_status_code() >= 200  # below that, more is to come
+        self._last = not self._parser.should_keep_alive()  # known here and not afterwards
 
     # ----
 
     def _deliver(self) -> None:
         status, body = self._parser.get_status_code(), b"".join(self._body)
-        last = not self._parser.should_keep_alive()
         self._body, self._num_bytes = [], 0
         self._asked = self._complete = False
         self._answered(status, body)
-        if last and not self._ended:
+        if self._last and not self._ended:
             self._end("the neuron keeps no connection")
 
     def _end(self, reason: str) -> None:

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cortex_contracts.wire import neuron as wire
 from cortex_contracts.wire.neuron import Discovery
@@ -21,7 +21,6 @@ from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnrea
 from cortex_gateway.fleet.connection import Connection
 from cortex_gateway.fleet.snapshot import Reach
 
-_REPORT = TypeAdapter(wire.Report)
 _DISCOVERY_S = 300.0  # at most so old; a little less by chance, that not all are asked at once
 
 
@@ -114,7 +113,7 @@ class Probe:
         self._tell_answer(self, self._report)
 
     def _read(self, body: bytes) -> Report:
-        said = _REPORT.validate_json(body)
+        said = wire.Report.model_validate_json(body)
         assert self._discovery is not None
         if said.health.version != self._discovery.version:
             self._discovery_until = 0.0
