@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 from site_playbook import Run, run_site, write_inventory
 
-from cortex_contracts.inventory.files import File, GatewayFile, ModelsFile, NeuronFile, parse
+from cortex_contracts.inventory.clients import KeyEntry
+from cortex_contracts.inventory.files import File, GatewayFile, KeysFile, ModelsFile, NeuronFile, parse
 from cortex_contracts.inventory.fleet import Fleet, Gateway, Model, Neuron
 from cortex_status.inventory import fleet, read
 
@@ -46,7 +49,15 @@ GATEWAY: dict[str, Any] = {
     "queue_limit": 9,
     "access_log": "/var/log/cortex/access.jsonl",
     "otlp_endpoint": "http://127.0.0.1:4318",
+    "api_keys": [
+        {"name": "alice", "key": "canary-of-alice-0123456789", "models": ["chat"], "priority": "high"},
+        {"name": "ci", "key": f"sha256:{'5' * 64}", "requests_per_minute": 5, "concurrent_requests": 2},
+    ],
+    "admin_key": "canary-of-the-operators-0123",
+    "anonymous": "allow",
+    "anonymous_allowance": {"models": ["plain"], "tokens_per_minute": 1000, "priority": "low"},
 }
+KEYS = ("api_keys", "admin_key", "anonymous", "anonymous_allowance")
 NEURON: dict[str, Any] = {
     "bind": "::1",
     "port": 14000,
@@ -65,6 +76,10 @@ NEURON: dict[str, Any] = {
 }
 
 
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A site.yml that ran dry, for real, again, and dry again."""
@@ -76,6 +91,7 @@ class Rendered:
     first: Run
     second: Run
     converged_check: Run
+    talkative: Run
 
     def read(self, host: str, path: str, shape: type[File]) -> File:
         file = self.folder / host / path
@@ -103,6 +119,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
         first=run_site(inventory),
         second=run_site(inventory),
         converged_check=run_site(inventory, "--check", "--diff"),
+        talkative=run_site(inventory, "--diff", "-vvv", "-e", json.dumps({"cortex_prefix": str(folder / "other")})),
     )
 
 
@@ -143,12 +160,13 @@ def test_cortex_toml_is_the_fleet_s_gateway_and_neurons(rendered: Rendered) -> N
     """Every field, exactly; and every neuron with the URL the gateway uses."""
     file = rendered.read("gw", "etc/cortex/cortex.toml", GatewayFile)
     [gateway] = rendered.fleet.gateways
-    assert gateway.model_dump(exclude={"name", "address"}) == GATEWAY
+    settings = {name: value for name, value in GATEWAY.items() if name not in KEYS}
+    assert gateway.model_dump(exclude={"name", "address", *KEYS}) == settings
     assert {
         **file.gateway.model_dump(),
         "eviction_strategy": file.eviction.strategy,
         "defrag_after_cycles": file.eviction.defrag_after_cycles,
-    } == GATEWAY
+    } == settings | {"access_log": f"{rendered.folder}/gw/var/log/cortex/access.jsonl"}
     assert [(neuron.name, neuron.url) for neuron in file.neurons] == [
         ("n1", "http://n1:14000"),
         ("n2", "http://[fd00::2]:13131"),
@@ -160,6 +178,25 @@ def test_models_toml_is_the_catalogue(rendered: Rendered) -> None:
     file = rendered.read("gw", "etc/cortex/models.toml", ModelsFile)
     assert file.models == rendered.fleet.models
     assert file.models[0].model_dump(mode="json") == MODEL
+
+
+def test_keys_toml_is_the_keys_as_digests(rendered: Rendered) -> None:
+    """Every key of every entry, exactly, but for the keys themselves; and nobody else may read it (case D4)."""
+    file = rendered.read("gw", "etc/cortex/keys.toml", KeysFile)
+    [gateway] = rendered.fleet.gateways
+    assert file.keys == tuple(KeyEntry.of(key) for key in gateway.api_keys)
+    assert [(key.name, key.sha256, key.models, key.requests_per_minute) for key in file.keys] == [
+        ("alice", digest(GATEWAY["api_keys"][0]["key"]), ("chat",), None),
+        ("ci", "5" * 64, (), 5),
+    ]
+    assert file.admin_sha256 == digest(GATEWAY["admin_key"])
+    assert (file.anonymous, file.anonymous_allowance) == ("allow", gateway.anonymous_allowance)
+    assert (rendered.folder / "gw/etc/cortex/keys.toml").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_access_log_has_its_folder(rendered: Rendered) -> None:
+    """The gateway need only open it."""
+    assert (rendered.folder / "gw/var/log/cortex/access.jsonl").stat().st_mode & 0o777 == 0o660
 
 
 @pytest.mark.parametrize("host", ["n1", "n2"])
@@ -180,6 +217,15 @@ def test_every_setting_stands_in_the_file_also_where_it_is_the_default(rendered:
     section = tomllib.loads((rendered.folder / "n2/etc/neuron/neuron.toml").read_text())["neuron"]
     absent = {name for name, field in Neuron.model_fields.items() if field.default is None}
     assert section.keys() == Neuron.model_fields.keys() - absent | {"name", *FOLDERS}
+
+
+def test_no_key_is_in_any_output_or_file(rendered: Rendered) -> None:
+    """Neither with -vvv, nor in a diff, nor on a host: a canary of each is looked for everywhere."""
+    runs = (rendered.fresh_check, rendered.first, rendered.second, rendered.converged_check, rendered.talkative)
+    texts = [run.output for run in runs]
+    texts += [file.read_text() for file in (rendered.folder / "gw").rglob("*") if file.is_file()]
+    assert not [text for text in texts if "canary" in text]
+    assert not [run for run in runs if digest(GATEWAY["admin_key"]) in run.output]
 
 
 def test_an_environment_is_in_no_output_and_no_world_readable_file(rendered: Rendered) -> None:

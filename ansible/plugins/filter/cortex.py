@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleFilterError
+from pydantic import SecretStr
 
 try:
-    from cortex_contracts.inventory.problems import InventoryInvalid, build, catalogue, problems
+    from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
+    from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
     from cortex_contracts.inventory.variables import GROUPS, Hosts, Unreadable, is_ours, plain
 except ImportError as error:
     raise AnsibleError(
@@ -40,6 +42,24 @@ def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
     if found:
         raise AnsibleFilterError("\n".join(found))
     return [_dotted(model.model_dump(mode="json", exclude_none=True)) for model in models]
+
+
+def cortex_keys(entries: Any) -> list[dict[str, Any]]:
+    """The entries of gateway_api_keys as keys.toml has them: digests in the place of keys, nothing for none."""
+    keys, found = api_keys(plain(entries))
+    if found:
+        raise AnsibleFilterError("\n".join(found))
+    return [KeyEntry.of(key).model_dump(mode="json", exclude_none=True) for key in keys]
+
+
+def cortex_allowance(values: Any) -> dict[str, Any]:
+    """gateway_anonymous_allowance with every key as TOML writes it."""
+    return Allowance.model_validate(plain(values)).model_dump(mode="json", exclude_none=True)
+
+
+def cortex_digest(key: Any) -> str:
+    """The digest of gateway_admin_key."""
+    return digest_of(SecretStr(plain(key)))
 
 
 def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,4 +91,7 @@ class FilterModule:
             "cortex_problems": cortex_problems,
             "cortex_neurons": cortex_neurons,
             "cortex_catalogue": cortex_catalogue,
+            "cortex_keys": cortex_keys,
+            "cortex_allowance": cortex_allowance,
+            "cortex_digest": cortex_digest,
         }

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from cortex_contracts.inventory.argument_specs import files
+from cortex_contracts.inventory.clients import Allowance, ApiKey
 from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
 from cortex_contracts.inventory.strict import Strict
 from cortex_contracts.inventory.reference import page
@@ -24,6 +27,13 @@ SHAPES: list[tuple[str, str, type[Strict]]] = [
 def options(role: str) -> dict[str, Any]:
     content = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
     return dict(content["argument_specs"]["main"]["options"])
+
+
+def written(default: Any) -> Any:
+    """A default as YAML writes it; keys of an inner shape have their own."""
+    if isinstance(default, BaseModel):
+        return default.model_dump(exclude_defaults=True)
+    return to_jsonable_python(default) if isinstance(default, tuple) else default
 
 
 @pytest.mark.parametrize("path", files())
@@ -42,7 +52,7 @@ def test_every_field_is_an_option_and_nothing_else_is(role: str, prefix: str, sh
     for name, field in shape.model_fields.items():
         option = described[f"{prefix}{name}"]
         assert option["description"] == field.description
-        assert option.get("default") == field.default
+        assert option.get("default") == written(field.default)
         assert option.get("required", False) == field.is_required()
 
 
@@ -56,6 +66,17 @@ def test_the_catalogue_s_entries_are_described_key_by_key() -> None:
     assert entry["capabilities"]["choices"] == ["chat", "completion", "tools", "images"]
 
 
+def test_keys_of_inner_shapes_are_described_and_secrets_are_never_logged() -> None:
+    """Ansible shows no value of an option with no_log."""
+    described = options("gateway")
+    entry = described["gateway_api_keys"]["options"]
+    assert entry.keys() == ApiKey.model_fields.keys()
+    assert {name for name in entry if entry[name].get("required")} == {"name", "key"}
+    assert [name for name in entry if entry[name].get("no_log")] == ["key"]
+    assert described["gateway_admin_key"]["no_log"] is True
+    assert described["gateway_anonymous_allowance"]["options"].keys() == Allowance.model_fields.keys()
+
+
 @pytest.mark.parametrize(
     ("role", "name", "kind"),
     [
@@ -66,6 +87,9 @@ def test_the_catalogue_s_entries_are_described_key_by_key() -> None:
         ("neuron", "neuron_cpu_threads", "int"),
         ("gateway", "gateway_idle_timeout_s", "float"),
         ("gateway", "gateway_eviction_strategy", "str"),
+        ("gateway", "gateway_api_keys", "list"),
+        ("gateway", "gateway_admin_key", "str"),
+        ("gateway", "gateway_anonymous_allowance", "dict"),
         ("cortex_common", "cortex_models", "list"),
     ],
 )
@@ -79,7 +103,7 @@ def test_every_field_has_a_default_in_the_role(role: str, prefix: str, shape: ty
     """Templates meet no undefined variable, and a role alone behaves as the schema says."""
     defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
     defaults.pop("cortex_models", None)
-    assert defaults == {f"{prefix}{name}": field.default for name, field in shape.model_fields.items()}
+    assert defaults == {f"{prefix}{name}": written(field.default) for name, field in shape.model_fields.items()}
 
 
 def test_the_documentation_s_tables_are_as_the_schema_says() -> None:

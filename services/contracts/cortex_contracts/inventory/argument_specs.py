@@ -14,6 +14,8 @@ from typing import Any
 from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
 from cortex_contracts.inventory.strict import Strict
 
+Schema = dict[str, Any]
+
 ANSIBLE_TYPES = {
     "string": "str",
     "integer": "int",
@@ -36,8 +38,7 @@ HEADER = (
 def options(shape: type[Strict], prefix: str) -> dict[str, Any]:
     """Ansible's options for the fields of a shape."""
     schema = shape.model_json_schema()
-    required = schema.get("required", [])
-    return {f"{prefix}{name}": _option(name in required, field) for name, field in schema["properties"].items()}
+    return _options(schema, prefix, schema.get("$defs", {}))
 
 
 def argument_specs(role: str) -> dict[str, Any]:
@@ -73,16 +74,27 @@ def files() -> dict[str, str]:
     }
 
 
-def _option(required: bool, field: dict[str, Any]) -> dict[str, Any]:
-    option = {"description": field["description"], **_type(field)}
+def _options(schema: Schema, prefix: str, shapes: Schema) -> dict[str, Any]:
+    required = schema.get("required", [])
+    return {f"{prefix}{name}": _option(name in required, field, shapes) for name, field in schema["properties"].items()}
+
+
+def _option(required: bool, field: Schema, shapes: Schema) -> dict[str, Any]:
+    option = {"description": field["description"], **_type(field, shapes)}
     if required:
         option["required"] = True
+    elif option["type"] == "dict" and "options" in option:
+        option["default"] = {}  # its keys have their own
     elif field.get("default") is not None:
         option["default"] = field["default"]
     return option
 
 
-def _type(field: dict[str, Any]) -> dict[str, Any]:
+def _type(field: Schema, shapes: Schema) -> dict[str, Any]:
+    if (shape := _shape(field, shapes)) is not None:
+        return {"type": "dict", "options": _options(shape, "", shapes)}
+    if field.get("type") == "array" and (shape := _shape(field["items"], shapes)) is not None:
+        return {"type": "list", "elements": "dict", "options": _options(shape, "", shapes)}
     kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
     names = {kind["type"] for kind in kinds}
     if len(names) > 1:
@@ -95,7 +107,12 @@ def _type(field: dict[str, Any]) -> dict[str, Any]:
         return {"type": name, "elements": ANSIBLE_TYPES[items["type"]]} | (
             {"choices": items["enum"]} if "enum" in items else {}
         )
-    return {"type": name}
+    return {"type": name, "no_log": True} if kinds[0].get("writeOnly") else {"type": name}
+
+
+def _shape(field: Schema, shapes: Schema) -> Schema | None:
+    """The schema that a field refers to, where it is a shape of its own."""
+    return shapes[field["$ref"].rpartition("/")[2]] if "$ref" in field else None
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ class KeyEntry(Allowance):
     name: KeyName
     sha256: Digest
 
+    @classmethod
+    def of(cls, key: ApiKey) -> KeyEntry:
+        """What a gateway's host is told of a key."""
+        return cls(sha256=digest_of(key.key), **key.model_dump(exclude={"key"}))
+
 
 def digest_of(secret: SecretStr) -> str:
     """SHA-256 of a key, in hex. Raises ValueError, without the key in it.

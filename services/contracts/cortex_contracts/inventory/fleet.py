@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from cortex_contracts.inventory.clients import MOST_KEYS, Allowance, Anonymous, ApiKey, digest_of
 from cortex_contracts.inventory.strict import ModelId, Strict
 
 
@@ -95,6 +96,26 @@ class Gateway(GatewaySettings):
     defrag_after_cycles: Annotated[
         int, Field(ge=0, description="Evictions on a neuron before its groups are recycled when idle; 0 never")
     ] = 50
+    api_keys: Annotated[
+        tuple[ApiKey, ...], Field(max_length=MOST_KEYS, description="Who may call, and how much; belongs in a vault")
+    ] = ()
+    admin_key: Annotated[
+        SecretStr | None,
+        Field(description="The key of the operator API, as a key of gateway_api_keys is; none closes that API"),
+    ] = None
+    anonymous: Annotated[
+        Anonymous, Field(description="Requests without a key; auto serves them while there is no key")
+    ] = "auto"
+    anonymous_allowance: Annotated[Allowance, Field(description="What all requests without a key may use together")] = (
+        Allowance()
+    )
+
+    @field_validator("admin_key")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            digest_of(value)
+        return value
 
 
 class Neuron(Strict):

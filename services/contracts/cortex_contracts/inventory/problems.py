@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from cortex_contracts.inventory.clients import DIGEST_PREFIX, Allowance, ApiKey
+from cortex_contracts.inventory.entries import take_entries, take_keys
 from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
 from cortex_contracts.inventory.reading import suggestion, take
-from cortex_contracts.inventory.relations import breaches, prefix_faults
+from cortex_contracts.inventory.relations import breaches, key_faults, prefix_faults
 from cortex_contracts.inventory.variables import CONNECTION, GROUPS, PREFIXES, Groups, Hosts, Unreadable
 
 SHOWN_HOSTS = 4
@@ -21,7 +23,6 @@ VARIABLES = (
     *(f"gateway_{name}" for name in Gateway.model_fields),
     *(f"neuron_{name}" for name in Neuron.model_fields),
 )
-STAND_INS = {"source": "?", "vram_mb": 1}
 
 
 class InventoryInvalid(Exception):
@@ -61,22 +62,14 @@ def build(hosts: Hosts, groups: Groups) -> Fleet:
 
 def catalogue(entries: Any) -> tuple[tuple[Model, ...], list[str]]:
     """The models of `cortex_models`, and what is wrong with its entries."""
-    if isinstance(entries, Unreadable):
-        return (), [f"cortex_models: {entries.reason}"]
-    if not isinstance(entries, list):
-        return (), [f"cortex_models: should be a list of entries, is {entries!r}"]
-    models, found = [], []
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
-            found.append(f"cortex_models: entry {number}: should be keys and values, is {entry!r}")
-            continue
-        name = entry.get("id") or f"entry {number}"
-        model, lines = take(Model, entry, {**STAND_INS, "id": f"entry-{number}"})
-        unknown = (key for key in entry if key not in Model.model_fields)
-        lines += [f"{key}: no such key{suggestion(key, Model.model_fields)}" for key in unknown]
-        found += [f"cortex_models: {name}: {line}" for line in lines]
-        models.append(model)
-    return tuple(models), found
+    models, found = take_entries(Model, entries, _model_stand_ins, called_by="id")
+    return models, [f"cortex_models: {line}" for line in found]
+
+
+def api_keys(entries: Any) -> tuple[tuple[ApiKey, ...], list[str]]:
+    """The keys of `gateway_api_keys`, and what is wrong with its entries."""
+    keys, found = take_entries(ApiKey, entries, _key_stand_ins, called_by=None)
+    return keys, [f"api_keys: {line}" for line in found]
 
 
 def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
@@ -87,17 +80,37 @@ def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
         faults.add(name, [f"cortex_{line}" for line in lines])
         faults.add(name, prefix_faults(deployment))
     gateways, neurons = [], []
+    models, entry_faults = catalogue(_shared_catalogue(hosts))
     for name in groups.get("gateway", ()):
-        gateway, lines = take(Gateway, _without_prefix(hosts[name], "gateway_"), {})
+        gateway, lines = _gateway(_without_prefix(hosts[name], "gateway_"))
         faults.add(name, [f"gateway_{line}" for line in lines])
+        faults.add(name, key_faults(gateway, models))
         gateways.append(GatewayHost(**gateway.model_dump(), name=name, address=_address(name, hosts)))
     for name in groups.get("neurons", ()):
         neuron, lines = take(Neuron, _without_prefix(hosts[name], "neuron_"), {})
         faults.add(name, [f"neuron_{line}" for line in lines])
         neurons.append(NeuronHost(**neuron.model_dump(), name=name, address=_address(name, hosts)))
-    models, entry_faults = catalogue(_shared_catalogue(hosts))
     fleet = Fleet(gateways=tuple(gateways), neurons=tuple(neurons), models=models)
     return fleet, [*_groups(groups), *faults.lines(), *_differing(hosts), *entry_faults, *breaches(fleet)]
+
+
+def _gateway(values: Mapping[str, Any]) -> tuple[Gateway, list[str]]:
+    values = dict(values)
+    keys, key_lines = api_keys(values.pop("api_keys", []))
+    allowance, allowance_lines = Allowance(), list[str]()
+    if isinstance(values.get("anonymous_allowance"), dict):
+        allowance, allowance_lines = take_keys(Allowance, values.pop("anonymous_allowance"), {})
+    gateway, lines = take(Gateway, values, {})
+    lines += [*key_lines, *(f"anonymous_allowance: {line}" for line in allowance_lines)]
+    return gateway.model_copy(update={"api_keys": keys, "anonymous_allowance": allowance}), lines
+
+
+def _model_stand_ins(number: int) -> dict[str, Any]:
+    return {"id": f"entry-{number}", "source": "?", "vram_mb": 1}
+
+
+def _key_stand_ins(number: int) -> dict[str, Any]:
+    return {"name": f"entry-{number}", "key": f"{DIGEST_PREFIX}{number:064x}"}
 
 
 def _groups(groups: Groups) -> Iterator[str]:

@@ -19,7 +19,8 @@ from cortex_contracts.inventory.variables import Unreadable
 
 Shape = TypeVar("Shape", bound=Strict)
 
-SECRET = frozenset({"environment"})  # may hold tokens: a fault there never shows the value
+# A fault in one of these never shows the value: environments hold tokens, and a name may be a key in the wrong place.
+SECRET = frozenset({"environment", "key", "admin_key", "name"})
 SHOWN_CHARACTERS = 80
 
 

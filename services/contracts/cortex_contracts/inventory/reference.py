@@ -33,11 +33,12 @@ def page(current: str) -> str:
 
 
 def _section(role: str) -> str:
-    options = dict(argument_specs(role)["argument_specs"]["main"]["options"])
-    models = options.pop("cortex_models", None)
+    options = argument_specs(role)["argument_specs"]["main"]["options"]
     text = f"\n## Role `{role}`\n\n{ROLES[role][0]}.\n\n{_table(options)}"
-    if models is not None:
-        text += f"\n### `cortex_models`\n\n{models['description']}.\n\n{_table(models['options'])}"
+    for name, option in options.items():
+        if "options" in option:
+            entries = "Keys of an entry" if option["type"] == "list" else "Keys"
+            text += f"\n### `{name}`\n\n{option['description']}. {entries}:\n\n{_table(option['options'])}"
     return text
 
 

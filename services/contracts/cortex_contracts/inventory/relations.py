@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cortex_contracts.inventory.fleet import Deployment, Fleet, GatewayHost, Model, NeuronHost
+from cortex_contracts.inventory.clients import MOST_KEYS, NO_KEY, digest_of
+from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, NeuronHost
 from cortex_contracts.inventory.reading import suggestion
 
 WILDCARDS = frozenset({"0.0.0.0", "[::]", "::", "*"})  # noqa: S104  compared with, not bound
@@ -40,6 +41,29 @@ def prefix_faults(deployment: Deployment) -> Iterator[str]:
             "cortex_prefix: should be empty under cortex_service_manager systemd, which reads its units and makes its "
             f"folders under the root, is {deployment.prefix!r}"
         )
+
+
+def key_faults(gateway: Gateway, models: tuple[Model, ...]) -> Iterator[str]:
+    """What is wrong between the keys of a gateway, and between them and the catalogue; never with a key in it."""
+    if len(gateway.api_keys) > MOST_KEYS:
+        yield f"gateway_api_keys: should be {MOST_KEYS} entries at most, is {len(gateway.api_keys)}"
+    names: set[str] = set()
+    owners = {digest_of(gateway.admin_key): "gateway_admin_key"} if gateway.admin_key is not None else {}
+    for key in gateway.api_keys:
+        if key.name in names:
+            yield f"gateway_api_keys: {key.name}: name: is there twice"
+        if key.name == NO_KEY:
+            yield f"gateway_api_keys: {key.name}: name: is what requests without a key go by"
+        names.add(key.name)
+        owner = owners.setdefault(digest_of(key.key), key.name)
+        if owner != key.name:
+            yield f"gateway_api_keys: {key.name}: key: is also that of {owner}"
+    known = [name for model in models for name in (model.id, *model.aliases)]
+    lists = [(f"gateway_api_keys: {key.name}", key.models) for key in gateway.api_keys]
+    for place, allowed in [*lists, ("gateway_anonymous_allowance", gateway.anonymous_allowance.models)]:
+        for name in allowed:
+            if name not in known:
+                yield f"{place}: models: {name!r} is no model of cortex_models{suggestion(name, known)}"
 
 
 def _addresses(neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

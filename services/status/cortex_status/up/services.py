@@ -93,6 +93,7 @@ def _gateway(gateway: GatewayHost, deployment: Deployment) -> Service:
             f"{deployment.bin_dir}/cortex-gateway",
             *("--config", f"{files}/cortex.toml"),
             *("--models", f"{files}/models.toml"),
+            *("--keys", f"{files}/keys.toml"),
         ),
         log=Path(deployment.prefix, "var/log/cortex-gateway.log"),
         listeners=(listen, metrics),
