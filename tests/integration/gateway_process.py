@@ -125,10 +125,15 @@ def write_config(
 async def running(
     folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected."""
+    """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected.
+
+    A keys.toml that lies in `folder` is used.
+    """
     ports = (free_port(), free_port())
     write_config(folder, neurons, models, ports, **settings)
     command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
+    if (folder / "keys.toml").exists():
+        command += ["--keys", str(folder / "keys.toml")]
     process = await asyncio.create_subprocess_exec(
         *command, "--models", str(folder / "models.toml"), stderr=asyncio.subprocess.PIPE, limit=2**20,
         env={**os.environ, "PYTHONWARNINGS": "error"},

@@ -26,6 +26,7 @@ from cortex_gateway.fleet.snapshot import NeuronView, Replica, Snapshot
 from cortex_gateway.loading import Loads
 from cortex_gateway.routing.decide import decide
 from cortex_gateway.routing.decision import Forward, Load, Reject
+from cortex_gateway.routing.rules import Ask
 from cortex_gateway.state import State
 from cortex_serving import logs
 
@@ -49,7 +50,9 @@ class Operations:
         model = state.config.catalogue.resolve(command.model)
         timeout_s = state.config.settings.gateway.cold_load_timeout_s
         for attempt in range(_MOST_LOADS):
-            decision = decide(self._snapshot(command.neuron), model, state.rules())
+            decision = decide(
+                self._snapshot(command.neuron), model, state.rules(), Ask(asyncio.get_running_loop().time())
+            )
             state.decisions.record(request_id, model.id, decision)
             if isinstance(decision, Reject):
                 raise decision.error
@@ -124,7 +127,7 @@ class Operations:
 
     def _model_id(self, name: str) -> str:
         """A declared model's id by any of its names; also that of one on a neuron which nobody declares any more."""
-        if name in self._state.beliefs.snapshot().replicas:
+        if self._state.beliefs.snapshot().where(name):
             return name
         return self._state.config.catalogue.resolve(name).id
 

@@ -5,6 +5,7 @@ Owns: the table of its routes. Does not own: what a command does (operations.py)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from cortex_gateway.api.fleet_status import fleet_status
 from cortex_gateway.decisions import described
 from cortex_gateway.operations import Operations
 from cortex_gateway.routing.decide import decide
+from cortex_gateway.routing.rules import Ask
 from cortex_gateway.state import State
 from cortex_serving.application import App, request_id
 from cortex_serving.request_body import check_media_type
@@ -77,7 +79,9 @@ class FleetApi:
 
     async def _explain(self, request: Request) -> wire.Explanation:
         model = self._state.config.catalogue.resolve(_query(request, wire.ExplainQuery).model)
-        decision = decide(self._state.beliefs.snapshot(), model, self._state.rules())
+        decision = decide(
+            self._state.beliefs.snapshot(), model, self._state.rules(), Ask(asyncio.get_running_loop().time())
+        )
         kind, neuron, devices, evict, reason = described(decision)
         return wire.Explanation(
             model=model.id,

@@ -162,7 +162,10 @@ def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> Neuro
         version=health.version,
         device_kind=discovery.device_kind,
         devices=tuple(
-            [DeviceView(each.index, each.vram_total_mb, free.get(each.index, 0)) for each in discovery.devices]
+            [
+                DeviceView(each.index, each.vram_total_mb, free.get(each.index, 0), each.name)
+                for each in discovery.devices
+            ]
         ),
         harnesses=frozenset(discovery.harnesses),
         models=MappingProxyType(models),
