@@ -53,6 +53,8 @@ class Beliefs:
         self._neurons: dict[str, NeuronView] = {}
         self._intents: dict[str, dict[str, ModelView]] = {}
         self._conditions: dict[str, Condition] = {}
+        # What an idle neuron said last and what came of it: while it says the same, nothing new comes of it.
+        self._settled: dict[str, tuple[Report, NeuronView]] = {}
         self._snapshot = Snapshot()
         self._went_down = went_down
         self.set_neurons(neurons)
@@ -66,6 +68,7 @@ class Beliefs:
             kept = before is not None and before.url == url
             self._neurons[neuron.name] = before if before and kept else NeuronView(name=neuron.name, url=url)
         self._conditions = {name: self._conditions[name] for name in self._neurons if name in self._conditions}
+        self._settled = {name: self._settled[name] for name in self._neurons if name in self._settled}
         self._snapshot = Snapshot(self._with_intents(view) for view in self._neurons.values())
 
     def snapshot(self) -> Snapshot:
@@ -81,10 +84,15 @@ class Beliefs:
         before = self._neurons.get(name)
         if before is None:
             return
+        report_before, view_before = self._settled.get(name, (None, None))
+        if report is report_before and before is view_before:
+            return
         self._conditions[name] = report.health
         view = _view(before, report, ours)
         if view != before:
             self._believe(view)
+        if not any(model.in_flight or model.queue_depth for model in report.health.models):
+            self._settled[name] = report, self._neurons[name]
 
     def strike(self, name: str) -> int:
         """An answer did not come. Returns the strikes in a row; at STRIKES the neuron is down."""

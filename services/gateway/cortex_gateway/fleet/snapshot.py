@@ -13,6 +13,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol, TypeVar, cast
 
+import msgspec
+
 from cortex_contracts.wire.neuron import Failure, ModelStatus, NeuronState, Progress
 
 
@@ -24,8 +26,7 @@ class Reach(StrEnum):
     DOWN = "down"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceView:
+class DeviceView(msgspec.Struct, frozen=True):
     """One device of a neuron and its memory now."""
 
     index: int
@@ -34,9 +35,11 @@ class DeviceView:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """One model on one neuron. `elsewhere` counts requests there that are not this gateway's."""
+class ModelView(msgspec.Struct, frozen=True):
+    """One model on one neuron. `elsewhere` counts requests there that are not this gateway's.
+
+    Thousands are made and compared each second: a Struct is, at a fifth of a dataclass's cost.
+    """
 
     id: str
     status: ModelStatus
