@@ -42,7 +42,11 @@ class Inference:
             state.admission.enter(exchange)
             state.meter.begin(exchange, client)
             call = self._call(request, exchange, client)
-            return await state.forwarder.answer(request, call, exchange, state.rules(), state.config.settings.gateway)
+            settings = state.config.settings.gateway
+            response = await state.forwarder.answer(request, call, exchange, state.rules(), settings)
+            if response is not None:
+                response.headers.update(exchange.limit_headers)
+            return response
         except asyncio.CancelledError:
             exchange.client_gone()
             raise
@@ -50,8 +54,8 @@ class Inference:
             return self._failed(request, exchange, failure)
         finally:
             exchange.close()
-            settle(exchange, state.circuits)
             state.meter.end(exchange)
+            settle(exchange, state.circuits)
             state.admission.leave(exchange)
             state.metrics.ended(exchange)
             if exchange.trace is not None:
@@ -92,40 +96,41 @@ def _log(exchange: Exchange, access_log: AccessLog) -> None:
     """The terminal line of a request."""
     usage = msgspec.structs.asdict(exchange.usage) if exchange.usage is not None else {}
     first = exchange.first_content_s
-    line = dict(
-        request_id=exchange.request_id,
-        path=exchange.path,
-        dialect=exchange.dialect,
-        key=exchange.key,
-        model=exchange.model,
-        neuron=exchange.neuron,
-        stream=exchange.stream,
-        status=exchange.status,
-        outcome=exchange.outcome,
-        code=exchange.code,
-        client_gone=exchange.outcome is Outcome.CLIENT_GONE,
-        duration_ms=round(exchange.duration_s * 1000, 1),
-        ttft_ms=round(first * 1000, 1) if first is not None else None,
+    line = {
+        "request_id": exchange.request_id,
+        "path": exchange.path,
+        "dialect": exchange.dialect,
+        "key": exchange.key,
+        "model": exchange.model,
+        "neuron": exchange.neuron,
+        "stream": exchange.stream,
+        "status": exchange.status,
+        "outcome": exchange.outcome,
+        "code": exchange.code,
+        "client_gone": exchange.outcome is Outcome.CLIENT_GONE,
+        "duration_ms": round(exchange.duration_s * 1000, 1),
+        "ttft_ms": round(first * 1000, 1) if first is not None else None,
         **usage,
-    )
+    }
     if exchange.trace is not None:
         line["trace_id"] = exchange.trace.trace_id
     logs.info("request", **line)
     access_log.write(line)
 
 
-async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:
+async def answer_exception(access_log: AccessLog, request: Request, exception: Exception) -> HTTPResponse:
     """What fails outside of Inference (no such route, a body too large, no HTTP at all), with its own log line."""
     error = as_cortex_error(request, exception)
     if error is not exception and error.status >= 500:
         logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
-    logs.info(
-        "request",
-        request_id=request_id(request),
-        path=request.path,
-        dialect=dialect(request),
-        status=error.status,
-        outcome=Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR,
-        code=error.code,
-    )
+    line = {
+        "request_id": request_id(request),
+        "path": request.path,
+        "dialect": dialect(request),
+        "status": error.status,
+        "outcome": Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR,
+        "code": error.code,
+    }
+    logs.info("request", **line)
+    access_log.write(line)
     return answer_error(request, error, dict(getattr(exception, "headers", None) or {}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 from sanic import HTTPResponse, Request
 
@@ -58,7 +59,9 @@ _READ = ("GET", "HEAD")  # load balancers ask with the latter
 
 def api(state: State, operations: Operations) -> App:
     """The application of `gateway.listen`."""
-    app = build("cortex-gateway", state.config.settings.gateway.body_limit_mb, answer_exception)
+    app = build(
+        "cortex-gateway", state.config.settings.gateway.body_limit_mb, partial(answer_exception, state.access_log)
+    )
     created = int(time.time())
     inference, models = Inference(state), Models(state, created)
     for route in INFERENCE:
