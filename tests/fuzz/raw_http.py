@@ -25,11 +25,11 @@ _AT_ONCE = 16
 _QUIET_S = 0.3  # nothing more is coming
 _CONNECT_S = 10.0
 _LONGEST_READ_S = 10.0
-_PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/completions", "/v1/models", "/health", "/nowhere",
+_PATHS = (*["/v1/chat/completions", "/v1/messages", "/v1/completions"] * 10, "/v1/models", "/health", "/nowhere",
           "/fleet/status", "/v1/models/%ff%00", "*", "//", "/v1/messages?x=%zz", "http://other/v1/messages", "/\xff",
           "/a b")  # fmt: skip
-_METHODS = ("GET", "POST", "POST", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "PRI", "\x16\x03\x01", "")
-_VERSIONS = ("HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/9", "", "HTTP/1.1 HTTP/1.1")
+_METHODS = ("GET", *["POST"] * 24, "PUT", "DELETE", "OPTIONS", "TRACE", "get", "PRI", "\x16\x03\x01", "")
+_VERSIONS = (*["HTTP/1.1"] * 24, "HTTP/1.0", "HTTP/2.0", "HTTP/9", "", "HTTP/1.1 HTTP/1.1")
 _HEADERS = (
     "content-length: -1", "content-length: 1e3", "content-length: 99999999999999999999", "content-length: 5, 5",
     "content-length: 0", "content-length:", "transfer-encoding: chunked", "transfer-encoding: gzip, chunked",
@@ -59,7 +59,7 @@ def conversation(number: int) -> list[bytes]:
     """What is sent on one connection, in pieces; the same for the same number."""
     chance = random.Random(number)
     whole = b"".join(_request(chance) for _ in range(chance.choice((1, 1, 1, 2, 5))))
-    for _ in range(chance.choice((0, 0, 1, 4))):
+    for _ in range(chance.choice((0, 0, 0, 1, 4))):
         at = chance.randrange(len(whole) + 1)
         whole = whole[:at] + chance.randbytes(chance.randrange(4)) + whole[at + chance.randrange(4) :]
     cuts = sorted(chance.randrange(len(whole) + 1) for _ in range(chance.choice((0, 0, 1, 3))))
@@ -69,14 +69,14 @@ def conversation(number: int) -> list[bytes]:
 def _request(chance: random.Random) -> bytes:
     body = _body(chance)
     headers = ["host: fuzz", "content-type: application/json"]
-    headers += chance.sample(_HEADERS, chance.choice((0, 0, 1, 2, 4)))
+    headers += chance.sample(_HEADERS, chance.choice((0, 0, 0, 0, 1, 2)))
     if chance.random() < 0.3:
         headers.append("transfer-encoding: chunked")
         body = _chunked(chance, body)
     elif chance.random() < 0.9:
-        headers.append(f"content-length: {len(body) + chance.choice((0, 0, 0, 0, -1, 1, 50))}")
+        headers.append(f"content-length: {len(body) + chance.choice((*[0] * 9, -1, 1, 50))}")
     line = f"{chance.choice(_METHODS)} {chance.choice(_PATHS)} {chance.choice(_VERSIONS)}"
-    end = chance.choice(("\r\n", "\r\n", "\r\n", "\n", "\r"))
+    end = chance.choice((*["\r\n"] * 12, "\n", "\r"))
     return end.join([line, *headers, "", ""]).encode("latin-1") + body
 
 

@@ -204,7 +204,10 @@ class ScriptedNeuron:
     async def _inference(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.sent.append(Sent(request.path, body, {k.lower(): v for k, v in request.headers.items()}))
-        asked = json.loads(body)
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            return web.json_response({"error": {"type": "invalid_request_error", "message": "no JSON"}}, status=400)
         try:
             if self.fault is Fault.HANG:
                 await asyncio.sleep(3600)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 from sanic import HTTPResponse, Request, Sanic
 from sanic import exceptions as sanic_errors
@@ -27,8 +27,21 @@ App = Sanic[Config, SimpleNamespace]
 
 _BODY_READ_TIMEOUT_S = 120
 _NO_RESPONSE_TIMEOUT_S = 7 * 24 * 3600  # an answer may take as long as it takes (case S2)
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
+_OF_AN_ANSWER = "NONE"  # the method that Sanic gives to the request it makes for an answer
 _serial = itertools.count(1)
+
+
+class AnyRequest(Request):
+    """Sanic's, which can be made of a URL that is none: Sanic makes one a second time to answer that it is bad."""
+
+    def __init__(self, *, url_bytes: bytes, method: str, **more: Any) -> None:
+        try:
+            super().__init__(url_bytes=url_bytes, method=method, **more)
+        except sanic_errors.BadURL:
+            if method != _OF_AN_ANSWER:
+                raise
+            super().__init__(url_bytes=b"*", method=method, **more)
 
 
 Answer = Callable[[Request, Exception], Awaitable[HTTPResponse]]
@@ -50,7 +63,7 @@ def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
         MOTD=False,
         TOUCHUP=number == 1,  # it rewrites Sanic's classes in place: once is enough, twice fails
     )
-    app = Sanic(f"{name}-{number}", config=config, configure_logging=False)
+    app = Sanic(f"{name}-{number}", config=config, configure_logging=False, request_class=AnyRequest)
     app.exception(Exception)(answer or answer_exception)
     app.on_request(_listen_on)
     app.on_response(_name)
@@ -108,9 +121,9 @@ def as_cortex_error(request: Request, exception: Exception) -> errors.CortexErro
     if isinstance(exception, errors.CortexError):
         return exception
     if isinstance(exception, sanic_errors.NotFound):
-        return errors.RouteNotFound(f"no route {request.method} {request.path}")
+        return errors.RouteNotFound(f"no route {_shown(request.method)} {request.path}")
     if isinstance(exception, sanic_errors.MethodNotAllowed):
-        return errors.MethodNotAllowed(f"{request.path} does not take {request.method}")
+        return errors.MethodNotAllowed(f"{request.path} does not take {_shown(request.method)}")
     config = request.app.config
     if isinstance(exception, sanic_errors.PayloadTooLarge):
         if "header" not in str(exception):
@@ -122,7 +135,12 @@ def as_cortex_error(request: Request, exception: Exception) -> errors.CortexErro
     return errors.CortexError(f"internal error; the log has it under request id {request_id(request)}")
 
 
+def _shown(text: str) -> str:
+    """What came over the wire, as what can be sent back: a byte that was no UTF-8 is shown by its number."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _invalid(status: HTTPStatus, message: str) -> errors.CortexError:
-    failure = errors.InvalidRequest(message or status.phrase)
+    failure = errors.InvalidRequest(_shown(message) or status.phrase)
     failure.status = status
     return failure

@@ -129,6 +129,29 @@ async def test_a_header_that_is_too_large_is_not_called_a_body(url: str) -> None
         assert (await answer.json())["error"]["message"] == "the request's header is larger than 8 KB"
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET no\xe9where HTTP/1.1\r\n\r\n", 400),
+        (b"GET nowhere HTTP/1.1\r\n\r\n", 400),
+        (b"PO\xdc /page HTTP/1.1\r\n\r\n", 405),
+        (b"PO\xdc /nowhere HTTP/1.1\r\n\r\n", 404),
+        (b"POST /page HTTP/1.1\r\nexpect: \x91\r\ncontent-length: 1\r\n\r\n", 417),
+    ],
+)
+async def test_bytes_that_are_no_text_are_refused_in_an_envelope(
+    url: str, sent: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the URL, the method or a header: none makes an answer that cannot be sent, nor a traceback."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(sent)
+    head, _, body = (await asyncio.wait_for(reader.read(4096), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert int(head.split()[1]) == status
+    assert json.loads(body)["error"]["message"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_a_compressed_body_is_415_and_not_called_bad_json(url: str) -> None:
     """The words name the header, so that the client can mend it."""
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
