@@ -61,7 +61,7 @@ def described(decision: Decision) -> _Described:
 def _row(taken: _Taken) -> DecisionRow:
     at, request_id, model_id, after, (kind, neuron, devices, evict, reason) = taken
     return DecisionRow(
-        decided_at=datetime.fromtimestamp(at, UTC).isoformat(),
+        decided_at=datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds"),
         request_id=request_id,
         model=model_id,
         decision=kind,

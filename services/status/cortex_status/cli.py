@@ -1,6 +1,6 @@
 """The commands `cortex` and `cortex-status`.
 
-Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, fleet_status/).
+Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, fleet_status/, operate/).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from cortex_status import inventory_check
 from cortex_status.fleet_status import command as fleet_status
+from cortex_status.operate import commands as operate
+from cortex_status.operate import options as operate_options
 from cortex_status.up import command as up
 
 EXITS = "Exit codes of inventory check: 0 nothing is wrong, 1 problems were printed, 2 it cannot be read."
@@ -25,6 +27,8 @@ def cortex(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "up":
         return up.run(options.inventory, options.vault_password_file)
+    if options.command in operate.COMMANDS:
+        return operate.run(options)
     return inventory_check.run(options.inventory, options.vault_password_file, as_json=options.json)
 
 
@@ -40,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     up_text = "start the services of this machine that no service manager runs, until Ctrl-C"
     commands.add_parser("up", parents=[source], help=up_text, description=f"{up_text[0].upper()}{up_text[1:]}.")
     commands.add_parser("status", add_help=False, help="what runs, beside what is declared; as cortex-status")
+    operate_options.add_to(commands)
     inventories = commands.add_parser("inventory", help="the inventory itself").add_subparsers(
         dest="inventory_command", required=True, metavar="command"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from cortex_contracts.inventory.fleet import Fleet
 from cortex_contracts.inventory.problems import InventoryInvalid
-from cortex_status import inventory
+from cortex_status import inventory, tables
 from cortex_status.fleet_status.asking import ask
 from cortex_status.fleet_status.document import EXIT_CODES, Document, Verdict, document, unusable
 from cortex_status.fleet_status.rendering import parts
@@ -78,7 +77,7 @@ def _seconds(text: str) -> float:
 
 
 def _status(options: argparse.Namespace) -> int:
-    console = _console()
+    console = tables.console()
     try:
         fleet = inventory.fleet(inventory.read(options.inventory, options.vault_password_file))
     except inventory.InventoryUnreadable as error:
@@ -92,17 +91,10 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_CODES[seen.verdict]
 
 
-def _console() -> Console:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000  # a file or a pipe folds nothing: a line is a row
-    return console
-
-
 def _unusable(problems: list[str], console: Console, as_json: bool) -> int:
     if as_json:
         console.out(unusable(problems, datetime.now(UTC)).model_dump_json(indent=2))
-    errors = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    errors = tables.console(stderr=True)
     for problem in problems:
         errors.print(problem, soft_wrap=True)
     return EXIT_CODES[Verdict.INVENTORY_UNUSABLE]

@@ -1,7 +1,6 @@
 """A document as tables for people.
 
-Owns: words, columns and colours. Does not own: the terminal (command makes the console) or any judgement. Every value
-came from another machine: it is shown as text on one line, never as markup or a terminal's control sequence.
+Owns: words and columns. Does not own: how they are shown (tables.py) or any judgement.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from cortex_contracts.inventory.fleet import Fleet
@@ -17,48 +15,23 @@ from cortex_contracts.wire.neuron import DeviceHealth, DeviceSpec, Health, Model
 from cortex_status.fleet_status.document import Document, Verdict
 from cortex_status.fleet_status.findings import Finding
 from cortex_status.fleet_status.observed import GatewaySeen, NeuronSeen, Observed
-
-STYLES = {
-    "green": {"ok", "ready", "loaded"},
-    "yellow": {"activating", "draining", "pending", "loading", "recovering", "stopping", "degraded"},
-    "red": {"failed", "unavailable", "refused", "unreachable", "timed out", "bad answer"},
-}
-UNKNOWN = "-"
+from cortex_status.tables import UNKNOWN, line, table
 
 
 def parts(document: Document, fleet: Fleet) -> list[RenderableType]:
     """What is shown, top to bottom; the findings last, where a terminal stops scrolling."""
     if document.verdict is Verdict.INVENTORY_UNUSABLE:
-        return [_text(problem) for problem in document.inventory_problems]
+        return [line(problem) for problem in document.inventory_problems]
     observed = document.observed
     tables = (
-        _table("Gateways", "NAME URL STATE VERSION UP >NEURONS >MODELS >RUNNING", map(_gateway, observed.gateways)),
-        _table("Hosts", "NAME URL STATE VERSION UP DRIVER CUDA", map(_neuron, observed.neurons)),
-        _table("Devices", "HOST >DEVICE NAME >VRAM >BUSY >TEMP", _devices(observed.neurons)),
-        _table(
+        table("Gateways", "NAME URL STATE VERSION UP >NEURONS >MODELS >RUNNING", map(_gateway, observed.gateways)),
+        table("Hosts", "NAME URL STATE VERSION UP DRIVER CUDA", map(_neuron, observed.neurons)),
+        table("Devices", "HOST >DEVICE NAME >VRAM >BUSY >TEMP", _devices(observed.neurons)),
+        table(
             "Models", "MODEL HOST STATE HARNESS DEVICES >VRAM >CONTEXT >RUNNING >QUEUED >KV", _models(fleet, observed)
         ),
     )
     return [*filter(None, tables), Text("\n").join(_summary(document))]
-
-
-def _table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table | None:
-    """None where there is nothing to show. A column whose name begins with > is set to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for name in columns.split():
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table if table.row_count else None
-
-
-def _text(value: str) -> Text:
-    """One line; coloured where it begins with the name of a state."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in value).split())
-    for style, states in STYLES.items():
-        if any(line == state or line.startswith((f"{state}:", f"{state} (")) for state in states):
-            return Text(line, style=style)
-    return Text(line)
 
 
 def _gateway(seen: GatewaySeen) -> Sequence[str]:
@@ -176,7 +149,7 @@ def _finding(finding: Finding) -> Text:
         Text("  ")
         .append(finding.kind, style="yellow")
         .append("  ")
-        .append(_text(f"{finding.host or 'fleet'}: {finding.message}"))
+        .append(line(f"{finding.host or 'fleet'}: {finding.message}"))
     )
 
 
