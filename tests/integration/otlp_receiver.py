@@ -80,7 +80,7 @@ async def receiving() -> AsyncIterator[Receiver]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = "http://127.0.0.1:{}".format(runner.addresses[0][1])
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield receiver
     finally:

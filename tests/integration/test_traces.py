@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from free_ports import free_port
-from gateway_process import BIN, CHAT, RunningGateway, model_entry, running, until
+from gateway_process import CHAT, RunningGateway, model_entry, running, until
 from neuron_process import RunningNeuron, chat_body, running_neuron
 from otlp_receiver import Receiver, Sent, receiving
 from scripted_neuron import Fault, scripted
@@ -76,7 +75,7 @@ def only(spans: list[Sent], name: str) -> Sent:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_one_trace_goes_from_the_caller_over_a_failover_to_the_engine(fleet: Fleet, stream: bool) -> None:
-    """Each span within the one that caused it: the caller's, the gateway's, each attempt's, the neuron's, the engine's."""
+    """Each span is within what caused it: the caller's, the gateway's, an attempt's, the neuron's, its engine's."""
     caller = {"traceparent": f"00-{CALLER_TRACE}-{CALLER_SPAN}-01", "tracestate": "vendor=1"}
     fleet.receiver.spans.clear()
     request_id, spans = await fleet.ask({"reply": "hello", "prefill_s": 0.1}, stream=stream, headers=caller)

@@ -44,13 +44,14 @@ class AnyRequest(Request):
             super().__init__(url_bytes=b"*", method=method, **more)
 
 
-Answer = Callable[[Request, Exception], Awaitable[HTTPResponse]]
+Answer = Callable[[Request, BaseException], Awaitable[HTTPResponse]]
 
 
 def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
     """A Sanic app without routes. `name` may be used more than once in a process.
 
-    `answer` takes the place of answer_exception for whatever a handler, or Sanic before one, raises.
+    `answer` takes the place of answer_exception for whatever a handler, or Sanic before one, raises. A request that its
+    client breaks off is one of these: a CancelledError, and nobody there to be answered.
     """
     number = next(_serial)
     config = Config(env_prefix="")
@@ -64,7 +65,8 @@ def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
         TOUCHUP=number == 1,  # it rewrites Sanic's classes in place: once is enough, twice fails
     )
     app = Sanic(f"{name}-{number}", config=config, configure_logging=False, request_class=AnyRequest)
-    app.exception(Exception)(answer or answer_exception)
+    for kind in (Exception, sanic_errors.RequestCancelled):
+        app.error_handler.add(kind, answer or answer_exception)
     app.on_request(_listen_on)
     app.on_response(_name)
     return app
@@ -99,7 +101,7 @@ def request_id(request: Request) -> str:
     return known
 
 
-async def answer_exception(request: Request, exception: Exception) -> HTTPResponse:
+async def answer_exception(request: Request, exception: BaseException) -> HTTPResponse:
     """Any exception of a handler, or of Sanic before one, as the dialect's own envelope."""
     failure = as_cortex_error(request, exception)
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(exception, errors.CortexError):
@@ -116,10 +118,12 @@ def answer_error(request: Request, failure: errors.CortexError, headers: dict[st
     return HTTPResponse(body, status=failure.status, headers=headers, content_type="application/json")
 
 
-def as_cortex_error(request: Request, exception: Exception) -> errors.CortexError:
+def as_cortex_error(request: Request, exception: BaseException) -> errors.CortexError:
     """What the client is told of an exception; the inside of an unexpected one stays in the log."""
     if isinstance(exception, errors.CortexError):
         return exception
+    if isinstance(exception, asyncio.CancelledError):
+        return errors.InvalidRequest("the client left before its request was complete")
     if isinstance(exception, sanic_errors.NotFound):
         return errors.RouteNotFound(f"no route {_shown(request.method)} {request.path}")
     if isinstance(exception, sanic_errors.MethodNotAllowed):

@@ -10,6 +10,7 @@ import asyncio
 import msgspec
 from sanic import HTTPResponse, Request
 
+from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import dialect_of
 from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.keys import Client
@@ -118,19 +119,27 @@ def _log(exchange: Exchange, access_log: AccessLog) -> None:
     access_log.write(line)
 
 
-async def answer_exception(access_log: AccessLog, request: Request, exception: Exception) -> HTTPResponse:
-    """What fails outside of Inference (no such route, a body too large, no HTTP at all), with its own log line."""
+async def answer_exception(access_log: AccessLog, request: Request, exception: BaseException) -> HTTPResponse:
+    """What fails outside of Inference (no such route, half a body, no HTTP at all), with its own log line."""
     error = as_cortex_error(request, exception)
+    if not hasattr(request.ctx, "exchange"):  # a client that left while Inference had its request comes here too
+        _log_refusal(access_log, request, exception, error)
+    return answer_error(request, error, dict(getattr(exception, "headers", None) or {}))
+
+
+def _log_refusal(access_log: AccessLog, request: Request, exception: BaseException, error: CortexError) -> None:
+    gone = isinstance(exception, asyncio.CancelledError)
+    outcome = Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR
     if error is not exception and error.status >= 500:
         logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
     line = {
         "request_id": request_id(request),
         "path": request.path,
         "dialect": dialect(request),
-        "status": error.status,
-        "outcome": Outcome.SERVER_ERROR if error.status >= 500 else Outcome.CLIENT_ERROR,
-        "code": error.code,
+        "status": 0 if gone else error.status,
+        "outcome": Outcome.CLIENT_GONE if gone else outcome,
+        "code": "" if gone else error.code,
+        "client_gone": gone,
     }
     logs.info("request", **line)
     access_log.write(line)
-    return answer_error(request, error, dict(getattr(exception, "headers", None) or {}))

@@ -67,7 +67,7 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
 
 def build(parts: Neuron) -> Sanic[Any, Any]:
     """The application, ready to be served."""
-    app = application.build("cortex-neuron", parts.settings.body_limit_mb)
+    app = application.build("cortex-neuron", parts.settings.body_limit_mb, inference.answer_exception)
     app.ctx.neuron = parts
     description = document("cortex neuron", parts.version, [route for route, _ in ROUTES])
     for route, answer in ROUTES:

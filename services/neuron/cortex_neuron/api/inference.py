@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
 from cortex_neuron.inference.answer import Record
 from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
+from cortex_serving import application
 from cortex_serving.application import as_cortex_error, request_id
 from cortex_serving.request_body import check_media_type
 
@@ -43,6 +44,7 @@ _INLINE_BODY = 64 * 1024  # bytes; a larger one is parsed in a thread
 _WANTS_USAGE = "x-cortex-usage"
 
 Events = list[Event]
+Answered = Callable[[Request, Neuron, Outcome], Awaitable[HTTPResponse | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,14 @@ async def messages(request: Request) -> HTTPResponse | None:
 
 async def count_tokens(request: Request) -> HTTPResponse:
     """POST /v1/messages/count_tokens"""
+    answered = await _accounted(request, _count_tokens)
+    assert answered is not None, "it is not streamed"
+    return answered
+
+
+async def _count_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:
     generation = await _parse(request, parse_count_tokens)
-    neuron = of(request)
+    outcome.model = generation.model
     neuron.residency.check_open()
     prompts = await encode(generation, neuron.residency.find(generation.model).lend())
     return raw(TokenCount(input_tokens=sum(map(len, prompts))).model_dump_json(), content_type="application/json")
@@ -102,16 +110,24 @@ async def model_list(request: Request) -> HTTPResponse:
 
 
 async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
-    """Any request for text. Its end is logged and counted, whichever it is."""
+    async def answered(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse | None:
+        generation = await _parse(request, surface.parse)
+        outcome.model, outcome.stream = generation.model, generation.stream
+        return await _admitted(request, neuron, surface, generation, outcome)
+
+    return await _accounted(request, answered)
+
+
+async def _accounted(request: Request, answered: Answered) -> HTTPResponse | None:
+    """Any request of this surface. Its end is logged and counted, whichever it is."""
     now = asyncio.get_running_loop().time
     outcome = Outcome(request_id(request), dialect_of(request.path), now())
+    request.ctx.outcome = outcome
     neuron = of(request)
     if neuron.tracer is not None:
         outcome.span = neuron.tracer.serve(f"POST {request.path}", request.headers)
     try:
-        generation = await _parse(request, surface.parse)
-        outcome.model, outcome.stream = generation.model, generation.stream
-        return await _admitted(request, neuron, surface, generation, outcome)
+        return await answered(request, neuron, outcome)
     except asyncio.CancelledError:
         outcome.client_gone = True
         raise
@@ -124,6 +140,18 @@ async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
         neuron.metrics.count(outcome, now())
         if outcome.span is not None:
             trace.end(outcome.span, outcome, now())
+
+
+async def answer_exception(request: Request, exception: BaseException) -> HTTPResponse:
+    """What fails outside of this surface (no such route, half a body, no HTTP at all), with its own log line."""
+    if not hasattr(request.ctx, "outcome"):
+        now = asyncio.get_running_loop().time()
+        outcome = Outcome(request_id(request), dialect_of(request.path), now)
+        outcome.client_gone = isinstance(exception, asyncio.CancelledError)
+        outcome.error = as_cortex_error(request, exception)
+        outcome.status = outcome.error.status
+        write(outcome, now)
+    return await application.answer_exception(request, exception)
 
 
 async def _parse(request: Request, parse: Callable[[bytes], Generation]) -> Generation:
