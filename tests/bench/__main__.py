@@ -1,4 +1,4 @@
-"""Measure this machine: `python -m tests.bench [engine] [gateway] [failover] [--json FILE]`. Figures, not verdicts."""
+"""Measure this machine: `python -m tests.bench [engine] [gateway] [failover] [routing] [--json FILE]`. Figures, not verdicts."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import platform
 import sys
 from pathlib import Path
 
-from tests.bench import engine_speed, failover, gateway_cost
+from tests.bench import engine_speed, failover, gateway_cost, routing_cost
 
-_PARTS = {"engine": engine_speed.measure, "gateway": gateway_cost.measure, "failover": failover.measure}
+_PARTS = {
+    "engine": engine_speed.measure,
+    "gateway": gateway_cost.measure,
+    "failover": failover.measure,
+    "routing": routing_cost.measure,
+}
 
 
 def main() -> int:

@@ -37,10 +37,13 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pai
         yield Pair(gateway, neuron)
 
 
-@pytest.fixture
-def pair(started: Pair) -> Pair:
-    """The gateway, and its neuron without fault or memory."""
-    started.neuron.fault, started.neuron.left, started.neuron.pace_s = Fault.NONE, 0, 0.05
+@pytest_asyncio.fixture(loop_scope="session")
+async def pair(started: Pair) -> Pair:
+    """The gateway, and its neuron without fault or memory, nor failures that would open its circuit."""
+    started.neuron.fault, started.neuron.pace_s = Fault.NONE, 0.05
+    async with started.gateway.ask(MODEL) as response:
+        assert response.status == 200
+    started.neuron.left = 0
     started.neuron.sent.clear()
     return started
 

@@ -1,7 +1,8 @@
 """Where a model that is loaded nowhere can be put, and what has to go for it (cases L6, L7).
 
-Owns: fit (live free memory per device, the span over devices) and victims (never in use, loading or pinned; fewest,
-then least recently used). Pure. Called by: decide.py.
+Where the inventory wants it, then where it fits as it is, then where it fits once others are gone (fewest, then lowest,
+then longest idle), and where it has failed last of all. Owns: that order. Does not own: what one neuron can take
+(standing.py). Pure. Called by: decide.py, explain.py.
 """
 
 from __future__ import annotations
@@ -9,159 +10,129 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.neuron import ModelStatus
-from cortex_gateway.fleet.snapshot import ModelView, NeuronView, Snapshot
+from cortex_gateway.fleet.snapshot import NeuronView, Snapshot
 from cortex_gateway.routing.decision import Load
+from cortex_gateway.routing.room import Lane, Promise, Room
 from cortex_gateway.routing.rules import Rules
+from cortex_gateway.routing.standing import Demand, make_room
 
-_CUDA = "cuda"
 _NAMED_IN_ERRORS = 8
+_SHORTLIST = 16  # neurons that are looked at of those that could make room, from each of two ends
+_COMPARED = 2  # of those, with equally few victims, that are worked out in full
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
-    """A way to place the model, and how good it is: smaller ranks are better."""
+class Option:
+    """A way to place the model, and how good it is: smaller ranks are better, and comparable to a Promise."""
 
     load: Load
-    rank: tuple[bool, bool, int, float, int, str]
+    rank: tuple[int, int, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One model that is looked for room for. `lanes` is its lane and demand on GPU hosts and on others."""
+
+    snapshot: Snapshot
+    room: Room
+    lanes: Mapping[bool, tuple[Lane, Demand]]
+    model: Model
+    avoid: AbstractSet[str]
+
+    def option(self, name: str) -> Option | str:
+        """The best way to place it on this neuron, or why there is none."""
+        neuron = self.snapshot.neurons[name]
+        if (reason := self._barred(neuron)) is not None:
+            return reason
+        standing = self.room.standings[name]
+        lane, wanted = self.lanes[standing.on_gpu]
+        reached = lane.reached.get(name, ())
+        if not reached:
+            return f"has {len(standing.free)} devices, {wanted.span} needed"
+        found = make_room(standing, wanted, reached) if reached[-1] >= wanted.need_mb else None
+        if found is None:
+            emptiest = f"each of its {wanted.span} emptiest devices" if wanted.span > 1 else "its emptiest device"
+            at_most = f", {reached[-1]} MB with all gone that may go" if len(reached) > 1 else ""
+            return f"{reached[0]} MB free on {emptiest}{at_most}, {wanted.need_mb} MB needed"
+        gone = found.gone
+        load = Load(neuron, devices_to_ask(neuron, found.devices), tuple([idle.id for idle in gone]))
+        if not gone:
+            return Option(load, (0, 0, -found.left_mb, name))
+        last_used_at = max([idle.last_used_at for idle in gone])
+        return Option(load, (len(gone), max([idle.rank for idle in gone]), last_used_at, name))
+
+    def best(self, promises: Iterable[Promise | None]) -> Option | None:
+        """The best of these neurons; only those are worked out in full that promise to be it."""
+        best: Option | None = None
+        for number, promise in enumerate(sorted(filter(None, promises))):
+            if best is not None and (best.rank <= promise or (number >= _COMPARED and promise[0] == best.rank[0])):
+                break
+            option = self.option(promise[3])
+            if isinstance(option, Option) and (best is None or option.rank < best.rank):
+                best = option
+        return best
+
+    def among(self, names: Iterable[str]) -> Option | None:
+        """The best of few neurons."""
+        standings = self.room.standings
+        lanes = [(name, *self.lanes[standings[name].on_gpu]) for name in names if name in standings]
+        return self.best([lane.promise(name, wanted.need_mb) for name, lane, wanted in lanes])
+
+    def elsewhere(self, skip: AbstractSet[str]) -> Option | None:
+        """The best of all neurons but these: with room as they are or, where none has that, of a shortlist."""
+        roomiest: list[str] = []
+        for lane, wanted in self.lanes.values():
+            roomiest += islice((name for name in lane.roomiest(wanted.need_mb) if name not in skip), 1)
+        if roomiest:
+            return self.among(roomiest)
+        promises: list[Promise] = []
+        for lane, wanted in self.lanes.values():
+            promises += lane.could_make_room(wanted.need_mb, _SHORTLIST + len(skip), _COMPARED + len(skip))
+        return self.best([promise for promise in promises if promise[3] not in skip] if skip else promises)
+
+    def _barred(self, neuron: NeuronView) -> str | None:
+        if neuron.name in self.avoid:
+            return "it has just failed"
+        if not neuron.takes_work:
+            return "not reachable" if not neuron.healthy else f"{neuron.state}"
+        if self.model.harness not in neuron.harnesses:
+            return f"has no harness {self.model.harness}"
+        known = neuron.models.get(self.model.id)
+        if known is not None and known.status is ModelStatus.DRAINING:
+            return "is unloading it"
+        return None
+
+
+def search(snapshot: Snapshot, model: Model, rules: Rules, avoid: AbstractSet[str] = frozenset()) -> Search:
+    """What finds room for the model, with the index brought up to date."""
+    room = snapshot.index(rules, partial(Room, snapshot.neurons, rules))
+    room.look_again()
+    return Search(snapshot, room, {on_gpu: room.lane(model, on_gpu) for on_gpu in (True, False)}, model, avoid)
 
 
 def place(snapshot: Snapshot, model: Model, rules: Rules, avoid: AbstractSet[str]) -> Load | list[str]:
-    """The best placement, or each neuron's reason why not."""
-    options, reasons = [], []
-    for neuron in snapshot.neurons.values():
-        option = "it has just failed" if neuron.name in avoid else _option(neuron, model, rules)
-        if isinstance(option, _Option):
-            options.append(option)
-        else:
-            reasons.append(f"{neuron.name}: {option}")
-    if options:
-        return min(options, key=lambda option: option.rank).load
-    return reasons[:_NAMED_IN_ERRORS]
-
-
-def _option(neuron: NeuronView, model: Model, rules: Rules) -> _Option | str:
-    if not neuron.takes_work:
-        return "not reachable" if not neuron.healthy else f"{neuron.state}"
-    if model.harness not in neuron.harnesses:
-        return f"has no harness {model.harness}"
-    known = neuron.models.get(model.id)
-    if known is not None and known.status is ModelStatus.DRAINING:
-        return "is unloading it"
-    free = _free(neuron, rules.catalogue)
-    victims: tuple[ModelView, ...] = ()
-    chosen = _fit(neuron, model, free)
-    if chosen is None:
-        victims = _victims(neuron, model, rules, free)
-        if not victims:
-            return f"{max(free.values(), default=0)} MB free on its emptiest device, {_need(neuron, model)} MB needed"
-        chosen = _fit(neuron, model, _freed(free, victims, rules.catalogue))
-        assert chosen is not None
-    left = min(free[index] for index in chosen)
-    failed_here = known is not None and known.status is ModelStatus.FAILED
-    recency = sum(_last_used_at(victim) for victim in victims)
-    devices = devices_to_ask(neuron, chosen)
-    wanted_here = neuron.name in model.pinned_on or neuron.name in model.preload_on
-    rank = (failed_here, not wanted_here, len(victims), recency, -left, neuron.name)
-    return _Option(Load(neuron, devices, tuple(victim.id for victim in victims)), rank)
+    """The best placement, or the reasons why not of the first few neurons."""
+    looking = search(snapshot, model, rules, avoid)
+    known = {name: snapshot.neurons[name].models[model.id].status for name in snapshot.where(model.id)}
+    failed = [name for name, status in known.items() if status is ModelStatus.FAILED and name not in avoid]
+    skip = avoid | {name for name, status in known.items() if status in (ModelStatus.FAILED, ModelStatus.DRAINING)}
+    wanted = {name for name in (*model.pinned_on, *model.preload_on) if name not in skip}
+    best = looking.among(wanted) or looking.elsewhere(skip) or looking.among(failed)
+    return best.load if best is not None else _reasons(looking)
 
 
 def devices_to_ask(neuron: NeuronView, chosen: tuple[int, ...]) -> tuple[int, ...] | None:
     """What a load names: devices of a GPU host. A CPU host has nothing to choose."""
-    return chosen if neuron.device_kind == _CUDA else None
+    return chosen if neuron.device_kind == "cuda" else None
 
 
-def _span(neuron: NeuronView, model: Model) -> int:
-    """Devices it takes. On a CPU host ranks are processes that share the one memory."""
-    return max(model.tensor_parallel, model.min_devices) if neuron.device_kind == _CUDA else 1
-
-
-def _need(neuron: NeuronView, model: Model) -> int:
-    """MB that each of its devices must have free."""
-    span = _span(neuron, model)
-    return max(-(-model.vram_mb // span), model.min_device_vram_mb)
-
-
-def _fit(neuron: NeuronView, model: Model, free: Mapping[int, int]) -> tuple[int, ...] | None:
-    """The emptiest devices that have room, lowest index first; None when too few have."""
-    need, span = _need(neuron, model), _span(neuron, model)
-    roomy = sorted((index for index, mb in free.items() if mb >= need), key=lambda index: (-free[index], index))
-    return tuple(sorted(roomy[:span])) if len(roomy) >= span else None
-
-
-def _free(neuron: NeuronView, catalogue: Mapping[str, Model]) -> dict[int, int]:
-    """Free memory per device, less what models that are being loaded will still take."""
-    free = {device.index: device.vram_free_mb for device in neuron.devices}
-    for view in neuron.models.values():
-        coming = view.status in (ModelStatus.LOADING, ModelStatus.PENDING, ModelStatus.RECOVERING)
-        if coming and view.id in catalogue:
-            devices = view.devices or tuple(free)
-            to_come = max(0, catalogue[view.id].vram_mb - view.vram_used_mb)
-            for index in devices:
-                free[index] = free.get(index, 0) - to_come // len(devices)
-    return free
-
-
-def _freed(free: Mapping[int, int], victims: Iterable[ModelView], catalogue: Mapping[str, Model]) -> dict[int, int]:
-    after = dict(free)
-    for victim in victims:
-        declared = catalogue[victim.id].vram_mb if victim.id in catalogue else 0
-        devices = victim.devices or tuple(free)
-        for index in devices:
-            after[index] = after.get(index, 0) + (victim.vram_used_mb or declared) // len(devices)
-    return after
-
-
-def _victims(neuron: NeuronView, model: Model, rules: Rules, free: Mapping[int, int]) -> tuple[ModelView, ...]:
-    """The models to unload so that it fits: one if one will do, else in order until it does; () if none helps."""
-    order = sorted(
-        (view for view in neuron.models.values() if _may_go(neuron, view, model, rules)),
-        key=lambda view: (_priority(view, rules), _last_used_at(view), view.id),
-    )
-    for view in order:
-        if _fit(neuron, model, _freed(free, [view], rules.catalogue)) is not None:
-            return (view,)
-    chosen: list[ModelView] = []
-    for view in order:
-        chosen.append(view)
-        if _fit(neuron, model, _freed(free, chosen, rules.catalogue)) is not None:
-            return _without_needless(neuron, model, rules, free, chosen)
-    return ()
-
-
-def _without_needless(
-    neuron: NeuronView, model: Model, rules: Rules, free: Mapping[int, int], chosen: list[ModelView]
-) -> tuple[ModelView, ...]:
-    """Spare, most recently used first, whom the later ones have made needless."""
-    for view in reversed(chosen[:-1]):
-        others = [other for other in chosen if other is not view]
-        if _fit(neuron, model, _freed(free, others, rules.catalogue)) is not None:
-            chosen = others
-    return tuple(chosen)
-
-
-def _may_go(neuron: NeuronView, view: ModelView, newcomer: Model, rules: Rules) -> bool:
-    declared = rules.catalogue.get(view.id)
-    if (
-        view.status is not ModelStatus.LOADED
-        or view.pinned
-        or view.elsewhere
-        or rules.outstanding.get((neuron.name, view.id))
-    ):
-        return False
-    if declared is None:
-        return True
-    outranked = rules.strategy == "priority" and declared.priority > newcomer.priority
-    return neuron.name not in declared.pinned_on and not outranked
-
-
-def _priority(view: ModelView, rules: Rules) -> int:
-    declared = rules.catalogue.get(view.id)
-    return declared.priority if rules.strategy == "priority" and declared is not None else 0
-
-
-def _last_used_at(view: ModelView) -> float:
-    """When it was last used; what was never used comes before everything else."""
-    return view.last_used_at or 0.0
+def _reasons(looking: Search) -> list[str]:
+    names = looking.snapshot.neurons
+    reasons = [f"{name}: {looking.option(name)}" for name in islice(names, _NAMED_IN_ERRORS)]
+    more = len(names) - len(reasons)
+    return [*reasons, f"and {more} more"] if more else reasons
