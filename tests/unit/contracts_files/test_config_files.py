@@ -9,6 +9,7 @@ from cortex_contracts.inventory.files import (
     Eviction,
     File,
     GatewayFile,
+    KeysFile,
     ModelsFile,
     NeuronFile,
     parse,
@@ -58,8 +59,11 @@ def test_an_empty_gateway_file_is_all_defaults_and_those_are_the_inventorys() ->
 def test_every_gateway_setting_of_the_inventory_is_in_the_file() -> None:
     """A setting that is declared and not rendered would be ignored silently."""
     eviction = {"eviction_strategy": "strategy", "defrag_after_cycles": "defrag_after_cycles"}
-    assert set(Gateway.model_fields) == set(GatewaySettings.model_fields) | set(eviction)
+    keys = {"api_keys": "keys", "admin_key": "admin_sha256", "anonymous": "anonymous"}
+    keys |= {"anonymous_allowance": "anonymous_allowance"}
+    assert set(Gateway.model_fields) == set(GatewaySettings.model_fields) | set(eviction) | set(keys)
     assert set(Eviction.model_fields) == set(eviction.values())
+    assert set(KeysFile.model_fields) == set(keys.values())
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pydantic_core import to_jsonable_python
 from cortex_contracts.inventory.argument_specs import files
 from cortex_contracts.inventory.clients import Allowance, ApiKey
 from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
-from cortex_contracts.inventory.strict import Strict
 from cortex_contracts.inventory.reference import page
+from cortex_contracts.inventory.strict import Strict
 
 ROLES = Path(__file__).parents[3] / "roles"
 SHAPES: list[tuple[str, str, type[Strict]]] = [

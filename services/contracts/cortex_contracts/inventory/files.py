@@ -78,6 +78,9 @@ class NeuronFile(Strict):
     models: tuple[Model, ...] = ()
 
 
+# Below these a value is never shown: a key may stand where its digest belongs, or its owner's name.
+_SECRET = frozenset({"environment", "keys", "admin_sha256", "admin_key"})
+
 File = TypeVar("File", GatewayFile, ModelsFile, KeysFile, NeuronFile)
 
 
@@ -117,6 +120,6 @@ def _words(key: str, fault: ErrorDetails) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    """The value; less what may hold a token, for these lines end in a service's log."""
-    secret = "environment" in key.split(".") or "{" in repr(value)
+    """The value; less what may hold a token or a key, for these lines end in a service's log."""
+    secret = not _SECRET.isdisjoint(key.split(".")) or "{" in repr(value)
     return f"a {type(value).__name__}" if secret else repr(value)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from cortex_contracts.inventory.clients import MOST_KEYS, Allowance, Anonymous, ApiKey, digest_of
+from cortex_contracts.inventory.clients import Allowance, Anonymous, ApiKey, digest_of
 from cortex_contracts.inventory.strict import ModelId, Strict
 
 
@@ -96,9 +96,7 @@ class Gateway(GatewaySettings):
     defrag_after_cycles: Annotated[
         int, Field(ge=0, description="Evictions on a neuron before its groups are recycled when idle; 0 never")
     ] = 50
-    api_keys: Annotated[
-        tuple[ApiKey, ...], Field(max_length=MOST_KEYS, description="Who may call, and how much; belongs in a vault")
-    ] = ()
+    api_keys: Annotated[tuple[ApiKey, ...], Field(description="Who may call, and how much; belongs in a vault")] = ()
     admin_key: Annotated[
         SecretStr | None,
         Field(description="The key of the operator API, as a key of gateway_api_keys is; none closes that API"),
