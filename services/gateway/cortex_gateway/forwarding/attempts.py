@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
-
 from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
 from cortex_contracts.wire.neuron import ModelStatus
@@ -23,7 +21,8 @@ from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.snapshot import NeuronView
 from cortex_gateway.forwarding.call import Call
-from cortex_gateway.forwarding.upstream import Upstream, timeouts
+from cortex_gateway.forwarding.response import CannotConnect, Response, Silent, UpstreamFailure
+from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.routing.circuit import Circuits
@@ -42,7 +41,7 @@ _MOST_LOADS = 3
 class Answer:
     """A neuron's answer: a refusal (not 2xx) with its whole body, else a response whose body is still to be read."""
 
-    response: aiohttp.ClientResponse
+    response: Response
     refusal: bytes | None = None
 
 
@@ -173,25 +172,26 @@ class Attempts:
     async def _ask(self, call: Call, exchange: Exchange, neuron: NeuronView, settings: GatewaySettings) -> Answer:
         exchange.hold(neuron.name)
         exchange.move(Stage.ASKED)
-        limits = timeouts(call.stream, settings.connect_timeout_s, settings.idle_timeout_s)
+        # A stream may be silent for a while. A whole answer is silent until it is done: there the poller watches.
+        idle_s = settings.idle_timeout_s if call.stream else None
         headers = call.headers if exchange.trace is None else call.headers | exchange.trace.attempt(neuron.name)
         try:
             async with exchange.interruptible():
                 base = await self._base(call, neuron)
-                response = await self._upstream.post(base, call.path, call.body, headers, limits)
+                response = await self._upstream.post(
+                    base, call.path, call.body, headers, settings.connect_timeout_s, idle_s
+                )
                 if response.status < 300:
                     return Answer(response)
-                async with response:
-                    refusal = await response.read()
+                refusal = await response.read()
         except UpstreamTimeout as given_up:
             self._count(exchange, "down")
             raise NeuronFailed(given_up) from given_up
-        except aiohttp.SocketTimeoutError as failure:
+        except Silent as failure:
             raise self._failed(exchange, "timeout", _silent(neuron, settings)) from failure
-        except (TimeoutError, aiohttp.ClientError, NeuronUnreachable, OSError) as failure:
+        except (UpstreamFailure, NeuronUnreachable) as failure:
             self._beliefs.strike(neuron.name)
-            connecting = isinstance(failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-            reason = "connect" if connecting else "lost"
+            reason = "connect" if isinstance(failure, CannotConnect) else "lost"
             raise self._failed(exchange, reason, _unreachable(neuron, failure)) from failure
         self._count(exchange, f"http_{response.status}")
         if response.status in _ASK_ANOTHER:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import InvalidJson, InvalidParameter, InvalidRequest
 from cortex_dialects.dialect import Dialect
@@ -81,8 +82,10 @@ def with_model(body: bytes, model_id: str) -> bytes:
     return msgspec.json.encode({**fields, "model": msgspec.Raw(msgspec.json.encode(model_id))})
 
 
-def passed_on(headers: Iterable[tuple[str, str]], request_id: str) -> dict[str, str]:
-    """The client's headers that a neuron gets; never its keys, nor what concerns only this connection.
+def passed_on(
+    headers: Iterable[tuple[str, str]], request_id: str, priority: PriorityClass = "normal"
+) -> dict[str, str]:
+    """The client's headers that a neuron gets, and ours; never its keys, nor what concerns only this connection.
 
     Raises InvalidRequest where one of them is none by HTTP's rules.
     """
@@ -90,4 +93,5 @@ def passed_on(headers: Iterable[tuple[str, str]], request_id: str) -> dict[str, 
     for name, value in kept.items():
         if _CONTROL.search(name) or _CONTROL.search(value):
             raise InvalidRequest(f"the header {name!a} has a control character in it")
-    return {**kept, "x-request-id": request_id, "x-cortex-usage": "1", "accept-encoding": "identity"}
+    ours = {"x-request-id": request_id, "x-cortex-usage": "1", "x-cortex-priority": priority}
+    return {**kept, **ours, "accept-encoding": "identity"}

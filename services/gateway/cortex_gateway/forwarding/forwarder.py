@@ -9,7 +9,6 @@ import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 
-import aiohttp
 from sanic import HTTPResponse, Request
 
 from cortex_contracts.inventory.fleet import GatewaySettings
@@ -20,6 +19,7 @@ from cortex_gateway.forwarding import stream, translated
 from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, Answer, Attempts, broken
 from cortex_gateway.forwarding.call import Call, with_model
 from cortex_gateway.forwarding.client_stream import EVENT_STREAM, ClientStream
+from cortex_gateway.forwarding.response import Response, UpstreamFailure
 from cortex_gateway.forwarding.upstream import USAGE_HEADER, passed_back
 from cortex_gateway.routing.rules import Rules
 from cortex_serving.application import as_cortex_error
@@ -78,11 +78,11 @@ def _for_its_engine(call: Call) -> tuple[Call, bool]:
     return replace(call, body=with_model(call.body, call.model.id)), False  # such an engine knows no aliases
 
 
-async def _whole(response: aiohttp.ClientResponse, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
+async def _whole(response: Response, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
     try:
-        async with exchange.interruptible(), response:
+        async with exchange.interruptible():
             body = await response.read()
-    except (aiohttp.ClientError, OSError) as failure:
+    except UpstreamFailure as failure:
         raise broken(exchange.neuron, failure) from failure
     if is_translated:
         body = translated.document(body, call, exchange)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-import aiohttp
-
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, broken, idle
 from cortex_gateway.forwarding.call import Call
 from cortex_gateway.forwarding.client_stream import ClientStream
+from cortex_gateway.forwarding.response import Response, Silent, UpstreamFailure
 from cortex_gateway.forwarding.upstream import passed_back
 from cortex_gateway.forwarding.watch import Ending, StreamWatch
 
@@ -22,7 +21,7 @@ _END_OF_BODY_S = 0.5  # after the last event
 
 
 async def pass_on(
-    client: ClientStream, response: aiohttp.ClientResponse, call: Call, exchange: Exchange, idle_timeout_s: float
+    client: ClientStream, response: Response, call: Call, exchange: Exchange, idle_timeout_s: float
 ) -> None:
     """Relay the stream to its end. Raises the CortexError that it broke with, unless the neuron said so itself."""
     watch = StreamWatch(call.dialect, drop_start=client.opened_early)
@@ -32,31 +31,23 @@ async def pass_on(
         await client.begin(passed_back(response.headers), response.headers["content-type"])
         exchange.move(Stage.ANSWERING)
         async with exchange.interruptible():
-            await _relay(client, response.content, watch, exchange, patient)
-    except aiohttp.SocketTimeoutError as failure:
+            await _relay(client, response, watch, exchange, patient)
+    except Silent as failure:
         raise idle(exchange.neuron, idle_timeout_s) from failure
-    except (aiohttp.ClientError, OSError) as failure:
+    except UpstreamFailure as failure:
         raise broken(exchange.neuron, failure) from failure
     finally:
-        _let_go(response, watch)
+        response.close()  # where it is not over, this tells the neuron (case S8)
         if watch.usage is not None:
             exchange.learn_usage(watch.usage)
     if watch.ending is Ending.FAILED:
         exchange.failed(500, watch.error_code)
 
 
-def _let_go(response: aiohttp.ClientResponse, watch: StreamWatch) -> None:
-    """Keep the connection for the next request where the stream is over, else close it: that tells the neuron (S8)."""
-    if watch.ending is Ending.COMPLETE and response.content.at_eof():
-        response.release()
-    else:
-        response.close()
-
-
 async def _relay(
-    client: ClientStream, content: aiohttp.StreamReader, watch: StreamWatch, exchange: Exchange, patient: bool
+    client: ClientStream, response: Response, watch: StreamWatch, exchange: Exchange, patient: bool
 ) -> None:
-    read, feed, write = content.readany, watch.feed, client.write
+    read, feed, write = response.piece, watch.feed, client.write
     while watch.ending is Ending.OPEN:
         chunk = await (client.while_waiting(read()) if patient and not watch.content_seen else read())
         data = feed(chunk) if chunk else watch.finish()
@@ -67,7 +58,7 @@ async def _relay(
             exchange.content()
         if not chunk and watch.ending is Ending.OPEN:
             raise broken(exchange.neuron, None)
-    if watch.ending is Ending.COMPLETE and not content.at_eof():
-        with suppress(TimeoutError):
+    if watch.ending is Ending.COMPLETE and not response.complete:
+        with suppress(TimeoutError, UpstreamFailure):
             async with asyncio.timeout(_END_OF_BODY_S):
-                await content.readany()
+                await response.read()

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-import aiohttp
-
 from cortex_contracts.wire.errors import CortexError, InvalidRequest
 from cortex_dialects.anthropic import messages_to_chat
 from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
@@ -22,6 +20,7 @@ from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.forwarding.attempts import Answer, broken, idle
 from cortex_gateway.forwarding.call import Call
 from cortex_gateway.forwarding.client_stream import ClientStream
+from cortex_gateway.forwarding.response import Response, Silent, UpstreamFailure
 
 _CONTENT = (TextDelta, ReasoningDelta, ToolCallDelta)
 
@@ -50,7 +49,7 @@ def document(body: bytes, call: Call, exchange: Exchange) -> bytes:
 
 
 async def pass_on(
-    client: ClientStream, response: aiohttp.ClientResponse, call: Call, exchange: Exchange, idle_timeout_s: float
+    client: ClientStream, response: Response, call: Call, exchange: Exchange, idle_timeout_s: float
 ) -> None:
     """Relay the chat stream as a message stream. Raises the CortexError that it broke with."""
     projector, begun_early = _projector(call), client.begun
@@ -60,23 +59,21 @@ async def pass_on(
         if not begun_early:
             await client.write(projector.opening())
         async with exchange.interruptible():
-            await _relay(client, response.content, projector, exchange)
-    except aiohttp.SocketTimeoutError as failure:
+            await _relay(client, response, projector, exchange)
+    except Silent as failure:
         raise idle(exchange.neuron, idle_timeout_s) from failure
-    except (aiohttp.ClientError, OSError) as failure:
+    except UpstreamFailure as failure:
         raise broken(exchange.neuron, failure) from failure
     finally:
         response.close()
 
 
-async def _relay(client: ClientStream, content: aiohttp.StreamReader, projector: Projector, exchange: Exchange) -> None:
+async def _relay(client: ClientStream, response: Response, projector: Projector, exchange: Exchange) -> None:
     reader = ChatStreamReader()
     done = False
     while not done:
         # Such an engine is silent during prefill, so here the gateway sends the keep-alives (case S3).
-        chunk = await (
-            client.while_waiting(content.readany()) if exchange.first_content_s is None else content.readany()
-        )
+        chunk = await (client.while_waiting(response.piece()) if exchange.first_content_s is None else response.piece())
         events = reader.feed(chunk) if chunk else reader.end()
         _learn(events, exchange)
         if failed := next((event for event in events if isinstance(event, Failed)), None):

@@ -1,40 +1,78 @@
-"""Inference requests to neurons: one session, no total time limit (case S2).
+"""Inference requests to neurons: which connection each goes on.
 
-Owns: connections and their time limits, and which headers of an answer go on to the client. Does not own: which neuron,
-nor the body of the answer. Called by: attempts.py.
+Owns: the connections that are kept for the next request, and which headers of an answer go on to the client. Does not
+own: which neuron, nor the answer (response.py). Called by: attempts.py.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
+from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
+from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
-from multidict import CIMultiDictProxy
-from yarl import URL
+from cortex_gateway.forwarding.connection import Connection
+from cortex_gateway.forwarding.response import CannotConnect, Lost, Response
 
+USAGE_HEADER = "x-cortex-usage"
 _NOT_PASSED_BACK = frozenset(
     {
         "alt-svc", "connection", "content-length", "content-type", "date", "keep-alive", "proxy-authenticate",
-        "request-id", "server", "te", "trailer", "transfer-encoding", "upgrade", "x-cortex-usage", "x-request-id",
+        "request-id", "server", "te", "trailer", "transfer-encoding", "upgrade", USAGE_HEADER, "x-request-id",
     }
 )  # fmt: skip
-USAGE_HEADER = "x-cortex-usage"
-_AT_ONCE = 64 * 1024  # bytes; a larger body is written in pieces, so that a slow neuron holds nobody up
+_PORTS = {"http": 80, "https": 443}
+_MOST_KEPT = 256  # connections without a request, of one neuron
+_KEPT_S = 30.0  # so long they are trusted: shorter than what is between us and a neuron forgets them in
+
+
+class _Neuron:
+    """One base URL: what is known of it, and its connections that wait for a request, the latest last."""
+
+    def __init__(self, base: str) -> None:
+        self.url: SplitResult = urlsplit(base)
+        self.kept: deque[tuple[float, Connection]] = deque()
+
+    async def connect(self, timeout_s: float) -> Connection:
+        """A new connection. Raises CannotConnect."""
+        loop = asyncio.get_running_loop()
+        keep = partial(self._keep, loop)
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(keep),
+                    self.url.hostname or "",
+                    self.url.port or _PORTS[self.url.scheme],
+                    ssl=True if self.url.scheme == "https" else None,
+                )
+        except TimeoutError as failure:
+            raise CannotConnect(f"no connection in {timeout_s:g} s") from failure
+        except OSError as failure:
+            raise CannotConnect(failure.strerror or str(failure)) from failure
+        return connection
+
+    def take(self, now: float) -> Connection | None:
+        """The latest that is still good; those that are not are given up."""
+        while self.kept:
+            since, connection = self.kept.pop()
+            if now - since <= _KEPT_S and connection.is_open:
+                return connection
+            connection.abort()
+        return None
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+        self.kept.append((loop.time(), connection))
+        if len(self.kept) > _MOST_KEPT:
+            self.kept.popleft()[1].abort()
 
 
 class Upstream:
     """The connections to neurons. `async with` closes them."""
 
     def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("user-agent", "accept", "content-type"),
-        )
-        self._urls: dict[tuple[str, str], URL] = {}
+        self._neurons: dict[str, _Neuron] = {}
 
     async def __aenter__(self) -> Upstream:
         return self
@@ -42,25 +80,39 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._session.close()
+        for neuron in self._neurons.values():
+            for _, connection in neuron.kept:
+                connection.abort()
 
     async def post(
-        self, base: str, path: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        """The answer, as soon as its head is there. Raises aiohttp's errors and TimeoutError."""
-        url = self._urls.get((base, path))
-        if url is None:
-            url = self._urls[base, path] = URL(base + path, encoded=True)
-        data = io.BytesIO(body) if len(body) > _AT_ONCE else body
-        return await self._session.post(url, data=data, headers=headers, timeout=timeout, allow_redirects=False)
+        self, base: str, path: str, body: bytes, headers: Mapping[str, str], connect_s: float, idle_s: float | None
+    ) -> Response:
+        """The answer, as soon as its head is there. Raises UpstreamFailure."""
+        neuron = self._neurons.get(base)
+        if neuron is None:
+            neuron = self._neurons[base] = _Neuron(base)
+        head = _head(neuron.url, path, headers, len(body))
+        connection = neuron.take(asyncio.get_running_loop().time())
+        if connection is not None:
+            response = connection.ask(head, body, idle_s)
+            try:
+                await response.head()
+            except Lost:
+                pass  # most likely it was closed for its idleness while the request was on its way
+            else:
+                return response
+        connection = await neuron.connect(connect_s)
+        response = connection.ask(head, body, idle_s)
+        await response.head()
+        return response
 
 
-def timeouts(stream: bool, connect_s: float, idle_s: float) -> aiohttp.ClientTimeout:
-    """A stream may be silent for `idle_s`. A whole answer is silent until it is done: there the poller watches."""
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=idle_s if stream else None)
-
-
-def passed_back(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+def passed_back(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of a neuron's answer that the client gets, less the content type."""
-    lowered = ((name.lower(), value) for name, value in headers.items())
-    return {name: value for name, value in lowered if name not in _NOT_PASSED_BACK}
+    return {name: value for name, value in headers.items() if name not in _NOT_PASSED_BACK}
+
+
+def _head(url: SplitResult, path: str, headers: Mapping[str, str], length: int) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    head = f"POST {url.path}{path} HTTP/1.1\r\nhost: {url.netloc}\r\n{lines}content-length: {length}\r\n\r\n"
+    return head.encode(errors="surrogateescape")
