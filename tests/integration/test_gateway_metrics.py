@@ -217,3 +217,22 @@ async def test_a_request_that_outlives_its_model_and_neuron_brings_no_series_bac
         shown = await gateway.metrics()
         assert [series for series in shown if f'"{MODEL}"' in series or '"aa"' in series] == []
         assert 'cortex_neuron_up{neuron="bb"}' in shown
+
+
+async def test_an_open_circuit_is_shown_until_it_closes(pair: Pair) -> None:
+    """A model whose answers keep failing on a neuron that is up; no series once it is served again."""
+    series = f'cortex_circuit_open{{model="{MODEL}",neuron="one"}}'
+    pair.neuron.fault, pair.neuron.refusal_status = Fault.REFUSAL, 500
+
+    async def is_open() -> bool:
+        async with pair.gateway.ask(MODEL) as response:
+            await response.read()
+        return series in await pair.gateway.metrics()
+
+    await until_async(is_open)
+    pair.neuron.fault = Fault.NONE
+
+    async def is_closed() -> bool:
+        return not await is_open()
+
+    await until_async(is_closed)

@@ -29,6 +29,7 @@ from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
 from cortex_gateway.operations import Operations
 from cortex_gateway.recycler import Recycler
+from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.state import State
 from cortex_gateway.workers import Worker, Workers
 from cortex_serving import logs, tracing
@@ -143,7 +144,8 @@ def _assembled(
 ) -> Gateway:
     admission, outstanding = Admission(worker), Outstanding()
     beliefs = Beliefs(config.settings.neurons, went_down=admission.neuron_down)
-    metrics = Metrics(beliefs.snapshot, lambda: admission.inside, worker)
+    circuits = Circuits()
+    metrics = Metrics(beliefs.snapshot, lambda: admission.inside, worker, circuits)
     metrics.declare(config.catalogue.models, config.keys.names())
     meter = Meter(worker.ledger, config.keys, metrics.refused)
     access_log = AccessLog(config.settings.gateway.access_log)
@@ -152,6 +154,8 @@ def _assembled(
     decisions = Decisions()
     attempts = Attempts(beliefs, loads, upstream, client, metrics, decisions, poller.kick)
     forwarder = Forwarder(attempts)
-    state = State(config, beliefs, admission, outstanding, metrics, forwarder, meter, access_log, decisions)
+    state = State(
+        config, beliefs, admission, outstanding, metrics, forwarder, meter, access_log, decisions, circuits=circuits
+    )
     operations = Operations(state, loads, client)
     return Gateway(state, poller, loads, Recycler(state, loads), operations, read_again)

@@ -19,6 +19,7 @@ from cortex_contracts.wire.errors import ShuttingDown, UpstreamBroken, by_code
 from cortex_gateway.exchange import UNKNOWN_MODEL, Exchange, Outcome, Stage
 from cortex_gateway.fleet.snapshot import Snapshot
 from cortex_gateway.metrics_sum import UNDER_WAY, SummedMetrics
+from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.workers import Worker
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -34,7 +35,11 @@ class Metrics:
     """One registry and everything in it."""
 
     def __init__(
-        self, snapshot: Callable[[], Snapshot], inside: Callable[[], Iterable[Exchange]], worker: Worker
+        self,
+        snapshot: Callable[[], Snapshot],
+        inside: Callable[[], Iterable[Exchange]],
+        worker: Worker,
+        circuits: Circuits,
     ) -> None:
         self.registry = CollectorRegistry()
         by_model = ("model", "dialect")
@@ -69,7 +74,7 @@ class Metrics:
         self.speed = self._histogram(
             "tokens_per_second", "Generated tokens by decode time, prefill excluded", ("model",), SPEED_BUCKETS
         )
-        self.registry.register(_FleetCollector(snapshot, inside))
+        self.registry.register(_FleetCollector(snapshot, inside, circuits))
         self._all_workers = SummedMetrics(self.registry, worker)
         self._present = _Present(self._all_workers, snapshot)
         self._series: dict[tuple[str, str], _Series] = {}
@@ -208,11 +213,14 @@ class _Present(Collector):
 class _FleetCollector(Collector):
     """Gauges read from the snapshot when they are asked for, so that none outlives its model or neuron."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], inside: Callable[[], Iterable[Exchange]]) -> None:
-        self._snapshot, self._inside = snapshot, inside
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], inside: Callable[[], Iterable[Exchange]], circuits: Circuits
+    ) -> None:
+        self._snapshot, self._inside, self._circuits = snapshot, inside, circuits
 
     def collect(self) -> Iterator[Metric]:
         yield self._under_way()
+        yield self._tripped()
         snapshot = self._snapshot()
         up = GaugeMetricFamily("cortex_neuron_up", "1 where the neuron answers", labels=["neuron"])
         strikes = GaugeMetricFamily("cortex_neuron_strikes", "Polls missed in a row", labels=["neuron"])
@@ -231,6 +239,13 @@ class _FleetCollector(Collector):
             for replica in replicas:
                 models.add_metric([replica.model.id, replica.neuron.name, replica.model.status.value], 1)
         yield from (up, strikes, free, total, models)
+
+    def _tripped(self) -> Metric:
+        text = "1 where a model's circuit is open or half open"
+        family = GaugeMetricFamily("cortex_circuit_open", text, labels=["model", "neuron"])
+        for (neuron, model), _ in self._circuits.not_closed():
+            family.add_metric([model, neuron], 1)
+        return family
 
     def _under_way(self) -> Metric:
         family = GaugeMetricFamily(UNDER_WAY, "Requests under way in this gateway", labels=["stage"])

@@ -39,9 +39,9 @@ class State:
     meter: Meter
     access_log: AccessLog
     decisions: Decisions = field(default_factory=Decisions)
+    circuits: Circuits = field(default_factory=Circuits)
     tracer: Tracer | None = None
     started: float = field(default_factory=time.monotonic)
-    circuits: Circuits = field(default_factory=Circuits)
     _prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     _rules: Rules | None = None
 

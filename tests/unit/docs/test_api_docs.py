@@ -34,6 +34,7 @@ from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.metrics import Metrics as GatewayMetrics
+from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.state import State
 from cortex_gateway.workers import Workers
 from cortex_neuron.api import application
@@ -53,7 +54,7 @@ ANTHROPIC = {"messages": anthropic.MessagesRequest, "count_tokens": anthropic.Co
 def gateway() -> State:
     """One that asks nobody."""
     worker, beliefs, catalogue = Workers().seat(0), Beliefs(()), Catalogue.of(())
-    admission, metrics = Admission(worker), GatewayMetrics(beliefs.snapshot, lambda: (), worker)
+    admission, metrics = Admission(worker), GatewayMetrics(beliefs.snapshot, lambda: (), worker, Circuits())
     config = Config(GatewayFile(), catalogue, Keys.of(KeysFile(), catalogue))
     meter = Meter(worker.ledger, config.keys, metrics.refused)
     forwarder: Forwarder = None  # type: ignore[assignment]  nobody asks

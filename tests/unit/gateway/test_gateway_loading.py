@@ -13,6 +13,7 @@ from cortex_gateway.fleet.beliefs import Beliefs, Report
 from cortex_gateway.fleet.client import NeuronClient
 from cortex_gateway.loading import Loads
 from cortex_gateway.metrics import Metrics
+from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.decision import Load
 from cortex_gateway.workers import Workers
 
@@ -23,7 +24,8 @@ async def test_an_evicted_model_is_not_believed_to_be_loaded_again() -> None:
         beliefs = Beliefs([NeuronAddress(name="one", url=neuron.url)])
         discovery, said = await client.discovery(neuron.url), await client.report(neuron.url)
         beliefs.answered("one", Report(discovery, said.health, tuple(said.models)), {})
-        loads = Loads(beliefs, client, Metrics(beliefs.snapshot, lambda: (), Workers().seat(0)), kick=lambda name: None)
+        metrics = Metrics(beliefs.snapshot, lambda: (), Workers().seat(0), Circuits())
+        loads = Loads(beliefs, client, metrics, kick=lambda name: None)
         decision = Load(beliefs.snapshot().neurons["one"], (0,), evict=("old",))
         await loads.until_loaded(Model(id="new", source="-", vram_mb=1), decision, timeout_s=10)
         statuses = {view.id: view.status for view in beliefs.snapshot().neurons["one"].models.values()}
