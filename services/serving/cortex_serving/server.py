@@ -75,10 +75,12 @@ def _install_signals(lifecycle: Lifecycle) -> asyncio.Event:
     reload = lifecycle.reload
     if reload is not None:
         tasks: set[asyncio.Task[None]] = set()
+        one_at_a_time = asyncio.Lock()  # or what was read first could be taken up last
 
         async def reload_logged() -> None:
             try:
-                await reload()
+                async with one_at_a_time:
+                    await reload()
             except Exception as failure:  # noqa: BLE001  a bad new config must not end a serving process
                 logs.error("reload_failed", exception=failure)
 
