@@ -1,4 +1,4 @@
-"""Measure this machine: `python -m tests.bench [engine] [gateway] [failover] [routing] [--json FILE]`. Figures, not verdicts."""
+"""Measure this machine: `python -m tests.bench [PART …] [--json FILE]`. Figures, not verdicts."""
 
 from __future__ import annotations
 
