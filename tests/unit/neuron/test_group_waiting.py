@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import ShuttingDown
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.group.stream import Stream
@@ -19,8 +20,9 @@ class _NoRank:
     def send(self, rank: int, frame: frames.ToRank) -> None: ...
 
 
-def _submit(group: Group) -> Stream:
-    return group.submit([frames.Submit(id=0, prompt=b"", max_tokens=1, sampling=frames.SamplingParams())])
+def _submit(group: Group, priority: PriorityClass = "normal") -> Stream:
+    asked = frames.Submit(id=0, prompt=b"", max_tokens=1, sampling=frames.SamplingParams(), priority=priority)
+    return group.submit([asked])
 
 
 @pytest.mark.parametrize(("counted", "sent_away"), [(0, 0), (1, 1), (2, 2), (3, 2)])
@@ -36,3 +38,15 @@ async def test_the_last_that_came_are_those_that_wait(counted: int, sent_away: i
             await stream.next(0.0)
     assert await begun.next(0.0) == [frames.Output(begun.ids[0], [1])]
     assert await begun.next(0.0) == []
+
+
+async def test_who_is_of_a_lower_class_waits_longest_and_is_sent_away() -> None:
+    """The high one came last and has the seat by now: it is the low ones that wait (case L8)."""
+    group = Group(cast("RankChannel", _NoRank()), GroupLimits(1.0, 1.0, "no.such.module"))
+    low, normal, high = _submit(group, "low"), _submit(group, "normal"), _submit(group, "high")
+    group.figures.waiting = 2
+    assert group.fail_waiting(ShuttingDown("going")) == 2
+    for stream in (low, normal):
+        with pytest.raises(ShuttingDown):
+            await stream.next(0.0)
+    assert await high.next(0.0) == []

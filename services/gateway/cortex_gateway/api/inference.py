@@ -76,7 +76,7 @@ class Inference:
             dialect=exchange.dialect,
             path=exchange.path,
             body=request.body,
-            headers=passed_on(request.headers.items(), exchange.request_id),
+            headers=passed_on(request.headers.items(), exchange.request_id, exchange.priority),
             stream=exchange.stream,
             request_id=exchange.request_id,
             prompt=brief.parts(),

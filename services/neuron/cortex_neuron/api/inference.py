@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from sanic import HTTPResponse, Request
 from sanic.response import raw
 
+from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.anthropic import TokenCount
+from cortex_contracts.wire.errors import InvalidRequest
 from cortex_contracts.wire.openai import ModelCard, ModelList
 from cortex_dialects import sse
 from cortex_dialects.anthropic import parse_count_tokens, parse_messages
@@ -33,6 +35,7 @@ from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
 from cortex_neuron.inference.answer import Record
 from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
+from cortex_neuron.protocol.priority import CLASSES
 from cortex_serving import application
 from cortex_serving.application import as_cortex_error, request_id
 from cortex_serving.request_body import check_media_type
@@ -42,6 +45,7 @@ _KEEPALIVE_S = 0.45
 _NO_KEEPALIVE_S = 60.0
 _INLINE_BODY = 64 * 1024  # bytes; a larger one is parsed in a thread
 _WANTS_USAGE = "x-cortex-usage"
+_PRIORITY = "x-cortex-priority"
 
 Events = list[Event]
 Answered = Callable[[Request, Neuron, Outcome], Awaitable[HTTPResponse | None]]
@@ -169,7 +173,7 @@ async def _admitted(
     neuron.residency.check_open()
     serving = resident.lend()
     with seated(generation, resident, neuron.seats):
-        prepared = await prepare(generation, serving)
+        prepared = await prepare(generation, serving, _priority(request))
         projector = surface.projector(prepared, outcome.request_id.removeprefix("req_"))
         idle_s = _KEEPALIVE_S if generation.stream else _NO_KEEPALIVE_S
         async with aclosing(answer.events(prepared, outcome.record, idle_s)) as batches:
@@ -183,6 +187,15 @@ async def _admitted(
                 return None
             events = [*first, *[event async for batch in batches for event in batch]]
         return raw(projector.document(events), headers=_headers(request, outcome), content_type="application/json")
+
+
+def _priority(request: Request) -> PriorityClass:
+    """The class of the caller's key, as the gateway tells it."""
+    asked = request.headers.get(_PRIORITY, "normal")
+    for known in CLASSES:
+        if asked == known:
+            return known
+    raise InvalidRequest(f"the header {_PRIORITY} is {asked!r}; it should be one of {', '.join(CLASSES)}")
 
 
 class _Writer:

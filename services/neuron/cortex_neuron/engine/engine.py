@@ -6,7 +6,9 @@ Owns: the sequences and their blocks. Does not own: the policy (engine.scheduler
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,7 +34,10 @@ class Result:
 
 
 class Engine:
-    """`running` and `waiting` are kept in the order of arrival. `plan`: threads by step, on a CPU that was measured."""
+    """`running` is kept in the order of admission, `waiting` in that of turns.
+
+    `plan`: threads by step, on a CPU that was measured.
+    """
 
     def __init__(
         self,
@@ -62,7 +67,8 @@ class Engine:
         """Queue a sequence. Raises BadRequest."""
         if any(s.id == frame.id for s in (*self._running, *self._waiting)):
             raise BadRequest(f"id {frame.id} is in use")
-        self._waiting.append(new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic()))
+        sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic())
+        insort(self._waiting, sequence, key=_turn)
 
     def cancel(self, ids: Iterable[int]) -> None:
         """End these sequences; ids that are not here have ended already."""
@@ -116,6 +122,7 @@ class Engine:
         self._running.remove(sequence)
         self._release(sequence)
         sequence.move(State.WAITING)
+        sequence.turn = -math.inf
         self._waiting.insert(0, sequence)
 
     # ---- run
@@ -181,6 +188,10 @@ class Engine:
         self._pool.give_back(sequence.table)
         sequence.table = []
         sequence.computed = 0
+
+
+def _turn(sequence: Sequence) -> float:
+    return sequence.turn
 
 
 def _view(sequences: list[Sequence]) -> list[Candidate]:

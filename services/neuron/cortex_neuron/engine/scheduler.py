@@ -5,7 +5,8 @@ Owns: the policy. No I/O, no clock, no torch, and nothing is changed here: engin
 Continuous batching with chunked prefill: sequences that decode come first, one token each; what is left of the step's
 token budget goes to prompts, in the order of arrival, cut where the budget ends. Blocks are given on demand. When they
 run out, the youngest running sequence gives its blocks back and is computed again later. A waiting sequence is admitted
-when the blocks of its whole prompt are free, first come, first served: nobody overtakes.
+when the blocks of its whole prompt are free, in the order of turns (cortex_neuron.protocol.priority): nobody is passed
+over because those behind need fewer.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Plan:
 
 
 def plan_step(running: Sequence[Candidate], waiting: Sequence[Candidate], free_blocks: int, limits: Limits) -> Plan:
-    """`running` and `waiting` are ordered by arrival, oldest first."""
+    """`running` is ordered by admission, oldest first, and `waiting` by turn, next first."""
     draft = _Draft(list(running), free_blocks, limits)
     for one in [c for c in running if c.known - c.computed == 1]:
         draft.schedule(one)

@@ -14,6 +14,7 @@ import torch
 
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
+from cortex_neuron.protocol.priority import turn
 
 _RANGES = {"temperature": (0, 1000), "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-3, 1e3)}
 
@@ -49,6 +50,7 @@ class Sequence:
     ignore_eos: bool
     num_logprobs: int | None
     submitted_s: float
+    turn: float  # its place among those that wait; the least is next
     started_s: float | None = None
     state: State = State.WAITING
     computed: int = 0
@@ -85,6 +87,7 @@ def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> 
         ignore_eos=frame.ignore_eos,
         num_logprobs=frame.logprobs,
         submitted_s=now_s,
+        turn=turn(frame.priority, now_s),
     )
 
 

@@ -24,6 +24,7 @@ from cortex_neuron.group.failures import of_frame
 from cortex_neuron.group.stream import Stream
 from cortex_neuron.protocol import frames
 from cortex_neuron.protocol.channel import RankChannel, RankUnreachable
+from cortex_neuron.protocol.priority import turn
 from cortex_serving import logs
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ class Group:
         if not self._streams:
             self._stepped_at = self._now()
         ids = [next(self._serial) for _ in submissions]
-        stream = Stream(ids, self._cancel)
+        stream = Stream(ids, turn(submissions[0].priority, self._now()), self._cancel)
         self._streams.update(dict.fromkeys(ids, stream))
         try:
             for sequence, submission in zip(ids, submissions, strict=True):
@@ -120,8 +121,12 @@ class Group:
         return stream
 
     def fail_waiting(self, failure: CortexError) -> int:
-        """Fail the requests that wait for a seat: first come, first served, so they are the last. How many."""
+        """Fail the requests that wait for a seat: those whose turn is the latest. How many.
+
+        One whose prompt is being read counts as unstarted, too: it may be sent away in the place of another.
+        """
         unstarted = [sequence for sequence in self._streams if not self._streams[sequence].started]
+        unstarted.sort(key=lambda sequence: self._streams[sequence].turn)
         # The engine counts those it has put back, too: they have started.
         first = max(0, len(unstarted) - self.figures.waiting)
         waiting = {self._streams[sequence] for sequence in unstarted[first:]}

@@ -16,8 +16,8 @@ from cortex_neuron.protocol.frames import Output
 class Stream:
     """Outputs of the sequences `ids`, in the order of steps. Close it, whatever happens (case L9)."""
 
-    def __init__(self, ids: Sequence[int], release: Callable[[Sequence[int]], None]) -> None:
-        self.ids = tuple(ids)
+    def __init__(self, ids: Sequence[int], turn: float, release: Callable[[Sequence[int]], None]) -> None:
+        self.ids, self.turn = tuple(ids), turn
         self.started = False
         self._running = set(ids)
         self._release = release

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import InvalidParameter, UnsupportedParameter
 from cortex_dialects.generation import ChatPrompt, Generation, Prompt, TextPrompt, TokenPrompt
 from cortex_neuron.inference import admission
@@ -75,7 +76,7 @@ def seated(generation: Generation, resident: Resident, seats: int) -> Iterator[N
         yield
 
 
-async def prepare(generation: Generation, serving: Serving) -> Prepared:
+async def prepare(generation: Generation, serving: Serving, priority: PriorityClass = "normal") -> Prepared:
     """Tokenise, resolve, judge. Raises what the client is told."""
     if generation.echo and generation.logprobs is not None:
         raise UnsupportedParameter("logprobs of an echoed prompt are not supported", param="echo")
@@ -84,7 +85,7 @@ async def prepare(generation: Generation, serving: Serving) -> Prepared:
     capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
     param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
     limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
-    return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits)))
+    return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits, priority)))
 
 
 async def encode(generation: Generation, serving: Serving) -> tuple[tuple[int, ...], ...]:
@@ -117,7 +118,11 @@ def _characters(prompt: Prompt) -> int:
 
 
 def _submissions(
-    generation: Generation, serving: Serving, prompts: tuple[tuple[int, ...], ...], limits: list[int]
+    generation: Generation,
+    serving: Serving,
+    prompts: tuple[tuple[int, ...], ...],
+    limits: list[int],
+    priority: PriorityClass,
 ) -> list[Submit]:
     params = sampling.resolve(generation.sampling, serving.text.generation_config)
     _check_bias(params, serving.loaded.vocab_size)
@@ -129,6 +134,7 @@ def _submissions(
             sampling=sampling.of_choice(params, k),
             ignore_eos=generation.ignore_eos,
             logprobs=generation.logprobs,
+            priority=priority,
         )
         for prompt, limit in zip(prompts, limits, strict=True)
         for k in range(generation.n)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cortex_contracts.inventory.clients import PriorityClass
+
 PROTOCOL_VERSION = 1
 
 
@@ -65,6 +67,7 @@ class Submit(Frame, tag="submit", frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    priority: PriorityClass = "normal"
 
 
 class Cancel(Frame, tag="cancel", frozen=True, kw_only=True):
