@@ -24,11 +24,15 @@ ALICE, BOB = "canary-key-of-alice", "canary-key-of-bob"
 COST = USAGE["prompt_tokens"] + USAGE["completion_tokens"]  # type: ignore[operator]
 
 
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def write_keys(folder: Path, anonymous: str = "auto", **keys: dict[str, Any]) -> None:
     """keys.toml: each name's key and what it may use."""
-    lines = [f'anonymous = "{anonymous}"']
+    lines = [f'anonymous = "{anonymous}"', f'admin_sha256 = "{digest("canary-admin-key")}"']
     for name, values in keys.items():
-        known = {"name": name, "sha256": hashlib.sha256(values["key"].encode()).hexdigest(), **values}
+        known = {"name": name, "sha256": digest(values["key"]), **values}
         del known["key"]
         lines += ["[[keys]]", *(f"{key} = {json.dumps(value)}" for key, value in known.items())]
     (folder / "keys.toml").write_text("\n".join(lines))
@@ -113,6 +117,8 @@ async def test_what_is_no_inference_asks_for_no_key_but_the_catalogue_does(tmp_p
             async with ours, theirs:
                 assert [model.id async for model in ours.models.list()] == seen
                 assert [model.id async for model in theirs.models.list()] == seen
+        seen = await gateway.get("/v1/models", authorization="Bearer canary-admin-key")
+        assert len(seen["data"]) == len(ENTRIES)
         async with gateway.http.get(f"{gateway.url}/v1/models/{OTHER}", headers={"x-api-key": ALICE}) as response:
             assert response.status == 403
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cortex_contracts.inventory.fleet import GatewayHost
-from cortex_status.fleet_status.addresses import gateway_url
+from cortex_status.fleet_status.addresses import catalogue_key, gateway_url
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,28 @@ def test_a_remote_gateway_on_loopback_is_not_confused_with_one_of_this_machine(l
 def test_a_gateway_of_this_machine_is_asked_at_the_loopback_address_it_listens_on() -> None:
     """A gateway on ::1 alone would refuse 127.0.0.1."""
     assert gateway_url(GatewayHost(name="gw", address="127.0.0.1", listen="[::1]:80")) == "http://[::1]:80"
+
+
+@pytest.mark.parametrize(
+    ("variables", "key"),
+    [
+        ({}, None),
+        ({"admin_key": "an-admin-key-0123"}, "an-admin-key-0123"),
+        ({"admin_key": f"sha256:{'0' * 64}"}, None),
+        (
+            {
+                "api_keys": [
+                    {"name": "few", "key": "a-key-for-one-model", "models": ["m"]},
+                    {"name": "digest", "key": f"sha256:{'1' * 64}"},
+                    {"name": "all", "key": "a-key-for-all-models"},
+                ]
+            },
+            "a-key-for-all-models",
+        ),
+    ],
+)
+def test_the_catalogue_is_asked_for_with_a_key_that_may_see_all_of_it(
+    variables: dict[str, Any], key: str | None
+) -> None:
+    """Else every model that the key may not use would look as if it were missing."""
+    assert catalogue_key(GatewayHost(name="gw", address="127.0.0.1", **variables)) == key

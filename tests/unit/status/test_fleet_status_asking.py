@@ -116,6 +116,19 @@ async def test_a_gateway_of_another_version_is_read_as_far_as_it_goes(serve: Ser
     assert seen.health.neurons is None
 
 
+async def test_a_gateway_is_asked_with_the_inventory_s_key(listen: Listen) -> None:
+    """Where keys are declared it shows its catalogue to nobody else."""
+    heard: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+
+    address = {"name": "gw", "address": "127.0.0.1", "listen": f"127.0.0.1:{await listen(handler)}"}
+    asked = GatewayHost.model_validate({**address, "admin_key": "an-admin-key-0123"})
+    await ask(Fleet(gateways=(asked,), neurons=(), models=()), SOON_S)
+    assert b"authorization: bearer an-admin-key-0123" in heard[0].lower()
+
+
 async def test_a_port_where_nobody_listens_is_refused(closed_port: int) -> None:
     """The commonest of all: the service is not running."""
     seen = await ask_neuron(closed_port)
@@ -253,3 +266,16 @@ async def test_cancelling_stops_asking(listen: Listen) -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(asking, SOON_S)
+
+
+async def test_a_drained_gateway_says_how_it_is_with_a_503(listen: Listen, gateway_answers: Answers) -> None:
+    """Load balancers leave by the status; an operator still sees what it says of itself."""
+    body = json.dumps(gateway_answers["/health"] | {"status": "draining"}).encode()
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    port = await listen(says(head % len(body) + body))
+    fleet = Fleet(
+        gateways=(GatewayHost(name="gw", address="127.0.0.1", listen=f"127.0.0.1:{port}"),), neurons=(), models=()
+    )
+    (gateway,) = (await ask(fleet, SOON_S)).gateways
+    assert gateway.health is not None
+    assert gateway.health.status == "draining"

@@ -45,6 +45,7 @@ class Keys:
     clients: Mapping[str, Client]
     anonymous: Client | None
     admin: str | None
+    operator: Client
 
     @classmethod
     def of(cls, file: KeysFile, catalogue: Catalogue) -> Keys:
@@ -54,6 +55,7 @@ class Keys:
             clients=MappingProxyType({key.sha256: _client(key.name, key.sha256, key, catalogue) for key in file.keys}),
             anonymous=_client(NO_KEY, _digest(NO_KEY), file.anonymous_allowance, catalogue) if served else None,
             admin=file.admin_sha256,
+            operator=Client("operator", 0, Allowance(), everything=catalogue, allowed=catalogue),
         )
 
     def client(self, headers: Mapping[str, str]) -> Client:
@@ -79,12 +81,15 @@ class Keys:
         """Whether the caller may operate the fleet. Raises NotAllowed, Unauthenticated."""
         if self.admin is None:
             raise NotAllowed("the operator API is closed: this gateway has no admin key (gateway_admin_key)")
-        digests = [_digest(key) for key in _sent(headers)]
-        if any(hmac.compare_digest(digest, self.admin) for digest in digests):
+        if self._has_admin_key(headers):
             return
-        if any(digest in self.clients for digest in digests):
+        if any(_digest(key) in self.clients for key in _sent(headers)):
             raise NotAllowed("the operator API takes the admin key alone")
         raise Unauthenticated("the operator API needs the admin key, as `Authorization: Bearer KEY`")
+
+    def reader(self, headers: Mapping[str, str]) -> Client:
+        """Who reads the catalogue: a client, or an operator, who sees all of it. Raises Unauthenticated."""
+        return self.operator if self._has_admin_key(headers) else self.client(headers)
 
     def names(self) -> set[str]:
         """Whom requests may come from."""
@@ -94,6 +99,10 @@ class Keys:
         """Of every client that has a limit."""
         everybody = [*self.clients.values(), *([self.anonymous] if self.anonymous is not None else [])]
         return {client.account for client in everybody if client.account}
+
+    def _has_admin_key(self, headers: Mapping[str, str]) -> bool:
+        admin = self.admin
+        return admin is not None and any(hmac.compare_digest(_digest(key), admin) for key in _sent(headers))
 
 
 def unknown_models(file: KeysFile, catalogue: Catalogue) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from cortex_contracts.wire.errors import LimitExceeded, TooManyAtOnce
 from cortex_gateway.admission.keys import Client, Keys
-from cortex_gateway.admission.ledger import SECONDS, Ledger
+from cortex_gateway.admission.ledger import SECONDS, Ledger, Used
 from cortex_gateway.admission.limits import Limit, exceeded, headers
 from cortex_gateway.exchange import Exchange
 
@@ -32,29 +32,25 @@ class Meter:
         """Count a request that begins, and note what its answer says of the limits. Raises LimitExceeded."""
         if not client.account:
             return
-        now = time.monotonic()
+        now, account = time.monotonic(), client.account
         second = int(now)
-        limit = exceeded(client.allowance, self._ledger.used(client.account, second))
-        if limit is None:
-            self._ledger.begin(client.account, second)
-            exchange.account = client.account
-        exchange.limit_headers = self._headers(exchange, client, now)
+        used = self._ledger.used(account, second)
+        limit = exceeded(client.allowance, used)
         if limit is not None:
+            requests_back = self._ledger.requests_fall_to(0, account, second)
+            exchange.limit_headers = _headers(exchange, client, used, requests_back, now)
             self._refused(client.name, limit)
             raise self._refusal(client, limit, now)
+        self._ledger.begin(account, second)
+        exchange.account = account
+        used = used._replace(requests=used.requests + 1)
+        exchange.limit_headers = _headers(exchange, client, used, second + SECONDS, now)
 
     def end(self, exchange: Exchange) -> None:
         """A request is over: its seat is free, and its tokens are charged, also where the client has left."""
         if exchange.account:
             self._ledger.end(exchange.account, exchange.tokens_spent(), int(time.monotonic()))
             exchange.account = 0
-
-    def _headers(self, exchange: Exchange, client: Client, now: float) -> dict[str, str]:
-        second = int(now)
-        used = self._ledger.used(client.account, second)
-        requests_back = self._ledger.requests_fall_to(0, client.account, second)
-        resets_s = (max(0.0, requests_back - now), max(0.0, used.charged + SECONDS - now) if used.tokens else 0.0)
-        return headers(exchange.dialect, client.allowance, used, resets_s, time.time())
 
     def _refusal(self, client: Client, limit: Limit, now: float) -> LimitExceeded:
         allowance, account, second = client.allowance, client.account, int(now)
@@ -69,3 +65,8 @@ class Meter:
         wait_s = max(1, math.ceil(free - now))
         message = f"{client.name} may use {most} {limit} a minute; try again in {wait_s} s"
         return LimitExceeded(message, retry_after_s=wait_s)
+
+
+def _headers(exchange: Exchange, client: Client, used: Used, requests_back: int, now: float) -> dict[str, str]:
+    resets_s = (max(0.0, requests_back - now), max(0.0, used.charged + SECONDS - now) if used.tokens else 0.0)
+    return headers(exchange.dialect, client.allowance, used, resets_s, time.time())

@@ -1,4 +1,4 @@
-"""Where this machine can ask a gateway that listens at some address.
+"""Where this machine can ask a gateway that listens at some address, and with which key.
 
 Does not own: a neuron's URL, which is `NeuronHost.url`. Called by: asking, drift.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from cortex_contracts.inventory.clients import DIGEST_PREFIX
 from cortex_contracts.inventory.fleet import GatewayHost
 
 
@@ -22,6 +23,13 @@ def gateway_url(gateway: GatewayHost) -> str:
     if elsewhere or _is_wildcard(host):
         host = gateway.address
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def catalogue_key(gateway: GatewayHost) -> str | None:
+    """A key that the gateway shows its whole catalogue for; None where the inventory has none, or digests alone."""
+    secrets = [gateway.admin_key, *(key.key for key in gateway.api_keys if not key.models)]
+    keys = (secret.get_secret_value() for secret in secrets if secret is not None)
+    return next((key for key in keys if not key.startswith(DIGEST_PREFIX)), None)
 
 
 def _is_wildcard(host: str) -> bool:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cortex_contracts.inventory.fleet import Fleet, GatewayHost, NeuronHost
 from cortex_contracts.wire.neuron import Discovery, Health, ModelRow, VersionAnswer
-from cortex_status.fleet_status.addresses import gateway_url
+from cortex_status.fleet_status.addresses import catalogue_key, gateway_url
 from cortex_status.fleet_status.observed import (
     Catalogue,
     GatewayHealth,
@@ -55,17 +55,23 @@ async def ask(fleet: Fleet, timeout_s: float) -> Observed:
 
 async def _gateway(session: aiohttp.ClientSession, gateway: GatewayHost, timeout_s: float) -> GatewaySeen:
     url = gateway_url(gateway)
-    parts, problems = await _answers(session, url, GATEWAY_ENDPOINTS, timeout_s)
+    key = catalogue_key(gateway)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    parts, problems = await _answers(session, url, GATEWAY_ENDPOINTS, timeout_s, headers)
     return GatewaySeen(name=gateway.name, url=url, problems=problems, **parts)
 
 
 async def _neuron(session: aiohttp.ClientSession, neuron: NeuronHost, timeout_s: float) -> NeuronSeen:
-    parts, problems = await _answers(session, neuron.url, NEURON_ENDPOINTS, timeout_s)
+    parts, problems = await _answers(session, neuron.url, NEURON_ENDPOINTS, timeout_s, {})
     return NeuronSeen(name=neuron.name, url=neuron.url, problems=problems, **parts)
 
 
 async def _answers(
-    session: aiohttp.ClientSession, url: str, endpoints: dict[str, tuple[str, TypeAdapter[Any]]], timeout_s: float
+    session: aiohttp.ClientSession,
+    url: str,
+    endpoints: dict[str, tuple[str, TypeAdapter[Any]]],
+    timeout_s: float,
+    headers: dict[str, str],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The answers of one host by field, and a problem for each that did not come.
 
@@ -78,7 +84,7 @@ async def _answers(
         async with asyncio.timeout(timeout_s):
             for field, (endpoint, shape) in endpoints.items():
                 try:
-                    parts[field] = shape.validate_json(await _body(session, url + endpoint))
+                    parts[field] = shape.validate_json(await _body(session, url + endpoint, headers))
                 except (_Unusable, ValidationError, aiohttp.ClientPayloadError) as error:
                     problems.append(_problem(Silence.BAD_ANSWER, endpoint, error))
     except TimeoutError:
@@ -93,9 +99,11 @@ class _Unusable(Exception):
     """An answer whose body is not worth reading."""
 
 
-async def _body(session: aiohttp.ClientSession, url: str) -> bytes:
-    async with session.get(url, allow_redirects=False) as answer:
-        if answer.status != 200:
+async def _body(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> bytes:
+    async with session.get(url, headers=headers, allow_redirects=False) as answer:
+        # A gateway that is drained says how it is with 503, for load balancers.
+        drained = answer.status == 503 and url.endswith("/health") and answer.content_type == "application/json"
+        if answer.status != 200 and not drained:
             raise _Unusable(f"HTTP status {answer.status}")
         body = bytearray()
         async for chunk in answer.content.iter_any():
