@@ -11,16 +11,17 @@ import heapq
 import itertools
 import time
 from collections import deque
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from cortex_contracts.wire.fleet import DecisionKind, DecisionRow
-from cortex_gateway.routing.decision import Decision, Forward, Load, Reject, WaitForLoad
+import msgspec
+
+from cortex_contracts.wire.fleet import DecisionRow
+from cortex_gateway.routing.decision import Decision, Described, Forward, described
 
 KEPT = 1000  # of each ring
 
-# Kind, neuron, devices, victims, reason. No view of a neuron: it would be kept as long as the row.
-_Described = tuple[DecisionKind, str | None, tuple[int, ...] | None, tuple[str, ...], str]
-_Taken = tuple[float, str, str, str, _Described]  # when, in seconds since 1970; request id; model id; after what
+_Taken = tuple[float, str, str, str, Described]  # when, in seconds since 1970; request id; model id; after what
 
 
 class Decisions:
@@ -35,27 +36,21 @@ class Decisions:
         ring = self._forwards if isinstance(decision, Forward) and not after else self._others
         ring.append((time.time(), request_id, model_id, after, described(decision)))
 
-    def last(self, limit: int, model_id: str | None = None) -> list[DecisionRow]:
-        """Up to `limit` rows, newest first; of one model where it is named."""
-        newest_first = heapq.merge(
-            reversed(self._forwards), reversed(self._others), key=lambda taken: taken[0], reverse=True
-        )
+    def page(self) -> bytes:
+        """All of them, for the other workers of this gateway."""
+        return msgspec.json.encode([*self._forwards, *self._others])
+
+    def last(self, limit: int, model_id: str | None = None, siblings: Iterable[bytes] = ()) -> list[DecisionRow]:
+        """Up to `limit` rows, newest first, with those of the other workers' pages; of one model where it is named."""
+        rings: list[Iterable[_Taken]] = [reversed(self._forwards), reversed(self._others)]
+        rings += [sorted(msgspec.json.decode(page, type=list[_Taken]), key=_when, reverse=True) for page in siblings]
+        newest_first = heapq.merge(*rings, key=_when, reverse=True)
         wanted = (taken for taken in newest_first if model_id is None or taken[2] == model_id)
         return [_row(taken) for taken in itertools.islice(wanted, limit)]
 
 
-def described(decision: Decision) -> _Described:
-    """A decision in the words of the operator API."""
-    match decision:
-        case Forward(neuron=neuron):
-            return "forward", neuron.name, None, (), "it is loaded there"
-        case WaitForLoad(neuron=neuron):
-            return "wait", neuron.name, None, (), "it is being loaded there"
-        case Load(neuron=neuron, devices=devices, evict=evict):
-            reason = "it is loaded nowhere, and has room there" + (" once others are evicted" if evict else "")
-            return "load", neuron.name, devices, evict, reason
-        case Reject(error=error):
-            return "reject", None, None, (), error.message
+def _when(taken: _Taken) -> float:
+    return taken[0]
 
 
 def _row(taken: _Taken) -> DecisionRow:

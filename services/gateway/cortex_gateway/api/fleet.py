@@ -17,10 +17,9 @@ from cortex_contracts.wire.openapi import Route
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.validation import validate
 from cortex_gateway.api.answers import json_answer
-from cortex_gateway.api.fleet_status import fleet_status
-from cortex_gateway.decisions import described
+from cortex_gateway.api.fleet_status import DECISIONS_PAGE, fleet_status
 from cortex_gateway.operations import Operations
-from cortex_gateway.routing.decide import decide
+from cortex_gateway.routing.explain import explain
 from cortex_gateway.routing.rules import Ask
 from cortex_gateway.state import State
 from cortex_serving.application import App, request_id
@@ -79,24 +78,14 @@ class FleetApi:
 
     async def _explain(self, request: Request) -> wire.Explanation:
         model = self._state.config.catalogue.resolve(_query(request, wire.ExplainQuery).model)
-        decision = decide(
-            self._state.beliefs.snapshot(), model, self._state.rules(), Ask(asyncio.get_running_loop().time())
-        )
-        kind, neuron, devices, evict, reason = described(decision)
-        return wire.Explanation(
-            model=model.id,
-            decision=kind,
-            neuron=neuron,
-            devices=list(devices) if devices is not None else None,
-            evict=list(evict),
-            reason=reason,
-            considered=[],
-        )
+        ask = Ask(asyncio.get_running_loop().time())
+        return explain(self._state.beliefs.snapshot(), model, self._state.rules(), ask)
 
     async def _decisions(self, request: Request) -> wire.Decisions:
         query = _query(request, wire.DecisionsQuery)
         model_id = self._state.config.catalogue.resolve(query.model).id if query.model is not None else None
-        return wire.Decisions(data=self._state.decisions.last(query.limit, model_id))
+        siblings = self._state.worker.others(DECISIONS_PAGE)
+        return wire.Decisions(data=self._state.decisions.last(query.limit, model_id, siblings))
 
     async def _load(self, request: Request) -> wire.CommandDone:
         wait = _query(request, wire.LoadQuery).wait

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortex_contracts.wire.errors import CortexError
+from cortex_contracts.wire.fleet import DecisionKind
 from cortex_gateway.fleet.snapshot import NeuronView
 
 
@@ -42,3 +43,20 @@ class Reject:
 
 
 Decision = Forward | WaitForLoad | Load | Reject
+
+# Kind, neuron, devices, victims, reason. No view of a neuron: it would be kept as long as the description.
+Described = tuple[DecisionKind, str | None, tuple[int, ...] | None, tuple[str, ...], str]
+
+
+def described(decision: Decision) -> Described:
+    """A decision in the words of the operator API."""
+    match decision:
+        case Forward(neuron=neuron):
+            return "forward", neuron.name, None, (), "it is loaded there"
+        case WaitForLoad(neuron=neuron):
+            return "wait", neuron.name, None, (), "it is being loaded there"
+        case Load(neuron=neuron, devices=devices, evict=evict):
+            reason = "it is loaded nowhere, and has room there" + (" once others are evicted" if evict else "")
+            return "load", neuron.name, devices, evict, reason
+        case Reject(error=error):
+            return "reject", None, None, (), error.message

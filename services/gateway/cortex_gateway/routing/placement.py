@@ -47,7 +47,7 @@ class Search:
     def option(self, name: str) -> Option | str:
         """The best way to place it on this neuron, or why there is none."""
         neuron = self.snapshot.neurons[name]
-        if (reason := self._barred(neuron)) is not None:
+        if (reason := self.barred(neuron)) is not None:
             return reason
         standing = self.room.standings[name]
         lane, wanted = self.lanes[standing.on_gpu]
@@ -65,6 +65,19 @@ class Search:
             return Option(load, (0, 0, -found.left_mb, name))
         last_used_at = max([idle.last_used_at for idle in gone])
         return Option(load, (len(gone), max([idle.rank for idle in gone]), last_used_at, name))
+
+    def barred(self, neuron: NeuronView) -> str | None:
+        """Why nothing new goes to this neuron, whatever its memory."""
+        if neuron.name in self.avoid:
+            return "it has just failed"
+        if not neuron.takes_work:
+            return "not reachable" if not neuron.healthy else f"{neuron.state}"
+        if self.model.harness not in neuron.harnesses:
+            return f"has no harness {self.model.harness}"
+        known = neuron.models.get(self.model.id)
+        if known is not None and known.status is ModelStatus.DRAINING:
+            return "is unloading it"
+        return None
 
     def best(self, promises: Iterable[Promise | None]) -> Option | None:
         """The best of these neurons; only those are worked out in full that promise to be it."""
@@ -94,18 +107,6 @@ class Search:
         for lane, wanted in self.lanes.values():
             promises += lane.could_make_room(wanted.need_mb, _SHORTLIST + len(skip), _COMPARED + len(skip))
         return self.best([promise for promise in promises if promise[3] not in skip] if skip else promises)
-
-    def _barred(self, neuron: NeuronView) -> str | None:
-        if neuron.name in self.avoid:
-            return "it has just failed"
-        if not neuron.takes_work:
-            return "not reachable" if not neuron.healthy else f"{neuron.state}"
-        if self.model.harness not in neuron.harnesses:
-            return f"has no harness {self.model.harness}"
-        known = neuron.models.get(self.model.id)
-        if known is not None and known.status is ModelStatus.DRAINING:
-            return "is unloading it"
-        return None
 
 
 def search(snapshot: Snapshot, model: Model, rules: Rules, avoid: AbstractSet[str] = frozenset()) -> Search:
