@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from scripted_neuron import Fault, ScriptedNeuron, scripted
 
 MODEL, OTHER = "model-a", "model-b"
 WORKERS = 2
+ADMIN_KEY = "an-admin-key-for-tests"
 OK = f'cortex_requests_total{{dialect="openai",model="{MODEL}",outcome="ok"}}'
 
 
@@ -113,7 +115,7 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_with_it(tmp_pa
         neuron.fault = Fault.NONE
         assert {status for status, _ in await asyncio.gather(*(_ask(gateway) for _ in range(30)))} == {200}
         ended = await asyncio.gather(*streams, return_exceptions=True)
-        whole = [each for each in ended if isinstance(each, tuple) and each[1].endswith("data: [DONE]\n\n")]
+        whole = [each for each in ended if _is_whole(each)]
         cut = [each for each in ended if not isinstance(each, tuple) or each[1].endswith("cut")]
         assert whole
         assert cut
@@ -128,6 +130,73 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_with_it(tmp_pa
 
         await until_async(nothing_is_lost)
         assert "# {request_id=" in await _metrics_text(gateway, "application/openmetrics-text")
+
+
+async def test_an_operator_sees_and_drains_all_workers_through_any_of_them(tmp_path: Path) -> None:
+    """/fleet has the requests and decisions of all; a drained gateway refuses at every worker, also at a new one."""
+    _write_keys(tmp_path)
+    async with several(tmp_path) as (gateway, neuron):
+        neuron.fault, neuron.pace_s = Fault.SLOW, 0.5
+        streams = [asyncio.create_task(_ask(gateway, stream=True)) for _ in range(12)]
+        await until(lambda: len(neuron.sent) == 12)
+
+        async def all_is_seen() -> bool:
+            status, decided = await _fleet(gateway, "status"), await _fleet(gateway, "decisions")
+            return (len(status["requests"]), status["gateway"]["in_flight"], len(decided["data"])) == (12, 12, 12)
+
+        for _ in range(6):
+            await until_async(all_is_seen)
+        decided = (await _fleet(gateway, "decisions"))["data"]
+        assert decided == sorted(decided, key=lambda row: row["decided_at"], reverse=True)
+        assert (await _fleet(gateway, "status"))["gateway"]["workers"] == WORKERS
+        assert (await _fleet(gateway, "gateway/drain", "POST"))["message"].startswith("the gateway is draining")
+        _workers(gateway)[0].kill()
+        await until(lambda: _count(gateway, "serving") == WORKERS + 1)
+        answers = await asyncio.gather(*(_ask(gateway) for _ in range(16)))
+        assert {(status, "draining" in text) for status, text in answers} == {(503, True)}
+        await _fleet(gateway, "gateway/undrain", "POST")
+        neuron.fault = Fault.NONE
+        assert {status for status, _ in await asyncio.gather(*(_ask(gateway) for _ in range(16)))} == {200}
+        await asyncio.gather(*streams, return_exceptions=True)
+
+
+async def _fleet(gateway: RunningGateway, path: str, method: str = "GET") -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.request(method, f"{gateway.url}/fleet/{path}") as response,
+    ):
+        assert response.status == 200, await response.text()
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+def _write_keys(folder: Path, **allowance: int) -> None:
+    lines = ['anonymous = "allow"', f'admin_sha256 = "{hashlib.sha256(ADMIN_KEY.encode()).hexdigest()}"']
+    lines += ["[anonymous_allowance]", *(f"{key} = {value}" for key, value in allowance.items())]
+    (folder / "keys.toml").write_text("\n".join(lines))
+
+
+async def test_a_limit_holds_over_all_workers_and_a_dead_one_gives_its_seats_back(tmp_path: Path) -> None:
+    """Eight at once, wherever they are; what was under way in a killed worker counts no more (L9)."""
+    _write_keys(tmp_path, concurrent_requests=8)
+    async with several(tmp_path) as (gateway, neuron):
+        neuron.fault, neuron.pace_s = Fault.SLOW, 2.0
+        streams: list[asyncio.Task[tuple[int, str]]] = []
+        for number in range(1, 9):  # one after the other: workers may count what is a microsecond old too late
+            streams.append(asyncio.create_task(_ask(gateway, stream=True)))
+            await until(lambda number=number: len(neuron.sent) == number)
+        assert {status for status, _ in await asyncio.gather(*(_ask(gateway) for _ in range(10)))} == {429}
+        for worker in _workers(gateway):
+            worker.kill()
+        await until(lambda: _count(gateway, "serving") == 2 * WORKERS)
+        neuron.fault = Fault.NONE
+        assert {status for status, _ in await asyncio.gather(*(_ask(gateway) for _ in range(8)))} == {200}
+        assert not [each for each in await asyncio.gather(*streams, return_exceptions=True) if _is_whole(each)]
+
+
+def _is_whole(ended: object) -> bool:
+    return isinstance(ended, tuple) and ended[1].endswith("data: [DONE]\n\n")
 
 
 async def test_a_stopping_gateway_of_several_lets_streams_end_and_answers_late_callers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cortex_contracts.inventory.files import ConfigInvalid
 from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
-from cortex_gateway.api import routes
+from cortex_gateway.api import fleet_status, routes
 from cortex_gateway.config import Config, address
 from cortex_gateway.decisions import Decisions
 from cortex_gateway.fleet.beliefs import Beliefs
@@ -65,7 +65,7 @@ async def serve(
             Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),
         ]
         if settings.workers > 1:
-            await resources.enter_async_context(_laying_out(gateway.state.metrics))
+            await resources.enter_async_context(_laying_out(gateway.state))
         await serve_listeners(listeners, Lifecycle(start=gateway.start, stop=gateway.stop, reload=gateway.reload))
 
 
@@ -120,14 +120,15 @@ class Gateway:
 
 
 @asynccontextmanager
-async def _laying_out(metrics: Metrics) -> AsyncIterator[None]:
-    """While inside, the other workers are told every second what this one has counted."""
+async def _laying_out(state: State) -> AsyncIterator[None]:
+    """While inside, the other workers are told every second what this one has counted and is about."""
 
     async def tell() -> None:
         while True:
             await asyncio.sleep(_LAY_OUT_INTERVAL_S)
             try:
-                metrics.lay_out()
+                state.metrics.lay_out()
+                fleet_status.lay_out(state)
             except OSError as failure:
                 logs.error("cannot_tell_siblings", exception=failure)
 
@@ -155,7 +156,8 @@ def _assembled(
     attempts = Attempts(beliefs, loads, upstream, client, metrics, decisions, poller.kick)
     forwarder = Forwarder(attempts)
     state = State(
-        config, beliefs, admission, outstanding, metrics, forwarder, meter, access_log, decisions, circuits=circuits
-    )
+        config, beliefs, admission, outstanding, metrics, forwarder, meter, access_log, decisions, circuits=circuits,
+        worker=worker,
+    )  # fmt: skip
     operations = Operations(state, loads, client)
     return Gateway(state, poller, loads, Recycler(state, loads), operations, read_again)

@@ -5,7 +5,6 @@ Owns: the current configuration, which a reload replaces as a whole. Called by: 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from cortex_gateway.metrics import Metrics
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.prefixes import PrefixMemory
 from cortex_gateway.routing.rules import Rules
+from cortex_gateway.workers import Worker, Workers
 
 if TYPE_CHECKING:
     from cortex_serving.spans import Tracer
@@ -41,7 +41,7 @@ class State:
     decisions: Decisions = field(default_factory=Decisions)
     circuits: Circuits = field(default_factory=Circuits)
     tracer: Tracer | None = None
-    started: float = field(default_factory=time.monotonic)
+    worker: Worker = field(default_factory=lambda: Workers().seat(0))
     _prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     _rules: Rules | None = None
 

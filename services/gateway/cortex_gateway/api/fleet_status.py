@@ -1,12 +1,15 @@
 """The fleet as an operator sees it: beliefs, catalogue and the requests under way as one FleetStatus.
 
-Owns: how those become rows. Pure but for the clocks. Called by: api/fleet.py.
+Owns: how those become rows, and that any worker of a gateway shows the requests of all. Called by: api/fleet.py,
+gateway.py (lay_out).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+
+from pydantic import TypeAdapter
 
 from cortex_contracts.wire.fleet import DeviceNow, FleetStatus, GatewayNow, ModelNow, NeuronNow, RequestNow
 from cortex_contracts.wire.gateway import ModelEntry
@@ -16,29 +19,44 @@ from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
 from cortex_gateway.state import State
 
+_REQUESTS_PAGE, DECISIONS_PAGE = "requests", "decisions"
+_ROWS = TypeAdapter(list[RequestNow])
+
+
+def lay_out(state: State) -> None:
+    """Let the other workers of this gateway show its requests and decisions as well."""
+    state.worker.lay_out(_REQUESTS_PAGE, _ROWS.dump_json(_requests(state, time.monotonic())))
+    state.worker.lay_out(DECISIONS_PAGE, state.decisions.page())
+
 
 def fleet_status(state: State, created: int) -> FleetStatus:
     """Everything there is, each list in the order of its names; requests oldest first."""
     snapshot = state.beliefs.snapshot()
     now = time.monotonic()
-    requests = sorted(state.admission.inside, key=lambda exchange: exchange.started)
+    requests = _requests(state, now)
+    for page in state.worker.others(_REQUESTS_PAGE):
+        requests += _ROWS.validate_json(page)
     return FleetStatus(
-        gateway=_gateway(state, now),
+        gateway=_gateway(state, now, sum(request.stage == Stage.WAITING for request in requests)),
         neurons=[_neuron(state, neuron) for _, neuron in sorted(snapshot.neurons.items())],
         models=list(_models(state, created)),
-        requests=[_request(exchange, now) for exchange in requests],
+        requests=sorted(requests, key=lambda request: request.age_s, reverse=True),
     )
 
 
-def _gateway(state: State, now: float) -> GatewayNow:
+def _gateway(state: State, now: float, waiting: int) -> GatewayNow:
     return GatewayNow(
         version=VERSION,
-        uptime_s=round(now - state.started, 3),
+        uptime_s=round(now - state.worker.all.started, 3),
         gate=state.admission.gate.value,
         in_flight=state.admission.in_flight,
-        waiting=sum(exchange.stage is Stage.WAITING for exchange in state.admission.inside),
-        workers=state.config.settings.gateway.workers,
+        waiting=waiting,
+        workers=state.worker.all.count,
     )
+
+
+def _requests(state: State, now: float) -> list[RequestNow]:
+    return [_request(exchange, now) for exchange in state.admission.inside]
 
 
 def _models(state: State, created: int) -> Iterator[ModelEntry]:

@@ -30,7 +30,7 @@ class HealthPage:
         state, snapshot = self._state, self._state.beliefs.snapshot()
         health = GatewayHealth(
             status=status(snapshot, state.admission.gate),
-            uptime_secs=round(time.monotonic() - state.started, 3),
+            uptime_secs=round(time.monotonic() - state.worker.all.started, 3),
             version=VERSION,
             in_flight=state.admission.in_flight,
             neurons=[_seen(neuron) for _, neuron in sorted(snapshot.neurons.items())],
