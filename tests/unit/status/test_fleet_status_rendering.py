@@ -80,6 +80,14 @@ async def test_every_fact_of_the_fleet_has_its_place(ask_them: Callable[[], Awai
     assert asked.line("gemma", "torch")[2:5] == ["loading", "(43%,", "weights)"]
 
 
+async def test_a_pin_that_no_inventory_declares_is_shown(
+    ask_them: Callable[[], Awaitable[Asked]], neuron_answers: Answers
+) -> None:
+    """An operator's pin keeps a model where it is, and is gone with the daemon: it must not be overlooked."""
+    neuron_answers["/models"][0]["pinned"] = True
+    assert "loaded (pinned by an operator)" in " ".join((await ask_them()).line("qwen3-8b", "torch"))
+
+
 async def test_a_declared_model_that_is_nowhere_has_a_row(ask_them: Callable[[], Awaitable[Asked]]) -> None:
     """The catalogue is shown whole, not only what is loaded."""
     assert (await ask_them()).line("llama") == ["llama", "-", "not", "loaded"]

@@ -132,7 +132,9 @@ def _model(host: str, row: ModelRow, health: ModelHealth | None) -> Sequence[str
 def _model_state(row: ModelRow) -> str:
     if row.progress is not None and row.status is not ModelStatus.LOADED:
         return f"{row.status} ({row.progress.fraction:.0%}, {row.progress.phase})"
-    return f"{row.status}: {row.failure.kind}" if row.failure and row.status is not ModelStatus.LOADED else row.status
+    if row.failure is not None and row.status is not ModelStatus.LOADED:
+        return f"{row.status}: {row.failure.kind}"
+    return f"{row.status} (pinned by an operator)" if row.pinned else row.status
 
 
 def _summary(document: Document) -> list[Text]:
