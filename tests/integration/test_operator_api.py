@@ -301,7 +301,12 @@ async def test_the_last_decisions_are_there_newest_first_and_forwards_wash_out_n
         assert "one said 503" in rows[0]["reason"]
         assert {row["decision"] for row in rows} == {"forward"}
         assert rows == sorted(rows, key=lambda row: row["decided_at"], reverse=True)
-        one.fault = Fault.NONE
+        two.fault = Fault.REFUSAL
+        lost = await _ask(gateway, MODEL)
+        (row,) = (await see(gateway, "decisions?limit=1"))["data"]
+        assert (row["request_id"], row["decision"], row["neuron"]) == (lost, "reject", None)
+        assert row["reason"].endswith("said 503; no other replica takes it")
+        one.fault = two.fault = Fault.NONE
         one.devices = two.devices = [{"index": 0, "total": 8000, "free": 7000}]
         await until_async(lambda: _free(gateway, 7000, 0))
         await until_async(lambda: _free(gateway, 7000, 1))
@@ -311,7 +316,7 @@ async def test_the_last_decisions_are_there_newest_first_and_forwards_wash_out_n
         rows = (await see(gateway, "decisions?limit=2000"))["data"]
         (load,) = [row for row in rows if row["decision"] == "load"]
         assert (load["request_id"], load["model"], load["evict"], load["devices"]) == (loaded, OTHER, [MODEL], [0])
-        (reject,) = [row for row in rows if row["decision"] == "reject"]
+        (reject, _) = [row for row in rows if row["decision"] == "reject"]
         assert reject["request_id"] == refused
         assert "no neuron has room" in reject["reason"]
         of_one = (await see(gateway, f"decisions?limit=5&model={MODEL}"))["data"]
@@ -352,6 +357,10 @@ async def test_explain_says_where_a_request_would_go_and_does_nothing(tmp_path: 
             (MODEL, "forward", "one"), (OTHER, "load", "two"), ("huge", "reject", None)
         ]  # fmt: skip
         assert all(each["reason"] for each in found)
+        assert [(each["neuron"], each["verdict"]) for each in found[1]["considered"]] == [
+            ("one", "possible"), ("two", "chosen")
+        ]  # fmt: skip
+        assert {each["verdict"] for each in found[2]["considered"]} == {"impossible"}
         assert (one.orders, two.orders) == ([], [])
 
 

@@ -2,7 +2,7 @@
 
 Owns: two bounded rings, so that forwards, of which there are many, do not wash out loads and refusals. Recording is on
 the path of every request: it appends a tuple, and rows are made of those when somebody reads. Does not own: the
-decisions (routing). Called by: forwarding/attempts.py, operations.py, recycler.py (record), api/fleet.py (reads).
+decisions (routing). Called by: forwarding/attempts.py, operations.py (record), api/fleet.py (reads).
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ FOREIGN_HARNESSES = frozenset({"vllm"})  # engines that speak only OpenAI, at an
 _ASK_ANOTHER = frozenset({429, 503})
 _LEAVING = frozenset({"draining", "shutting_down"})  # codes of an end that was ordered, and is nobody's failure
 _MOST_LOADS = 3
+_NONE_LEFT = Reject(Unavailable("no other replica takes it"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,7 @@ class Attempts:
             avoid.add(neuron.name)
             why = f"{neuron.name} said {answer.response.status}" if answer else f"{neuron.name} failed"
             forward = decide_loaded(self._beliefs.snapshot(), call.model, rules, _asking(call, avoid, prompt))
-            if forward is not None:
-                self._decisions.record(call.request_id, call.model.id, forward, after=why)
+            self._decisions.record(call.request_id, call.model.id, forward or _NONE_LEFT, after=why)
         if refused is not None:
             return refused
         assert failed is not None
