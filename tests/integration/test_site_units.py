@@ -67,3 +67,18 @@ def test_the_gateway_is_reloaded_by_a_signal() -> None:
     """A change of its configuration drops no stream."""
     lines = unit("gateway").splitlines()
     assert {"DynamicUser=yes", "ExecReload=kill -HUP $MAINPID"} <= set(lines)
+
+
+def test_the_gateway_may_read_its_keys_also_on_a_reload() -> None:
+    """Its user is a dynamic one, so by a group; a credential would be what it was at the start."""
+    lines = unit("gateway").splitlines()
+    assert "SupplementaryGroups=cortex" in lines
+    assert not [line for line in lines if line.startswith(("LoadCredential", "ReadWritePaths"))]
+    [start] = [line for line in lines if line.startswith("ExecStart=")]
+    assert start.endswith("--keys /etc/cortex/keys.toml")
+
+
+def test_the_gateway_may_write_its_access_log() -> None:
+    """All else is read-only to it."""
+    lines = unit("gateway", gateway_access_log="/var/log/cortex/access.jsonl").splitlines()
+    assert {'ReadWritePaths="/var/log/cortex"', "ProtectSystem=strict"} <= set(lines)
