@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from random import Random
-from types import MappingProxyType
 
 import pytest
+from hand_made_fleets import declared, on
+from hand_made_fleets import neuron as neuron_with
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from random_fleets import MODELS, NEURONS, fleet, may_go, model, neuron, placements, rules
 
-from cortex_contracts.inventory.fleet import Model
-from cortex_contracts.wire.neuron import ModelStatus, NeuronState
-from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
+from cortex_gateway.fleet.snapshot import Snapshot
 from cortex_gateway.routing.decide import decide
 from cortex_gateway.routing.decision import Forward, Load, Reject, WaitForLoad
 from cortex_gateway.routing.explain import explain
@@ -103,23 +102,11 @@ def test_an_explanation_is_the_decision_and_one_word_for_each_neuron(draw: Rando
 @pytest.mark.parametrize("size", [40, 400])
 def test_of_a_large_fleet_the_longest_idle_model_goes(size: int) -> None:
     """However the neurons are called, and though each has one that would do."""
-    names = [f"n{number:03}" for number in range(size)]
-    views = {name: _full(name, 1000.0 + number * 7919 % size) for number, name in enumerate(names)}
-    known = Rules({"old": Model(id="old", source="-", vram_mb=8000)})
-    found = place(Snapshot.of(views), Model(id="new", source="-", vram_mb=8000), known, frozenset())
+    views = {}
+    for number in range(size):
+        old = on("old", vram_used_mb=8000, last_used_at=1000.0 + number * 7919 % size)
+        views[f"n{number:03}"] = neuron_with(f"n{number:03}", old, free=(0,))
+    known = Rules({"old": declared("old", 8000)})
+    found = place(Snapshot.of(views), declared("new", 8000), known, frozenset())
     assert isinstance(found, Load)
     assert found.neuron.models["old"].last_used_at == 1000.0
-
-
-def _full(name: str, last_used_at: float) -> NeuronView:
-    old = ModelView("old", ModelStatus.LOADED, devices=(0,), vram_used_mb=8000, last_used_at=last_used_at)
-    return NeuronView(
-        name=name,
-        url="-",
-        reach=Reach.UP,
-        state=NeuronState.READY,
-        device_kind="cuda",
-        devices=(DeviceView(0, 8000, 0),),
-        harnesses=frozenset({"torch"}),
-        models=MappingProxyType({"old": old}),
-    )

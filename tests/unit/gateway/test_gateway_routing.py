@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
 import pytest
+from hand_made_fleets import M, declared, neuron, on
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
 from cortex_gateway.fleet.outstanding import Outstanding
-from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
+from cortex_gateway.fleet.snapshot import NeuronView, Reach, Snapshot
 from cortex_gateway.routing.decide import decide
 from cortex_gateway.routing.decision import Decision, Forward, Load, Reject, WaitForLoad
 from cortex_gateway.routing.rules import Ask, Rules
 
 LOADED, LOADING, DRAINING = ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.DRAINING
-
-
-def declared(model_id: str, vram_mb: int = 1000, **fields: Any) -> Model:
-    return Model(id=model_id, source="-", vram_mb=vram_mb, **fields)
-
-
-def neuron(
-    name: str,
-    *models: ModelView,
-    free: tuple[int, ...] = (24000,),
-    state: NeuronState = NeuronState.READY,
-    reach: Reach = Reach.UP,
-    kind: str = "cuda",
-    harness: str = "torch",
-) -> NeuronView:
-    return NeuronView(
-        name=name,
-        url=f"http://{name}",
-        reach=reach,
-        state=state,
-        device_kind=kind,
-        devices=tuple(DeviceView(index, 24000, mb) for index, mb in enumerate(free)),
-        harnesses=frozenset({harness}),
-        models=MappingProxyType({model.id: model for model in models}),
-    )
-
-
-def on(model_id: str, status: ModelStatus = LOADED, vram_used_mb: int = 1000, **fields: Any) -> ModelView:
-    return ModelView(model_id, status, vram_used_mb=vram_used_mb, **{"devices": (0,), **fields})
 
 
 def decided(
@@ -73,9 +43,6 @@ def _short(decision: Decision) -> str:
             return f"load {decision.neuron.name}{devices}{victims}"
         case Reject():
             return decision.error.code
-
-
-M = declared("m")
 
 
 def test_loaded_replicas_are_chosen_by_outstanding_work_then_name() -> None:
@@ -222,7 +189,90 @@ def test_where_it_has_failed_is_the_last_place_to_try() -> None:
 
 def test_no_capacity_says_why_of_each_neuron() -> None:
     rules = Rules({"big": declared("big", 99000)})
-    snapshot = Snapshot.of({"aa": neuron("aa"), "bb": neuron("bb", harness="vllm")})
+    snapshot = Snapshot([neuron("aa"), neuron("bb", harness="vllm")])
     decision = decide(snapshot, declared("big", 99000), rules)
     assert isinstance(decision, Reject)
     assert "aa: 24000 MB free on its emptiest device, 99000 MB needed; bb: has no harness torch" in str(decision.error)
+
+
+def test_no_capacity_in_a_large_fleet_names_a_few_neurons() -> None:
+    """The message stays one that somebody reads; `cortex explain` has the rest."""
+    message = _error(declared("big", 99000), *(neuron(f"n{number:03}") for number in range(500)))
+    assert message.count("MB free") == 8
+    assert message.endswith("; and 492 more")
+
+
+def test_what_eviction_would_give_is_part_of_the_reason() -> None:
+    """An operator sees whether unloading by hand would help."""
+    full = neuron("aa", on("a", vram_used_mb=8000), on("b", vram_used_mb=8000, elsewhere=1), free=(0,))
+    assert "aa: 0 MB free on its emptiest device, 8000 MB with all gone that may go, 9000 MB needed" in _error(
+        declared("big", 9000), full, others=(A, B)
+    )
+
+
+def test_min_devices_spreads_a_model_and_a_host_with_fewer_will_not_do() -> None:
+    """Each device then holds its share."""
+    wide = declared("wide", 20000, min_devices=4)
+    one, four = neuron("aa", free=(24000,)), neuron("bb", free=(5000, 5000, 5000, 5000))
+    assert decided(wide, one, four) == "load bb [0, 1, 2, 3]"
+    assert "aa: has 1 devices, 4 needed" in _error(wide, one)
+
+
+def test_the_host_that_is_to_preload_a_model_comes_first() -> None:
+    """Even where others must go for it."""
+    preloaded = declared("p", 8000, preload_on=("bb",))
+    full = neuron("bb", on("a", vram_used_mb=8000), free=(0,))
+    assert decided(preloaded, neuron("aa"), full, others=(A,)) == "load bb [0] evict a"
+    busy = neuron("bb", on("a", vram_used_mb=8000, elsewhere=1), free=(0,))
+    assert decided(preloaded, neuron("aa"), busy, others=(A,)) == "load aa [0]"
+
+
+def test_what_an_operator_has_pinned_stays() -> None:
+    """By the neuron's own word, so that every gateway knows."""
+    pinned = neuron("aa", on("a", vram_used_mb=8000, pinned=True), free=(0,))
+    assert decided(M, pinned, others=(A,)) == "no_capacity"
+
+
+@pytest.mark.parametrize("strategy", ["lru", "priority"])
+def test_two_models_of_one_rank_displace_each_other_for_ever(strategy: str) -> None:
+    """Both ways, as often as they are asked for in turn (L6)."""
+    for new, old in ((A, B), (B, A)) * 2:
+        full = neuron("aa", on(old.id, vram_used_mb=8000, last_used_at=1.0), free=(0,))
+        assert decided(new, full, others=(old,), strategy=strategy) == f"load aa [0] evict {old.id}"
+
+
+def test_a_model_that_goes_out_of_use_may_go_at_once() -> None:
+    """Not only after the next poll: else two models that are asked for in turn would fail each other's requests."""
+    rules = Rules({"a": A, "b": B}, Outstanding({("aa", "a"): 1}))
+    snapshot = Snapshot([neuron("aa", on("a", vram_used_mb=8000), free=(0,))])
+    assert _short(decide(snapshot, B, rules)) == "no_capacity"
+    rules.outstanding.give_back(("aa", "a"))
+    assert _short(decide(snapshot, B, rules)) == "load aa [0] evict a"
+    rules.outstanding.take(("aa", "a"))
+    assert _short(decide(snapshot, B, rules)) == "no_capacity"
+
+
+@pytest.mark.parametrize("strategy", ["lru", "priority"])
+def test_what_nobody_declares_goes_first(strategy: str) -> None:
+    """However lately it was used: nobody can ask for it any more."""
+    both = _full(stranger=1, a=900)
+    assert decided(declared("new"), both, others=(A,), strategy=strategy) == "load aa [0] evict stranger"
+
+
+def test_of_sets_equally_small_the_longest_idle_goes() -> None:
+    """Two of three that would do in pairs."""
+    assert decided(declared("big", 16000), _full(a=10, b=500, c=50), others=(A, B, C)) == "load aa [0] evict b c"
+
+
+def test_memory_on_another_device_is_not_counted() -> None:
+    """Whoever goes from the wrong card makes no room (L7)."""
+    apart = neuron("aa", on("a", vram_used_mb=8000), on("b", vram_used_mb=8000, devices=(1,)), free=(0, 9000))
+    assert decided(declared("big", 16000), apart, others=(A, B)) == "load aa [1] evict b"
+    assert decided(declared("big", 18000), apart, others=(A, B)) == "no_capacity"
+
+
+def _error(model: Model, *neurons: NeuronView, others: tuple[Model, ...] = ()) -> str:
+    rules = Rules({each.id: each for each in (model, *others)})
+    decision = decide(Snapshot(neurons), model, rules)
+    assert isinstance(decision, Reject), decision
+    return str(decision.error)
