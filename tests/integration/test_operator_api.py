@@ -307,7 +307,7 @@ async def test_the_last_decisions_are_there_newest_first_and_forwards_wash_out_n
         assert (row["request_id"], row["decision"], row["neuron"]) == (lost, "reject", None)
         assert row["reason"].endswith("said 503; no other replica takes it")
         one.fault = two.fault = Fault.NONE
-        one.devices = two.devices = [{"index": 0, "total": 8000, "free": 7000}]
+        one.devices, two.devices = ([{"index": 0, "total": 8000, "free": 7000}] for _ in range(2))
         await until_async(lambda: _free(gateway, 7000, 0))
         await until_async(lambda: _free(gateway, 7000, 1))
         loaded, refused = await _ask(gateway, OTHER), await _ask(gateway, "huge")

@@ -56,7 +56,7 @@ def described(decision: Decision) -> Described:
         case WaitForLoad(neuron=neuron):
             return "wait", neuron.name, None, (), "it is being loaded there"
         case Load(neuron=neuron, devices=devices, evict=evict):
-            reason = "it is loaded nowhere, and has room there" + (" once others are evicted" if evict else "")
+            reason = "it has room there" + (" once others are evicted" if evict else "")
             return "load", neuron.name, devices, evict, reason
         case Reject(error=error):
             return "reject", None, None, (), error.message

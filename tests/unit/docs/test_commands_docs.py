@@ -1,0 +1,53 @@
+"""docs/commands.md, by which operators type, against the parser that reads them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from pages import page, rows
+
+from cortex_gateway.decisions import KEPT
+from cortex_status.cli import _parser
+from cortex_status.operate.commands import COMMANDS
+from cortex_status.operate.options import EXITS
+
+TEXT = page("commands.md")
+
+
+def parsers() -> Mapping[str, argparse.ArgumentParser]:
+    (commands,) = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return {name: parser for name, parser in commands.choices.items() if name in COMMANDS}
+
+
+def test_every_command_stands_at_the_top_with_its_own_arguments() -> None:
+    """In the order of the help."""
+    head = [line.split() for line in TEXT.split("\n## ")[0].splitlines() if line.startswith("    cortex ")]
+    assert [line[1] for line in head] == list(parsers())
+
+
+def test_every_option_has_its_row_and_every_row_its_option() -> None:
+    """With the commands that take it."""
+    told = {
+        name.strip("` "): set(COMMANDS) if of == "all" else set(of.split(", "))
+        for names, of, _ in rows(TEXT, "Options")
+        for name in names.split(",")
+    }
+    taken: dict[str, set[str]] = {}
+    for command, parser in parsers().items():
+        for action in parser._actions:
+            for name in action.option_strings if action.dest != "help" else ():
+                taken.setdefault(name, set()).add(command)
+    assert told == taken
+
+
+def test_the_exit_codes_are_those_of_the_help() -> None:
+    """And each has its row."""
+    codes = [line.split()[0] for line in EXITS.splitlines() if line.startswith("  ")]
+    assert [code for code, _ in rows(TEXT, "Exit codes")] == codes
+
+
+def test_how_many_decisions_are_kept_is_told_as_it_is() -> None:
+    """For who looks for yesterday's."""
+    assert f"its last {KEPT} forwards" in TEXT
+    assert f"its last {KEPT} other decisions" in TEXT
