@@ -81,10 +81,25 @@ def test_a_neuron_that_moved_is_a_new_one_and_one_that_left_is_forgotten() -> No
     assert set(beliefs.snapshot().neurons) == {"one"}
 
 
-def test_the_snapshot_stays_the_same_object_while_nothing_changes() -> None:
-    """Polls of an idle fleet cost no new index."""
+def test_an_answer_that_says_nothing_new_changes_nothing() -> None:
+    """Polls of an idle fleet move nothing in any index."""
     beliefs = Beliefs([ONE])
     beliefs.answered("one", report(), {})
-    before = beliefs.snapshot()
+    before = beliefs.snapshot().neurons["one"]
     beliefs.answered("one", report(), {})
-    assert beliefs.snapshot() is before
+    assert beliefs.snapshot().neurons["one"] is before
+
+
+def test_the_snapshot_knows_where_each_model_is() -> None:
+    """On neurons that answer, and not where it is unloaded; in order of names, whatever the order of answers."""
+    beliefs = Beliefs(NeuronAddress(name=name, url=f"http://{name}") for name in ("two", "one"))
+    for name in ("two", "one"):
+        beliefs.answered(name, report(), {})
+    assert list(beliefs.snapshot().where("m")) == ["one", "two"]
+    beliefs.answered("two", report(status="unloaded"), {})
+    assert [each.neuron.name for each in beliefs.snapshot().replicas_of("m")] == ["one"]
+    for _ in range(STRIKES):
+        beliefs.strike("one")
+    assert not beliefs.snapshot().where("m")
+    assert not beliefs.snapshot().replicas
+    assert (beliefs.snapshot().num_answering, beliefs.snapshot().num_taking_work) == (1, 1)
