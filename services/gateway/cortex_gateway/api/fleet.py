@@ -74,7 +74,7 @@ class FleetApi:
         return answer_operator
 
     async def _status(self, _request: Request) -> wire.FleetStatus:
-        return fleet_status(self._state, self._created)
+        return await fleet_status(self._state, self._created)
 
     async def _explain(self, request: Request) -> wire.Explanation:
         model = self._state.config.catalogue.resolve(_query(request, wire.ExplainQuery).model)

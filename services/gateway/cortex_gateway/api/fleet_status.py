@@ -6,19 +6,22 @@ gateway.py (lay_out).
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 
 from cortex_contracts.wire.fleet import DeviceNow, FleetStatus, GatewayNow, ModelNow, NeuronNow, RequestNow
-from cortex_contracts.wire.gateway import ModelEntry
 from cortex_gateway.api.health import VERSION
 from cortex_gateway.api.models import entry
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
 from cortex_gateway.state import State
 
+_Item = TypeVar("_Item")
+_A_TURN = 100  # neurons or models, about 2 ms
 _REQUESTS_PAGE, DECISIONS_PAGE = "requests", "decisions"
 _ROWS = TypeAdapter(list[RequestNow])
 
@@ -29,19 +32,36 @@ def lay_out(state: State) -> None:
     state.worker.lay_out(DECISIONS_PAGE, state.decisions.page())
 
 
-def fleet_status(state: State, created: int) -> FleetStatus:
+async def fleet_status(state: State, created: int) -> FleetStatus:
     """Everything there is, each list in the order of its names; requests oldest first."""
+    neurons = [_neuron(state, neuron) async for neuron in _in_turns(_by_name(state.beliefs.snapshot().neurons))]
     snapshot = state.beliefs.snapshot()
+    models = [
+        entry(model, snapshot, state.outstanding, created)
+        async for model in _in_turns(_by_name(state.config.catalogue.models))
+    ]
     now = time.monotonic()
     requests = _requests(state, now)
     for page in state.worker.others(_REQUESTS_PAGE):
         requests += _ROWS.validate_json(page)
     return FleetStatus(
         gateway=_gateway(state, now, sum(request.stage == Stage.WAITING for request in requests)),
-        neurons=[_neuron(state, neuron) for _, neuron in sorted(snapshot.neurons.items())],
-        models=list(_models(state, created)),
+        neurons=neurons,
+        models=models,
         requests=sorted(requests, key=lambda request: request.age_s, reverse=True),
     )
+
+
+def _by_name(named: Mapping[str, _Item]) -> list[_Item]:
+    return [item for _, item in sorted(named.items())]
+
+
+async def _in_turns(items: Iterable[_Item]) -> AsyncIterator[_Item]:
+    """Each of them, with turns for others between: all of a large fleet take a tenth of a second."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % _A_TURN == 0:
+            await asyncio.sleep(0)
 
 
 def _gateway(state: State, now: float, waiting: int) -> GatewayNow:
@@ -57,12 +77,6 @@ def _gateway(state: State, now: float, waiting: int) -> GatewayNow:
 
 def _requests(state: State, now: float) -> list[RequestNow]:
     return [_request(exchange, now) for exchange in state.admission.inside]
-
-
-def _models(state: State, created: int) -> Iterator[ModelEntry]:
-    snapshot = state.beliefs.snapshot()
-    for _, model in sorted(state.config.catalogue.models.items()):
-        yield entry(model, snapshot, state.outstanding, created)
 
 
 def _neuron(state: State, neuron: NeuronView) -> NeuronNow:
