@@ -40,6 +40,12 @@ def _field(name: str, text: str) -> bytes:
     return "".join(f"{name}: {line}\n" for line in _NEWLINE.split(text)).encode()
 
 
+def last_boundary(stream: bytes | bytearray, start: int, stop: int, default: int) -> int:
+    """Where the last blank line in stream[start:stop] ends; `default` where there is none."""
+    found = ((stream.rfind(line, start, stop), len(line)) for line in _BLANK_LINES)
+    return max((at + length for at, length in found if at >= 0), default=default)
+
+
 class EventSplitter:
     """Cuts a byte stream between events, so that something may be put in between; changes no byte.
 
@@ -60,8 +66,7 @@ class EventSplitter:
             blank = 0
         seen = max(0, len(self._tail) - _LONGEST_BLANK_LINE)
         self._tail += chunk
-        found = ((self._tail.rfind(line, seen), len(line)) for line in _BLANK_LINES)
-        end = max((at + length for at, length in found if at >= 0), default=blank)
+        end = last_boundary(self._tail, seen, len(self._tail), default=blank)
         whole = bytes(self._tail[:end])
         del self._tail[:end]
         if len(self._tail) > LONGEST_EVENT_BYTES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ def request_id(request: Request) -> str:
     known: str | None = getattr(request.ctx, "request_id", None)
     if known is None:
         given = request.headers.get("x-request-id", "")
-        known = given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}"
+        known = given if _REQUEST_ID.match(given) else f"req_{secrets.token_hex(16)}"
         request.ctx.request_id = known
     return known
 

@@ -1,7 +1,7 @@
 """A stream of events as it passes by: what goes on to the client, and what it tells us on its way.
 
 Owns: seeing the first content (case M1), the usage comment, the end and an error event, for little on each chunk: once
-there was content, a chunk without a telling word in it goes on as it is. Pure. Called by: stream.py.
+there was content, only events with a telling word in them are looked at. Pure. Called by: stream.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from cortex_dialects.dialect import Dialect
-from cortex_dialects.sse import EventSplitter
+from cortex_dialects.sse import EventSplitter, last_boundary
 
 # Possessive, so that the two halves of one CRLF are never taken for two line ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
@@ -46,7 +46,7 @@ class StreamWatch:
         self.error_code = ""
         self._anthropic = dialect is Dialect.ANTHROPIC
         self._drop_start = drop_start
-        self._one, self._two, self._three = _TELLING[dialect]
+        self._telling = self._one, self._two, self._three = _TELLING[dialect]
         self._splitter = EventSplitter()
 
     def feed(self, chunk: bytes) -> bytes:
@@ -54,16 +54,38 @@ class StreamWatch:
         whole = self._splitter.feed(chunk)
         if self.content_seen and not (self._one in whole or self._two in whole or self._three in whole):
             return whole if self.ending is Ending.OPEN else b""
-        return b"".join(event for event in _events(whole) if self._passes(event))
+        return b"".join(self._passing(whole))
 
     def finish(self) -> bytes:
         """What is left when the stream ends: a last [DONE] without its blank line counts, half an event does not."""
         return self.feed(b"\n\n") if self._splitter.rest().strip() == b"data: [DONE]" else b""
 
+    def _passing(self, whole: bytes) -> Iterator[bytes]:
+        """The parts of a block of whole events that go on: stretches without a telling word, and single events.
+
+        After the stream's last event nothing goes on, not even a [DONE] (case S6).
+        """
+        start, end = 0, len(whole)
+        spots = dict.fromkeys(self._telling, -1)  # where each word comes next
+        while start < end and self.ending is Ending.OPEN:
+            if self.content_seen:
+                for word, spot in spots.items():
+                    if spot < start:
+                        spots[word] = end if (found := whole.find(word, start)) < 0 else found
+                nearest = min(spots.values())
+                stretch = end if nearest == end else last_boundary(whole, start, nearest, default=start)
+                if stretch > start:
+                    yield whole[start:stretch]
+                    start = stretch
+                    continue
+            blank = _BLANK_LINE.search(whole, start)
+            stop = blank.end() if blank is not None else end
+            if self._passes(event := whole[start:stop]):
+                yield event
+            start = stop
+
     def _passes(self, event: bytes) -> bool:
-        """Look at one event; whether it goes on. After the last one nothing does, not even a [DONE] (case S6)."""
-        if self.ending is not Ending.OPEN:
-            return False
+        """Look at one event of an open stream; whether it goes on."""
         if (usage := _USAGE.search(event)) is not None:
             self.usage = usage[1]
             return False
@@ -90,16 +112,6 @@ class StreamWatch:
         elif not self.content_seen:
             self.content_seen = _is_anthropic_content(kind, body) if self._anthropic else _is_openai_content(body)
         return True
-
-
-def _events(whole: bytes) -> Iterator[bytes]:
-    """The single events of a block that ends with one."""
-    start = 0
-    for blank in _BLANK_LINE.finditer(whole):
-        yield whole[start : blank.end()]
-        start = blank.end()
-    if start < len(whole):
-        yield whole[start:]
 
 
 def _decode(data: bytes) -> dict[str, Any]:
