@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from site_playbook import Run, run_site, write_inventory
+from site_playbook import BIN, Run, run_site, write_inventory
 
 from cortex_contracts.inventory.clients import KeyEntry
 from cortex_contracts.inventory.files import File, GatewayFile, KeysFile, ModelsFile, NeuronFile, parse
@@ -233,3 +234,21 @@ def test_an_environment_is_in_no_output_and_no_world_readable_file(rendered: Ren
     for run in (rendered.fresh_check, rendered.first, rendered.second, rendered.converged_check):
         assert "HF_TOKEN" not in run.output
     assert (rendered.folder / "n1/etc/neuron/neuron.toml").stat().st_mode & 0o007 == 0
+
+
+def test_keys_out_of_a_vault_reach_the_gateway_as_digests_alone(tmp_path: Path) -> None:
+    """A file that ansible-vault has encrypted whole, opened by a password file."""
+    hosts = {name: {"cortex_prefix": str(tmp_path / name)} for name in ("gw", "n1")}
+    hosts["gw"]["gateway_admin_key"] = "{{ vault_admin_key }}"
+    inventory = write_inventory(tmp_path / "inventory", hosts, {"cortex_models": []})
+    vault, password = inventory / "group_vars/gateway/vault.yml", tmp_path / "password"
+    vault.parent.mkdir(parents=True)
+    vault.write_text("vault_admin_key: canary-of-the-operators\n")
+    password.write_text("correct horse\n")
+    command = [BIN / "ansible-vault", "encrypt", "--vault-password-file", password, vault]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    run = run_site(inventory, "--vault-password-file", str(password), "--diff", "-vvv")
+    assert run.returncode == 0, run.output
+    file = tmp_path / "gw/etc/cortex/keys.toml"
+    assert parse(file.read_text(), str(file), KeysFile).admin_sha256 == digest("canary-of-the-operators")
+    assert "canary" not in run.output
