@@ -29,7 +29,8 @@ class RawNeuron:
 
     answer: list[bytes] | None = field(default_factory=lambda: [sized(report())])
     version: str = "1"
-    hang_up_after: bool = False
+    answers: int | None = None  # on one connection; the next request on it is hung up on
+    free: asyncio.Event = field(default_factory=asyncio.Event)  # answers wait for this; set at first
     connections: int = 0  # those that asked for a report
     reports: int = 0
     discoveries: int = 0
@@ -48,7 +49,7 @@ class RawNeuron:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.open.add(writer)
-        asked_before = False
+        asked = 0
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if head.startswith(b"GET /discovery "):
@@ -57,15 +58,15 @@ class RawNeuron:
                     continue
                 assert head.startswith(b"GET /report HTTP/1.1\r\n")
                 self.reports += 1
-                self.connections += not asked_before
-                asked_before = True
-                if self.answer is None:
+                self.connections += not asked
+                if self.answer is None or asked == self.answers:
                     return
+                asked += 1
+                await self.free.wait()
                 for piece in self.answer:
                     writer.write(piece)
-                    await asyncio.sleep(0)
-                if self.hang_up_after:
-                    return
+                    await asyncio.sleep(0)  # a turn of the loop for the kernel to say that there is something to read,
+                    await asyncio.sleep(0)  # and one for who reads it in this process: pieces arrive as pieces
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
@@ -77,6 +78,7 @@ class RawNeuron:
 async def raw_neuron(**fields: Any) -> AsyncIterator[RawNeuron]:
     """One that listens inside the with block."""
     neuron = RawNeuron(**fields)
+    neuron.free.set()
     server = await asyncio.start_server(neuron.serve, "127.0.0.1", 0)
     neuron.port = server.sockets[0].getsockname()[1]
     try:

@@ -103,8 +103,10 @@ class Poller:
         if probe.asked_at == math.inf and now >= probe.next_at:
             probe.next_at = now + self._interval_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  spreads load
             probe.ask(now)
-        waits = probe.asked_at < now  # since an earlier turn: there is nothing to do before its deadline
-        self._give_turn(probe, probe.asked_at + POLL_TIMEOUT_S if waits else min(probe.next_at, now + POLL_TIMEOUT_S))
+        if probe.asked_at < now:  # it has been waiting since an earlier turn
+            self._give_turn(probe, min(now + self._interval_s, probe.asked_at + POLL_TIMEOUT_S))
+        else:
+            self._give_turn(probe, min(probe.next_at, now + POLL_TIMEOUT_S))
 
     def _give_turn(self, probe: Probe, at: float) -> None:
         heapq.heappush(self._turns, (at, next(self._serial), probe))
