@@ -180,11 +180,13 @@ async def test_a_kick_is_a_poll_at_once_and_many_are_few() -> None:
 
 async def test_a_kick_during_a_poll_is_another_after_it() -> None:
     """That one was asked before there was a reason to doubt."""
-    async with raw_neuron() as neuron, polled(neuron, interval_s=60) as (beliefs, poller):
+    async with raw_neuron() as neuron, raw_neuron() as other, polled(neuron, other, interval_s=60) as (beliefs, poller):
         neuron.free.clear()
         poller.kick("0")
         await until(lambda: neuron.reports == 2)
         poller.kick("0")
+        poller.kick("1")
+        await until(lambda: other.reports == 2)  # so the kick has been looked at
         neuron.answer = [sized(DRAINING)]
         neuron.free.set()
         await until(lambda: neuron.reports == 3)
