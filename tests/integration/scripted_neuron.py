@@ -183,7 +183,10 @@ class ScriptedNeuron:
             self.has(model_id)
 
     async def _unload(self, request: web.Request) -> web.Response:
-        model_id = (await request.json())["model_id"]
+        wanted = await request.json()
+        model_id = wanted["model_id"]
+        if wanted.get("if_idle") and self.models[model_id].get("in_flight"):
+            return web.json_response({"error": {"message": "it is in use", "code": "model_busy"}}, status=409)
         self.unloads.append(model_id)
         self.orders.append(f"unload {model_id}")
         self.models[model_id]["status"] = "draining"

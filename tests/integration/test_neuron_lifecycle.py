@@ -120,6 +120,22 @@ async def test_a_model_that_can_never_be_loaded_here_does_not_hold_up_the_rest(e
         assert (health["state"], health["activation"]["failed"]) == ("ready", ["other"])
 
 
+async def test_an_unload_of_what_is_idle_spares_what_is_in_use(tmp_path: Path, echo_model: Path) -> None:
+    """A gateway evicts so: of another gateway's requests, and of a load, only the neuron knows in time (case L6)."""
+    slow = write_model(tmp_path / "slow", load_s=2.0)
+    async with running_neuron([_model(echo_model, "echo", preload_on=["here"]), _model(slow, "slow")]) as neuron:
+        await neuron.until_status("loaded", "echo")
+        await neuron.post(LOAD, {"model_id": "slow"})
+        answer = asyncio.create_task(neuron.chat({"reply": "x" * 50, "step_s": 0.02}, stream=True))
+        await until(lambda: _in_flight(neuron))
+        for name in ("echo", "slow"):
+            refused = await neuron.post(UNLOAD, {"model_id": name, "if_idle": True})
+            assert (refused.status, refused.json["error"]["code"]) == (409, "model_busy")
+        assert (await answer).content == "x" * 50
+        assert (await neuron.post(UNLOAD, {"model_id": "echo", "if_idle": True})).json["status"] == "unloaded"
+        await neuron.until_status("loaded", "slow")
+
+
 async def test_unloading_lets_answers_end_and_leaves_nothing(echo_model: Path) -> None:
     """In-flight first, then the processes, sockets and gauges; memory before and after is logged (cases T8, M2)."""
     async with running_neuron([_model(echo_model, "echo", preload_on=["here"])]) as neuron:

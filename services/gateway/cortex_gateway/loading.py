@@ -12,7 +12,15 @@ from collections import Counter
 from collections.abc import Callable
 
 from cortex_contracts.inventory.fleet import Model
-from cortex_contracts.wire.errors import CortexError, ModelFailed, ModelLoading, QueueFull, Unavailable, by_code
+from cortex_contracts.wire.errors import (
+    CortexError,
+    ModelBusy,
+    ModelFailed,
+    ModelLoading,
+    QueueFull,
+    Unavailable,
+    by_code,
+)
 from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -41,8 +49,8 @@ class Loads:
     ) -> None:
         """Carry out the decision, or join whoever does. Raises the CortexError that says why it is not loaded.
 
-        The load goes on when a waiter is cancelled or gives up: the next request finds it. QueueFull where
-        `queue_limit` wait for the model already.
+        Returns too where a victim has come into use meanwhile: decide anew. The load goes on when a waiter is
+        cancelled or gives up: the next request finds it. QueueFull where `queue_limit` wait for the model already.
         """
         self._raise_recent_failure(model, decision.neuron)
         if queue_limit is not None and self._waiting[model.id] >= queue_limit:
@@ -144,16 +152,31 @@ class Loads:
         neuron = decision.neuron
         logs.info("load", model=model.id, neuron=neuron.name, devices=decision.devices, evict=decision.evict)
         for victim in decision.evict:
-            await self._unload(neuron, victim)
-            if victim != model.id:
-                self.evictions[neuron.name] += 1
-                self._metrics.evictions.labels(neuron=neuron.name).inc()
+            if not await self._evict(neuron, victim, model):
+                return
         devices = list(decision.devices) if decision.devices is not None else None
         await self._client.load(neuron.url, LoadRequest(model_id=model.id, devices=devices))
         await self._watch(model, neuron)
 
-    async def _unload(self, neuron: NeuronView, victim: str) -> None:
-        await self._client.unload(neuron.url, victim)
+    async def _evict(self, neuron: NeuronView, victim: str, newcomer: Model) -> bool:
+        """Whether it is gone. Another gateway may have come to use it since the last poll: then it stays (case L6)."""
+        try:
+            await self._unload(neuron, victim, if_idle=True)
+        except NeuronRefused as refused:
+            if refused.code != ModelBusy.code:
+                raise
+            self._beliefs.learn_busy(neuron.name, victim)
+            self._kick(neuron.name)
+            if victim == newcomer.id:
+                raise Unavailable(refused.message, retry_after_s=refused.retry_after_s) from refused
+            return False
+        if victim != newcomer.id:
+            self.evictions[neuron.name] += 1
+            self._metrics.evictions.labels(neuron=neuron.name).inc()
+        return True
+
+    async def _unload(self, neuron: NeuronView, victim: str, if_idle: bool = False) -> None:
+        await self._client.unload(neuron.url, victim, if_idle)
         async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
             # The neuron is another process: there is nothing to wait on but its answers.
             while (row := await self._client.model(neuron.url, victim)).status is not ModelStatus.UNLOADED:  # noqa: ASYNC110

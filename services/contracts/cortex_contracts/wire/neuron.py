@@ -158,9 +158,10 @@ class LoadRequest(Request):
 
 
 class UnloadRequest(Request):
-    """POST /models/unload"""
+    """POST /models/unload. With `if_idle` a model that serves somebody, or is being loaded, stays: that is refused."""
 
     model_id: str
+    if_idle: bool = False
 
 
 class PinRequest(Request):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+import msgspec
+
 from cortex_contracts.inventory.files import NeuronAddress
 from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow, NeuronState
 from cortex_gateway.fleet.outstanding import Seat
@@ -123,6 +125,13 @@ class Beliefs:
         if before is not None:
             known = before.models.get(row.id)
             models = {**before.models, row.id: _model_view(row, known.elsewhere if known else 0)}
+            self._believe(replace(before, models=MappingProxyType(models)))
+
+    def learn_busy(self, neuron: str, model_id: str) -> None:
+        """A model is used there by somebody else, heard between two polls."""
+        before = self._neurons.get(neuron)
+        if before is not None and (known := before.models.get(model_id)) is not None:
+            models = {**before.models, model_id: msgspec.structs.replace(known, elsewhere=max(1, known.elsewhere))}
             self._believe(replace(before, models=MappingProxyType(models)))
 
     def learn_state(self, neuron: str, state: NeuronState) -> None:

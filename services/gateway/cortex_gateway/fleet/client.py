@@ -80,13 +80,13 @@ class NeuronClient:
         """POST /models/load; the answer comes before the model is loaded."""
         return await self._ask("POST", f"{url}/models/load", StatusAnswer, request, _COMMAND_TIMEOUT)
 
-    async def unload(self, url: str, model_id: str) -> StatusAnswer:
-        """POST /models/unload"""
+    async def unload(self, url: str, model_id: str, if_idle: bool = False) -> StatusAnswer:
+        """POST /models/unload; with `if_idle` refused (model_busy) where it is in use."""
         return await self._ask(
             "POST",
             f"{url}/models/unload",
             StatusAnswer,
-            UnloadRequest(model_id=model_id),
+            UnloadRequest(model_id=model_id, if_idle=if_idle),
             _COMMAND_TIMEOUT,
         )
 

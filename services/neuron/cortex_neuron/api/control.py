@@ -70,7 +70,8 @@ async def load(request: Request) -> HTTPResponse:
 
 async def unload(request: Request) -> HTTPResponse:
     """POST /models/unload: answers when the memory is free."""
-    resident = await of(request).residency.unload(_body(request, wire.UnloadRequest).model_id)
+    wanted = _body(request, wire.UnloadRequest)
+    resident = await of(request).residency.unload(wanted.model_id, wanted.if_idle)
     return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
 
 

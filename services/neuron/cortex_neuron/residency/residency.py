@@ -19,6 +19,7 @@ from cortex_contracts.wire.errors import (
     CudaUnavailable,
     Draining,
     InvalidRequest,
+    ModelBusy,
     ModelFailed,
     ModelNotFound,
     ShuttingDown,
@@ -194,11 +195,16 @@ class Residency:
 
     # ---- unload
 
-    async def unload(self, name: str) -> Resident:
-        """Let running requests end, up to the bound, then end the group. The work goes on if the caller leaves."""
+    async def unload(self, name: str, if_idle: bool = False) -> Resident:
+        """Let running requests end, up to the bound, then end the group. The work goes on if the caller leaves.
+
+        Raises ModelBusy with `if_idle`, where it is in use: only the neuron knows that of all gateways (case L6).
+        """
         resident = self.find(name)
         if resident.status is ModelStatus.UNLOADED:
             return resident
+        if if_idle and (resident.seats_taken or resident.status in states.BUSY):
+            raise ModelBusy(f"model {resident.model.id} is {resident.status}, with {resident.seats_taken} seats taken")
         why = Draining(f"model {resident.model.id} is being unloaded")
         await asyncio.shield(self._unloading(resident, why))
         return resident
