@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -83,9 +83,9 @@ class Exchange:
     """One request. Not shared between tasks, but for `interrupt`."""
 
     __slots__ = (
-        "_held", "_outstanding", "_reason", "_scope", "account", "code", "dialect", "duration_s", "ended_in", "events",
-        "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "on_trial", "outcome", "path",
-        "priority", "prompt_bytes", "request_id", "stage", "started", "status", "stream", "trace", "usage",
+        "_held", "_outstanding", "_reason", "_waiting", "account", "code", "dialect", "duration_s", "ended_in",
+        "events", "first_content_s", "key", "limit_headers", "load_wait_s", "model", "neuron", "on_trial", "outcome",
+        "path", "priority", "prompt_bytes", "request_id", "stage", "started", "status", "stream", "trace", "usage",
     )  # fmt: skip
 
     def __init__(self, request_id: str, dialect: Dialect, path: str, outstanding: Outstanding) -> None:
@@ -109,7 +109,7 @@ class Exchange:
         self.trace: Trace | None = None
         self._outstanding = outstanding
         self._held: tuple[str, str] | None = None
-        self._scope: asyncio.Timeout | None = None
+        self._waiting: asyncio.Task[object] | None = None
         self._reason: CortexError | None = None
 
     def move(self, stage: Stage) -> None:
@@ -184,22 +184,31 @@ class Exchange:
         self.ended_in = self.stage
         self.move(Stage.DONE)
 
-    @asynccontextmanager
-    async def interruptible(self) -> AsyncIterator[None]:
-        """While inside, `interrupt` ends the wait with its error."""
-        self._reason = None
-        try:
-            async with asyncio.timeout(None) as self._scope:
-                yield
-        except TimeoutError:
-            if self._reason is None:
-                raise
-            raise self._reason from None
-        finally:
-            self._scope = None
+    def interruptible(self) -> _Interruptible:
+        """While inside, `interrupt` ends the wait with its error. For `with`, in the task that waits."""
+        return _Interruptible(self)
 
     def interrupt(self, reason: CortexError) -> None:
         """End whatever it waits for with `reason`. Does nothing where it waits for nothing."""
-        if self._scope is not None and self._reason is None:
+        if self._waiting is not None and self._reason is None:
             self._reason = reason
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            self._waiting.cancel()
+
+
+class _Interruptible:
+    """asyncio.timeout without a time, for a tenth of its price: every request waits twice."""
+
+    __slots__ = ("_cancelling", "_exchange", "_task")
+
+    def __init__(self, exchange: Exchange) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._exchange, self._task, self._cancelling = exchange, task, task.cancelling()
+
+    def __enter__(self) -> None:
+        self._exchange._reason, self._exchange._waiting = None, self._task
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        reason, self._exchange._waiting = self._exchange._reason, None
+        if reason is not None and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise reason from None

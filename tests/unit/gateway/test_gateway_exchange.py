@@ -42,7 +42,7 @@ async def test_an_interruption_ends_the_wait_with_its_reason() -> None:
     one = exchange(Outstanding())
 
     async def wait() -> None:
-        async with one.interruptible():
+        with one.interruptible():
             await asyncio.Event().wait()
 
     waiting = asyncio.create_task(wait())
@@ -58,11 +58,27 @@ async def test_an_interruption_ends_the_wait_with_its_reason() -> None:
         await again
 
 
+async def test_who_is_cancelled_and_interrupted_at_once_is_cancelled() -> None:
+    """A client that leaves is not told why somebody else would have ended its wait."""
+    one = exchange(Outstanding())
+
+    async def wait() -> None:
+        with one.interruptible():
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    one.interrupt(ShuttingDown("bye"))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert waiting.cancelled()
+
+
 async def test_a_timeout_inside_is_not_taken_for_an_interruption() -> None:
     """Its own limits stay its own."""
-    with pytest.raises(TimeoutError):
-        async with exchange(Outstanding()).interruptible():
-            raise TimeoutError
+    with pytest.raises(TimeoutError), exchange(Outstanding()).interruptible():
+        raise TimeoutError
 
 
 async def test_closing_refuses_the_new_and_returns_when_the_last_has_left() -> None:

@@ -130,17 +130,16 @@ class Attempts:
             if isinstance(decision, Reject):
                 raise decision.error
             exchange.hold(decision.neuron.name)
-            with exchange.waiting_for_load(decision.neuron.name):
-                async with exchange.interruptible():
-                    await self._loads.until_loaded(
-                        call.model, decision, settings.cold_load_timeout_s, settings.queue_limit
-                    )
+            with exchange.waiting_for_load(decision.neuron.name), exchange.interruptible():
+                await self._loads.until_loaded(
+                    call.model, decision, settings.cold_load_timeout_s, settings.queue_limit
+                )
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
 
     async def _has_lost(self, neuron: NeuronView, call: Call, exchange: Exchange) -> bool:
         """Whether a neuron that has refused has the model no more: it was unloaded since the last poll."""
         try:
-            async with exchange.interruptible():
+            with exchange.interruptible():
                 row = await self._client.model(neuron.url, call.model.id)
         except (NeuronRefused, NeuronUnreachable):
             return False
@@ -176,7 +175,7 @@ class Attempts:
         idle_s = settings.idle_timeout_s if call.stream else None
         headers = call.headers if exchange.trace is None else call.headers | exchange.trace.attempt(neuron.name)
         try:
-            async with exchange.interruptible():
+            with exchange.interruptible():
                 base = await self._base(call, neuron)
                 response = await self._upstream.post(
                     base, call.path, call.body, headers, settings.connect_timeout_s, idle_s

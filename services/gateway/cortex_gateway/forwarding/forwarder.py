@@ -80,7 +80,7 @@ def _for_its_engine(call: Call) -> tuple[Call, bool]:
 
 async def _whole(response: Response, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
     try:
-        async with exchange.interruptible():
+        with exchange.interruptible():
             body = await response.read()
     except UpstreamFailure as failure:
         raise broken(exchange.neuron, failure) from failure

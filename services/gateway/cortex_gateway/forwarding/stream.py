@@ -30,7 +30,7 @@ async def pass_on(
     try:
         await client.begin(passed_back(response.headers), response.headers["content-type"])
         exchange.move(Stage.ANSWERING)
-        async with exchange.interruptible():
+        with exchange.interruptible():
             await _relay(client, response, watch, exchange, patient)
     except Silent as failure:
         raise idle(exchange.neuron, idle_timeout_s) from failure

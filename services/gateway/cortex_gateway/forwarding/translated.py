@@ -58,7 +58,7 @@ async def pass_on(
         exchange.move(Stage.ANSWERING)
         if not begun_early:
             await client.write(projector.opening())
-        async with exchange.interruptible():
+        with exchange.interruptible():
             await _relay(client, response, projector, exchange)
     except Silent as failure:
         raise idle(exchange.neuron, idle_timeout_s) from failure
