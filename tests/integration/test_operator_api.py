@@ -181,6 +181,21 @@ async def test_a_model_in_use_is_not_unloaded_unless_forced(tmp_path: Path) -> N
         )  # fmt: skip
 
 
+async def test_a_model_that_is_being_unloaded_is_sent_no_request(tmp_path: Path) -> None:
+    """From the command on, not from the next poll: whoever comes is told to come again."""
+    async with (
+        scripted("one", MODEL) as neuron,
+        operated(tmp_path, [neuron], ENTRIES, poll_interval_s=30.0) as gateway,
+    ):
+        neuron.unload_s = 1.0
+        unloading = asyncio.create_task(tell(gateway, "models/unload", model=MODEL))
+        await until(lambda: neuron.unloads == [MODEL])
+        async with gateway.ask(MODEL) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "draining")
+        assert neuron.sent == []
+        assert (await unloading)[0] == 200
+
+
 async def test_a_model_that_is_being_loaded_is_not_unloaded_unless_forced(tmp_path: Path) -> None:
     """Whoever waits for it would lose it."""
     async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
@@ -245,8 +260,10 @@ async def test_a_drained_neuron_takes_no_new_work_and_loses_none(tmp_path: Path)
         )  # fmt: skip
         for _ in range(3):
             assert "[DONE]" in await gateway.text(MODEL)
-        assert (len(one.sent), len(two.sent)) == (1, 3)
         assert "[DONE]" in await streaming
+        for _ in range(3):  # now it is idle, and first by name
+            assert "[DONE]" in await gateway.text(MODEL)
+        assert (len(one.sent), len(two.sent)) == (1, 6)
         assert (await tell(gateway, "neurons/undrain", neuron="one"))[0] == 200
         one.fault = Fault.NONE
         await gateway.text(MODEL)
