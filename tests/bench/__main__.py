@@ -1,4 +1,7 @@
-"""Measure this machine: `python -m tests.bench [PART …] [--json FILE]`. Figures, not verdicts."""
+"""Measure this machine: `python -m tests.bench [PART …] [--json FILE]`. Figures, not verdicts.
+
+What the gateway costs has a command of its own, `python -m tests.bench.gateway_cost`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ import platform
 import sys
 from pathlib import Path
 
-from tests.bench import engine_speed, failover, gateway_cost, routing_cost
+from tests.bench import engine_speed, failover, routing_cost
 
 _PARTS = {
     "engine": engine_speed.measure,
-    "gateway": gateway_cost.measure,
     "failover": failover.measure,
     "routing": routing_cost.measure,
 }

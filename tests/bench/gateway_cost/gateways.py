@@ -43,6 +43,7 @@ class Spec:
     env: Mapping[str, str] = field(default_factory=dict)
     version: Sequence[str] = ()
     ready: str = "/health"
+    says: str = ""
     settle_s: float = 1.0
     timeout_s: float = 30.0
     anthropic: bool = False
@@ -188,7 +189,8 @@ def _logged(command: list[str], environment: dict[str, str], log: Path) -> Itera
 def _wait_until_ready(url: str, spec: Spec, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + spec.timeout_s
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
-            return
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if spec.says in answer.read().decode():
+                return
         time.sleep(0.1)
     raise TimeoutError(f"{spec.name} was not ready in {spec.timeout_s:g} s; its log ends: {log.read_text()[-2000:]}")

@@ -131,9 +131,7 @@ class Attempts:
                 raise decision.error
             exchange.hold(decision.neuron.name)
             with exchange.waiting_for_load(decision.neuron.name), exchange.interruptible():
-                await self._loads.until_loaded(
-                    call.model, decision, settings.cold_load_timeout_s, settings.queue_limit
-                )
+                await self._loads.until_loaded(call.model, decision, settings.cold_load_timeout_s, settings.queue_limit)
         raise ModelLoading(f"model {call.model.id!r} was unloaded again, {_MOST_LOADS} times over")
 
     async def _has_lost(self, neuron: NeuronView, call: Call, exchange: Exchange) -> bool:
