@@ -12,16 +12,26 @@ import math
 import random
 from collections.abc import Callable
 
+import msgspec
 from pydantic import ValidationError
 
-from cortex_contracts.wire import neuron as wire
-from cortex_contracts.wire.neuron import Discovery
+from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow
 from cortex_gateway.fleet.beliefs import Report
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.connection import Connection
 from cortex_gateway.fleet.snapshot import Reach
 
 _DISCOVERY_S = 300.0  # at most so old; a little less by chance, that not all are asked at once
+
+
+class _Said(msgspec.Struct):
+    """A wire.neuron.Report whose parts are still to be read."""
+
+    health: msgspec.Raw
+    models: list[msgspec.Raw]
+
+
+_split = msgspec.json.Decoder(_Said).decode
 
 
 class Probe:
@@ -47,6 +57,7 @@ class Probe:
         self._discovery: Discovery | None = None
         self._discovery_until = 0.0
         self._body = b""
+        self._rows: dict[bytes, ModelRow] = {}  # of the last report, by what was read
         self._report: Report | None = None
 
     def ask(self, now: float) -> None:
@@ -103,8 +114,8 @@ class Probe:
         if body != self._body:  # an idle neuron says the same again
             try:
                 self._report = self._read(body)
-            except ValidationError as failure:
-                self.give_up(f"not the answer of a neuron: {failure.errors()[0]['msg']}")
+            except (ValidationError, msgspec.MsgspecError) as failure:
+                self.give_up(f"not the answer of a neuron: {failure}")
                 return
             self._body = body
         assert self._report is not None
@@ -113,11 +124,15 @@ class Probe:
         self._tell_answer(self, self._report)
 
     def _read(self, body: bytes) -> Report:
-        said = wire.Report.model_validate_json(body)
+        said = _split(body)
+        health = Condition.model_validate_json(bytes(said.health))
+        rows = [bytes(row) for row in said.models]
+        # Most models of most polls are where they were.
+        self._rows = {row: self._rows.get(row) or ModelRow.model_validate_json(row) for row in rows}
         assert self._discovery is not None
-        if said.health.version != self._discovery.version:
+        if health.version != self._discovery.version:
             self._discovery_until = 0.0
-        return Report(discovery=self._discovery, health=said.health, models=tuple(said.models))
+        return Report(discovery=self._discovery, health=health, models=tuple(self._rows.values()))
 
     def _lost(self, reason: str) -> None:
         self._connection = None
