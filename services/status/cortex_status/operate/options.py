@@ -25,63 +25,45 @@ _MOST_ROWS = 2000
 
 def add_to(commands: Any) -> None:
     """Add every command to argparse's subparsers."""
-
-    def add(name: str, text: str, *examples: str) -> argparse.ArgumentParser:
-        shown = "\n".join(f"  cortex {name} {example}" for example in examples)
-        made: argparse.ArgumentParser = commands.add_parser(
-            name,
-            parents=[_asking(is_drain=name in DRAINS)],
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"examples:\n{shown}\n\n{EXITS}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        return made
-
-    explain = add("explain", "say where a request for a model would go now, and why", "-i inventory/mine qwen3-8b")
+    explain = _added(commands, "explain", "say where a request for a model would go now, and why", "qwen3-8b")
     _takes_model(explain)
-    load = add(
-        "load",
-        "have a model loaded, and wait until it is",
-        "-i inventory/mine qwen3-8b",
-        "-i inventory/mine qwen3-8b --on rack2",
-    )
-    _takes_model_and_neuron(load, "where; without it where it fits best")
+    load = _added(commands, "load", "have a model loaded, and wait until it is", "qwen3-8b", "qwen3-8b --on rack2")
+    _takes_model(load, where="where; without it where it fits best")
     load.add_argument("--no-wait", dest="wait", action="store_false", help="answer once the load is under way")
-    unload = add("unload", "have a model unloaded", "-i inventory/mine qwen3-8b", "-i inventory/mine qwen3-8b --force")
-    _takes_model_and_neuron(unload, "where; without it everywhere")
+    unload = _added(commands, "unload", "have a model unloaded", "qwen3-8b", "qwen3-8b --force")
+    _takes_model(unload, where="where; without it everywhere")
     unload.add_argument("--force", action="store_true", help="also while it is in use; what runs has some time to end")
-    pin = add(
-        "pin", "keep a model from eviction, until its neuron's daemon ends", "-i inventory/mine qwen3-8b --on rack2"
-    )
-    _takes_model_and_neuron(pin, "where; without it wherever it is")
-    unpin = add("unpin", "let a model be evicted again; pins of the inventory stay", "-i inventory/mine qwen3-8b")
-    _takes_model_and_neuron(unpin, "where; without it wherever it is")
-    texts = (
-        "have a neuron, or a gateway, take nothing new; what runs goes on",
-        "have a neuron, or a gateway, take work again",
-    )
-    for name, text in zip(DRAINS, texts, strict=True):
-        drain = add(name, text, "-i inventory/mine rack2", "-i inventory/mine --gateway gw1")
+    for name, text in (
+        ("pin", "keep a model from eviction, until its neuron's daemon ends"),
+        ("unpin", "let a model be evicted again; pins of the inventory stay"),
+    ):
+        _takes_model(_added(commands, name, text, "qwen3-8b --on rack2"), where="where; without it wherever it is")
+    for name, text in zip(DRAINS, ("take nothing new; what runs goes on", "take work again"), strict=True):
+        drain = _added(commands, name, f"have a neuron, or a gateway, {text}", "rack2", "--gateway gw1")
         drain.add_argument("neuron", nargs="?", metavar="NEURON", help="its name; without it --gateway is meant itself")
-    _add_logs(
-        add("logs", "show the last decisions of all gateways", "-i inventory/mine -n 50", "-i inventory/mine --follow")
+    logs = _added(commands, "logs", "show the last decisions of all gateways", "-n 50", "--follow")
+    logs.add_argument("--model", metavar="MODEL", help="only those about this model")
+    logs.add_argument("-n", type=_rows, default=20, metavar="N", help="how many of the last (default: 20)")
+    logs.add_argument("--follow", action="store_true", help="go on with those that come, until Ctrl-C")
+
+
+def _added(commands: Any, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+    shown = "\n".join(f"  cortex {name} -i inventory/mine {example}" for example in examples)
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        parents=[_asking(is_drain=name in DRAINS)],
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"examples:\n{shown}\n\n{EXITS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return made
 
 
-def _takes_model(parser: argparse.ArgumentParser) -> None:
+def _takes_model(parser: argparse.ArgumentParser, where: str = "") -> None:
     parser.add_argument("model", metavar="MODEL", help="its id or an alias")
-
-
-def _takes_model_and_neuron(parser: argparse.ArgumentParser, text: str) -> None:
-    _takes_model(parser)
-    parser.add_argument("--on", metavar="NEURON", help=text)
-
-
-def _add_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="MODEL", help="only those about this model")
-    parser.add_argument("-n", type=_rows, default=20, metavar="N", help="how many of the last (default: 20)")
-    parser.add_argument("--follow", action="store_true", help="go on with those that come, until Ctrl-C")
+    if where:
+        parser.add_argument("--on", metavar="NEURON", help=where)
 
 
 def _asking(is_drain: bool) -> argparse.ArgumentParser:
