@@ -53,8 +53,8 @@ async function refresh() {
     text(byId("lost"), `the gateway does not answer (${failure.message})`);
   }
   byId("lost").hidden = misses === 0;
-  // A large fleet takes long to tell and to draw: no more than a fifth of the time goes there.
-  const pause = Math.max(INTERVAL_MS * 2 ** misses, 4 * (performance.now() - begun));
+  // A large fleet takes long to tell and to draw: no more than a tenth of the time goes there.
+  const pause = Math.max(INTERVAL_MS * 2 ** misses, 9 * (performance.now() - begun));
   timer = setTimeout(refresh, Math.min(pause, LONGEST_PAUSE_MS));
 }
 
