@@ -11,11 +11,12 @@ import platform
 import sys
 from pathlib import Path
 
-from tests.bench import engine_speed, failover, routing_cost
+from tests.bench import engine_speed, failover, polling_cost, routing_cost
 
 _PARTS = {
     "engine": engine_speed.measure,
     "failover": failover.measure,
+    "polling": polling_cost.measure,
     "routing": routing_cost.measure,
 }
 

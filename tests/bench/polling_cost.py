@@ -5,9 +5,7 @@ python -m tests.bench.polling_cost [--neurons 1000] [--seconds 20] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -20,7 +18,8 @@ from pathlib import Path
 from tests.bench import processes
 from tests.bench.many_neurons import MODELS
 
-_PER_PROCESS = 250
+_COUNT, _PER_PROCESS = 1000, 250
+_SECONDS = 20.0
 _SETTLE_S = 3.0
 
 
@@ -46,7 +45,7 @@ def _write_config(folder: Path, ports: list[int], listen: int) -> None:
     (folder / "models.toml").write_text("\n".join(entries))
 
 
-def measure(count: int, kind: str, seconds: float) -> float:
+def _share_pct(count: int, kind: str, seconds: float) -> float:
     """The percentage of a core that a gateway takes to poll `count` neurons that are "idle" or "changing"."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -63,26 +62,11 @@ def measure(count: int, kind: str, seconds: float) -> float:
         return 100 * (processes.cpu_s(gateway) - before) / (time.monotonic() - began)
 
 
-def main() -> int:
-    """Print the figures; write them where asked."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.polling_cost")
-    parser.add_argument("--neurons", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=20, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    arguments = parser.parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+def measure() -> dict[str, float]:
+    """Poll neurons that say the same again, then neurons whose every answer is another."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the gateway inherits it: a connection a neuron
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
-    figures = {}
-    for kind in ("idle", "changing"):
-        figures[f"poll_{arguments.neurons}_{kind}_pct"] = measure(arguments.neurons, kind, arguments.seconds)
-    for name, value in figures.items():
-        print(f"  {name:30} {value:10.3f}", flush=True)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        return {f"poll_{_COUNT}_{kind}_pct": _share_pct(_COUNT, kind, _SECONDS) for kind in ("idle", "changing")}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
