@@ -81,6 +81,15 @@ def ask(gateway: RunningGateway, key: str = ALICE, path: str = CHAT, **more: Any
     return gateway.http.post(gateway.url + path, json=body, headers={"authorization": f"Bearer {key}"})
 
 
+async def test_a_neuron_is_told_the_class_of_the_callers_key(tmp_path: Path) -> None:
+    """There it counts: the gateway itself lets nobody wait for a seat."""
+    async with guarded(tmp_path, {"priority": "high"}) as (gateway, neuron):
+        for key in (ALICE, BOB):
+            async with ask(gateway, key) as response:
+                assert response.status == 200
+        assert [sent.headers["x-cortex-priority"] for sent in neuron.sent] == ["high", "normal"]
+
+
 async def test_a_key_is_needed_where_there_are_keys_and_never_reaches_a_neuron(tmp_path: Path) -> None:
     """A right key is served, a wrong one and none are 401 in the SDK's own class; upstream sees no trace of it."""
     async with guarded(tmp_path) as (gateway, neuron):

@@ -258,6 +258,16 @@ async def test_a_body_that_is_said_to_be_no_json_is_415(pair: Pair) -> None:
             assert (await response.json())["error"]["code"] == "unsupported_media_type"
 
 
+async def test_a_clients_own_priority_is_not_passed_on(pair: Pair) -> None:
+    """Nor anything else that is a word between gateway and neuron: the class is that of its key."""
+    own = {"x-cortex-priority": "high", "x-cortex-anything": "1"}
+    async with pair.gateway.http.post(pair.gateway.url + CHAT, json={"model": MODEL}, headers=own) as response:
+        assert response.status == 200
+    (sent,) = pair.neuron.sent
+    assert sent.headers["x-cortex-priority"] == "normal"
+    assert "x-cortex-anything" not in sent.headers
+
+
 @pytest.mark.parametrize("header", ["user-agent: a\nb", "accept: a\0b", "openai-\rx: a"])
 async def test_a_header_that_cannot_be_passed_on_is_the_clients_mistake(pair: Pair, header: str) -> None:
     """A control character in one is a 400 and not a 500: HTTP has no place for it."""

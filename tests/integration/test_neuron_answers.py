@@ -189,6 +189,16 @@ async def test_slashes_in_model_names_and_after_paths_are_fine(scripted: Running
     assert [each["id"] for each in (await scripted.get("/v1/models/"))["data"]] == ["echo"]
 
 
+async def test_a_priority_that_is_none_is_refused(scripted: RunningNeuron) -> None:
+    """By name, with those there are; the gateway's three are taken."""
+    refused = await scripted.post(CHAT, chat_body({"reply": "x"}), **{"x-cortex-priority": "urgent"})
+    assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
+    assert "'urgent'; it should be one of low, normal, high" in refused.json["error"]["message"]
+    for priority in ("low", "normal", "high"):
+        taken = await scripted.post(CHAT, chat_body({"reply": "x"}), **{"x-cortex-priority": priority})
+        assert taken.status == 200
+
+
 async def test_counting_tokens_is_the_prompts_length(scripted: RunningNeuron) -> None:
     """As the answer's usage then says."""
     body = chat_body({"reply": "x"})

@@ -25,6 +25,31 @@ async def test_the_model_answers_in_english_and_both_dialects_agree(real_neuron:
     assert message.json["usage"]["input_tokens"] == whole.json["usage"]["prompt_tokens"]
 
 
+async def test_a_high_request_is_answered_before_the_low_that_wait() -> None:
+    """The class goes from the header to the engine's queue, over the daemon and its frames."""
+    models = [{"id": "smollm2", "source": str(DEMO_MODEL), "vram_mb": 2600, "preload_on": ["here"]}]
+    async with running_neuron(models, REAL, max_sequences=1, queue_limit=4) as neuron:
+        await neuron.until_status("loaded", "smollm2", timeout_s=120)
+        ends: list[str] = []
+
+        async def ask(priority: str, max_tokens: int) -> None:
+            body = {"model": "smollm2", **LONG, "max_tokens": max_tokens}
+            assert (await neuron.post(COMPLETIONS, body, **{"x-cortex-priority": priority})).status == 200
+            ends.append(priority)
+
+        asked = []
+        for waiting, (priority, max_tokens) in enumerate([("normal", 60), ("low", 1), ("low", 1), ("high", 1)]):
+            asked.append(asyncio.create_task(ask(priority, max_tokens)))
+            await until(lambda waiting=waiting: _waits(neuron, waiting))
+        await asyncio.gather(*asked)
+        assert ends == ["normal", "high", "low", "low"]
+
+
+async def _waits(neuron: RunningNeuron, depth: int) -> bool:
+    health = await neuron.health("smollm2")
+    return bool(health["in_flight"] == depth + 1 and health["queue_depth"] == depth)
+
+
 async def test_a_client_that_leaves_frees_the_engine(real_neuron: RunningNeuron) -> None:
     """In decoding, and in the prefill of a long prompt (case S8)."""
     long_prompt = {**LONG, "prompt": "one two three four five six seven " * 400}
