@@ -29,9 +29,10 @@ MODEL = "echo"
 SLOWER = 3  # times as long a step of the slow neuron takes
 WORDS = 40
 REPLY = "".join(f"{number:02} " for number in range(WORDS))
+FIRST_WORD = REPLY[:3].encode()
 _TOKENS_PER_STEP = 3  # one word of REPLY: tokens are bytes
 _PAUSE_S = 0.02
-_RECOVERY_S = 20.0
+_RECOVERY_S = 60.0
 
 
 class Ended(StrEnum):
@@ -52,7 +53,7 @@ class Asked:
     began: float
     ended: Ended = Ended.CUT
     over: float = 0.0
-    longest_gap_s: float = 0.0
+    longest_gap_s: float = 0.0  # between two words of the answer
     said: str = ""  # the end of what came, for the reader of a failure
 
 
@@ -225,7 +226,8 @@ class _Clients:
             async with self._http.post(url, json=body, headers=headers) as response:
                 async for piece in response.content.iter_any():
                     now = time.monotonic()
-                    asked.longest_gap_s = max(asked.longest_gap_s, now - last) if received else 0.0
+                    if FIRST_WORD in received:
+                        asked.longest_gap_s = max(asked.longest_gap_s, now - last)
                     received += piece
                     last = now
         except aiohttp.ClientError as failure:

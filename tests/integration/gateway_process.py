@@ -158,4 +158,7 @@ async def running(
 async def _read_log(gateway: RunningGateway) -> None:
     assert gateway.process.stderr is not None
     async for line in gateway.process.stderr:
-        gateway.log.append(json.loads(line))
+        try:
+            gateway.log.append(json.loads(line))
+        except ValueError:  # and go on reading: a full pipe would hold the gateway up
+            gateway.log.append({"event": "no line of a log", "traceback": line.decode(errors="replace")})
