@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from tests.sim.neuron import Life, Seat, SimNeuron, refused
 
-from cortex_contracts.wire.errors import CortexError
+from cortex_contracts.wire.errors import CortexError, GroupDied
 from cortex_gateway.forwarding.response import Lost, Response
 
 _PREFILL_S = 0.05
@@ -92,6 +92,8 @@ async def serve(neuron: SimNeuron, gateway: str, asked: dict[str, Any], answer: 
         await neuron.spend(0)
         async with neuron.seat(asked["model"], Seat(gateway, answer.end_with)):
             await neuron.spend(_PREFILL_S)
+            if neuron.ill:
+                raise GroupDied("every request ends so")
             await (_stream if asked.get("stream") else _whole)(neuron, asked, answer)
     except CortexError as failure:
         answer.refuse(failure)

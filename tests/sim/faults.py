@@ -23,6 +23,7 @@ class Fault(StrEnum):
     CUT_OFF = "cut_off"
     SLOW = "slow"  # its models answer a hundred times slower
     LAG = "lag"  # the way to it is so slow that polls miss their deadline now and then
+    ILL = "ill"  # polls are answered, requests are not
     DRAIN = "drain"
     CRASH = "crash"  # of its loaded models' groups
     FAIL_LOADS = "fail_loads"  # of each model, the next
@@ -44,6 +45,8 @@ def end(fault: Fault, neuron: SimNeuron) -> None:
             neuron.slowness = 1.0
         case Fault.LAG:
             neuron.lag = 1.0
+        case Fault.ILL:
+            neuron.ill = False
         case Fault.DRAIN:
             neuron.drain(False)
         case Fault.FAIL_LOADS:
@@ -78,6 +81,10 @@ def _lag(neuron: SimNeuron) -> None:
     neuron.lag = 800.0
 
 
+def _ill(neuron: SimNeuron) -> None:
+    neuron.ill = True
+
+
 def _crash(neuron: SimNeuron) -> None:
     for model_id in list(neuron.residents):
         neuron.crash(model_id)
@@ -98,6 +105,7 @@ _BEGIN: dict[Fault, Callable[[SimNeuron], None]] = {
     Fault.CUT_OFF: _live(Life.CUT_OFF),
     Fault.SLOW: _slow,
     Fault.LAG: _lag,
+    Fault.ILL: _ill,
     Fault.DRAIN: lambda neuron: neuron.drain(True),
     Fault.CRASH: _crash,
     Fault.FAIL_LOADS: _fail_loads,

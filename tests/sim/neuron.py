@@ -96,6 +96,7 @@ class SimNeuron:
         self.host, self.catalogue, self.rng = host, catalogue, rng
         self.life = Life.UP
         self.slowness = 1.0  # how many times longer its work takes
+        self.ill = False  # every request that is let in ends with a 500
         self.failing: Counter[str] = Counter()  # loads that will fail, by model
         self.changed = asyncio.Event()  # set, and replaced, when its life changes
         self.lag = 1.0  # how many times longer the way there takes

@@ -193,7 +193,7 @@ class Simulation:
     def settle(self) -> None:
         """End all faults, let every request end, and see that nothing is left of them."""
         for neuron in self.neurons.values():
-            neuron.slowness = neuron.lag = 1.0
+            neuron.slowness, neuron.lag, neuron.ill = 1.0, 1.0, False
             neuron.failing.clear()
             neuron.drain(False)
             if neuron.life is not Life.UP:

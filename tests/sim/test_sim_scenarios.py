@@ -1,0 +1,174 @@
+"""What must come out of situations that have gone wrong elsewhere, on the simulated fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.sim.neuron import Host, Life
+from tests.sim.simulation import SETTINGS, SimGateway, Simulation
+
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.neuron import ModelStatus
+
+
+def model(name: str, vram_mb: int = 16000, **fields: Any) -> Model:
+    return Model(id=name, source="-", vram_mb=vram_mb, **fields)
+
+
+@pytest.fixture
+def fleets() -> Iterator[list[Simulation]]:
+    """Those that a test makes; what they saw is judged at the end."""
+    made: list[Simulation] = []
+    yield made
+    for simulation in made:
+        simulation.settle()
+        violations = simulation.witness.violations
+        simulation.end()
+        assert not violations, violations
+
+
+def fleet(made: list[Simulation], *models: Model, hosts: int = 1) -> Simulation:
+    """Hosts with one card of 24 GB each."""
+    made.append(Simulation([Host(f"n{number}") for number in range(hosts)], models))
+    return made[-1]
+
+
+def all_of(simulation: Simulation, *requests: asyncio.Task[str]) -> list[str]:
+    async def gather() -> list[str]:
+        return await asyncio.gather(*requests)
+
+    return simulation.run(gather())
+
+
+async def _come_again(simulation: Simulation, gateway: SimGateway, model_id: str, until_s: float) -> int:
+    """A client that asks for one model all the time, with a breath between; how often it was answered."""
+    answered = 0
+    while simulation.loop.time() < until_s:
+        answered += await simulation.ask(gateway, model_id) == "ok"
+        await asyncio.sleep(0.5)
+    return answered
+
+
+@pytest.mark.parametrize("strategy", ["lru", "priority"])
+def test_two_models_that_displace_each_other_both_go_on(fleets: list[Simulation], strategy: str) -> None:
+    """Mutual swaps, both ways, again and again: neither starves the other (case L6)."""
+    simulation = fleet(fleets, model("a"), model("b"))
+    gateway = simulation.add_gateway("g", strategy=strategy)
+
+    async def both() -> list[int]:
+        return await asyncio.gather(*(_come_again(simulation, gateway, name, 300.0) for name in ("a", "b")))
+
+    answered = simulation.run(both())
+    assert min(answered) >= 10, answered
+    assert simulation.witness.evictions >= 20
+
+
+def test_two_gateways_that_want_the_same_room_both_go_on(fleets: list[Simulation]) -> None:
+    """They share no state: what each evicts is judged by the neuron."""
+    simulation = fleet(fleets, model("a"), model("b"))
+    gateways = [simulation.add_gateway(name) for name in ("g", "h")]
+
+    async def both() -> list[int]:
+        pairs = zip(gateways, ("a", "b"), strict=True)
+        return await asyncio.gather(*(_come_again(simulation, gateway, name, 300.0) for gateway, name in pairs))
+
+    assert min(simulation.run(both())) >= 10
+
+
+def test_a_hundred_requests_at_once_are_one_load_and_a_bounded_queue(fleets: list[Simulation]) -> None:
+    """So many wait as may; the others are told at once, with a Retry-After (cases L1, L10)."""
+    simulation = fleet(fleets, model("a"), hosts=3)
+    gateway = simulation.add_gateway("g")
+    answers = Counter(all_of(simulation, *(simulation.ask(gateway, "a", max_tokens=1) for _ in range(100))))
+    assert simulation.witness.loads == 1
+    assert answers["queue_full"] >= 100 - SETTINGS.queue_limit
+    assert answers["ok"] >= 12
+
+
+def test_clients_that_leave_while_they_wait_leave_no_seat(fleets: list[Simulation]) -> None:
+    """In the load, before the first word, in the stream; an idle model is served at once afterwards (case L9)."""
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g")
+    for _ in range(5):
+        for patience_s in (0.001, 0.5, 2.0, 4.0, 4.5):
+            simulation.ask(gateway, "a", stream=True, max_tokens=500, patience_s=patience_s)
+        simulation.pass_time(10.0)
+        gateway.check_quiet()
+    assert gateway.outcomes == {"client_gone": 25}
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+
+
+def test_a_neuron_that_falls_silent_is_left_within_seconds(fleets: list[Simulation]) -> None:
+    """Its waiting requests end with a word, new ones go elsewhere (case L4)."""
+    simulation = fleet(fleets, model("a"), hosts=2)
+    gateway = simulation.add_gateway("g")
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    (holder,) = [each for each in simulation.neurons.values() if "a" in each.residents]
+    simulation.call(lambda: holder.live(Life.HUNG))
+    waiting = [simulation.ask(gateway, "a") for _ in range(5)]
+    simulation.pass_time(30.0)
+    assert {request.result() for request in waiting} <= {"upstream_timeout", "ok"}
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+
+
+def test_the_lower_never_displaces_the_higher(fleets: list[Simulation]) -> None:
+    """Under `priority` it is told that there is no room; the higher takes its room back (case L6)."""
+    simulation = fleet(fleets, model("high", priority=5), model("low", priority=1))
+    gateway = simulation.add_gateway("g", strategy="priority")
+    asked = ("low", "high", "low", "high")
+    outcomes = [all_of(simulation, simulation.ask(gateway, name))[0] for name in asked]
+    assert outcomes == ["ok", "ok", "no_capacity", "ok"]
+
+
+def test_what_an_operator_pins_stays(fleets: list[Simulation]) -> None:
+    """Whoever asks, until it is unpinned."""
+    simulation = fleet(fleets, model("a"), model("b"))
+    gateway = simulation.add_gateway("g")
+    neuron = simulation.neurons["n0"]
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    neuron.pin("a", True)
+    simulation.pass_time(3.0)
+    assert all_of(simulation, simulation.ask(gateway, "b")) == ["no_capacity"]
+    neuron.pin("a", False)
+    simulation.pass_time(3.0)
+    assert all_of(simulation, simulation.ask(gateway, "b")) == ["ok"]
+
+
+def test_a_neuron_that_comes_back_empty_is_loaded_anew(fleets: list[Simulation]) -> None:
+    """Between two polls nobody sees that it was gone; what it has room for again is known with the next."""
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g")
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    neuron = simulation.neurons["n0"]
+    simulation.call(lambda: neuron.live(Life.DEAD))
+    simulation.call(lambda: neuron.live(Life.UP))
+    simulation.ask(gateway, "a")
+    simulation.pass_time(SETTINGS.poll_interval_s)
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    assert neuron.residents["a"].status is ModelStatus.LOADED
+
+
+def test_a_neuron_that_fails_every_request_is_left_alone_and_tried_again(fleets: list[Simulation]) -> None:
+    """It answers its polls all the while: the circuit opens, lets one through now and then, and closes."""
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g")
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    neuron = simulation.neurons["n0"]
+    neuron.ill = True
+
+    async def ask_all_the_time() -> None:
+        for _ in range(300):
+            simulation.ask(gateway, "a")
+            await asyncio.sleep(0.2)
+
+    simulation.run(ask_all_the_time())
+    assert 5 <= gateway.outcomes["group_died"] <= 20  # the rest was told at once
+    assert gateway.outcomes["unavailable"] >= 270
+    neuron.ill = False
+    simulation.pass_time(31.0)
+    assert all_of(simulation, simulation.ask(gateway, "a"), simulation.ask(gateway, "a"))[0] == "ok"
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
