@@ -37,6 +37,7 @@ class _Event(StrEnum):
 
 
 NEXT = {
+    (Circuit.CLOSED, _Event.SUCCESS): Circuit.CLOSED,
     (Circuit.CLOSED, _Event.FAILURE): Circuit.CLOSED,
     (Circuit.CLOSED, _Event.LAST_FAILURE): Circuit.OPEN,
     (Circuit.OPEN, _Event.PROBE): Circuit.HALF_OPEN,
@@ -111,7 +112,7 @@ class Circuits:
             self._breakers[seat] = probed(breaker, now)
 
     def succeeded(self, seat: Seat) -> None:
-        """An answer was whole."""
+        """An answer was whole: by NEXT that closes any circuit, and one without a blemish is not kept."""
         self._breakers.pop(seat, None)
 
     def failed(self, seat: Seat, now: float) -> None:
