@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from sanic import Request
 
@@ -22,6 +22,7 @@ from cortex_gateway.forwarding.call import Call
 
 KEEPALIVE_S = 1.0
 EVENT_STREAM = "text/event-stream"
+_MOST_UNSENT = 16 * 1024  # bytes that the client has not taken yet; with more, nothing is put any more
 _Result = TypeVar("_Result")
 
 
@@ -37,6 +38,7 @@ class ClientStream:
     def __init__(self, request: Request, call: Call, exchange: Exchange) -> None:
         self._request, self._call, self._exchange = request, call, exchange
         self._sink: Sink | None = None
+        self._head_is_out = False
         self.opened_early = False
 
     @property
@@ -57,6 +59,17 @@ class ClientStream:
         """Send whole events."""
         assert self._sink is not None, "begun"
         await self._sink.send(data)
+        self._head_is_out = True
+
+    def put(self, data: bytes) -> bool:
+        """Send whole events at once, without Sanic's three coroutines for each; False where that cannot be: `write`."""
+        transport = cast("asyncio.Transport | None", self._request.transport)
+        if not self._head_is_out or transport is None or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > _MOST_UNSENT:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     async def fail(self, error: CortexError) -> None:
         """End the stream with an error event."""

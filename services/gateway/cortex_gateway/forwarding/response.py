@@ -12,6 +12,7 @@ the wire (connection.py). Called by: stream.py, translated.py, forwarder.py, att
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 _MOST_UNREAD = 256 * 1024  # bytes; with more, nothing is read from the neuron until they are taken
@@ -45,7 +46,7 @@ class Response:
     """One answer. Whoever takes it reads it to its end or closes it; who is cancelled while it waits has closed it."""
 
     __slots__ = (
-        "_failure", "_heard_at", "_idle_s", "_loop", "_num_unread", "_paused", "_pieces", "_source", "_timer",
+        "_failure", "_heard_at", "_idle_s", "_loop", "_num_unread", "_paused", "_pieces", "_source", "_take", "_timer",
         "_waiter", "complete", "headers", "status",
     )  # fmt: skip
 
@@ -57,6 +58,7 @@ class Response:
         self._num_unread, self._paused = 0, False
         self._failure: UpstreamFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(idle_s, self._check_silence) if idle_s is not None else None
 
@@ -64,6 +66,11 @@ class Response:
     def content_type(self) -> str:
         """Without its parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def all_taken(self) -> bool:
+        """It is complete, and nothing of it is left."""
+        return self.complete and not self._pieces
 
     async def head(self) -> None:
         """Wait for `status` and `headers`. Raises Lost, Silent."""
@@ -76,13 +83,26 @@ class Response:
             if self.complete:
                 return b""
             await self._more()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._num_unread = 0
-        if self._paused:
-            self._paused = False
-            self._source.resume()
-        return data
+        return self._taken()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Give each piece to `take` the moment it comes, until that says False or there are no more.
+
+        What `piece` does, without a turn of the event loop and of every waiting coroutine for each piece. Raises Lost,
+        Silent, and what `take` raises.
+        """
+        while not self.all_taken:
+            if self._pieces:
+                if not take(self._taken()):
+                    return
+            else:
+                self._take = take
+                try:
+                    await self._more()
+                    if self._take is None:
+                        return
+                finally:
+                    self._take = None
 
     async def read(self) -> bytes:
         """The rest of the body. Raises Lost, Silent."""
@@ -116,17 +136,38 @@ class Response:
             self._source.resume()
 
     def fail(self, failure: UpstreamFailure) -> None:
-        """No more will come. The first failure is the reason of those that follow from it."""
-        self._failure = self._failure or failure
+        """No more will come."""
+        self._failure = failure
         self._stop_timer()
         self.wake()
 
     def wake(self) -> None:
         """Something is new."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._take is not None and self._pieces:
+            try:
+                goes_on = self._take(self._taken())
+            except Exception as failure:  # noqa: BLE001  for the one that waits
+                self._waiter.set_exception(failure)
+                return
+            if not goes_on:
+                self._take = None
+            elif not self.complete and self._failure is None:
+                self._heard_at = self._loop.time()
+                return
+        self._waiter.set_result(None)
 
     # ----
+
+    def _taken(self) -> bytes:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._num_unread = 0
+        if self._paused:
+            self._paused = False
+            self._source.resume()
+        return data
 
     async def _more(self) -> None:
         if self._failure is not None:

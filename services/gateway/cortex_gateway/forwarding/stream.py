@@ -47,18 +47,36 @@ async def pass_on(
 async def _relay(
     client: ClientStream, response: Response, watch: StreamWatch, exchange: Exchange, patient: bool
 ) -> None:
-    read, feed, write = response.piece, watch.feed, client.write
+    unsent = b""
+
+    def pass_at_once(chunk: bytes) -> bool:
+        nonlocal unsent
+        data = _seen(watch, chunk, exchange)
+        if data and not client.put(data):
+            unsent = data
+        return not unsent and watch.ending is Ending.OPEN
+
     while watch.ending is Ending.OPEN:
-        chunk = await (client.while_waiting(read()) if patient and not watch.content_seen else read())
-        data = feed(chunk) if chunk else watch.finish()
-        if data:
-            await write(data)
-            exchange.events += data.count(b"data:")
-        if exchange.first_content_s is None and watch.content_seen:
-            exchange.content()
-        if not chunk and watch.ending is Ending.OPEN:
+        if patient and not watch.content_seen:
+            unsent = _seen(watch, await client.while_waiting(response.piece()), exchange)
+        else:
+            await response.pour(pass_at_once)
+        if response.all_taken and watch.ending is Ending.OPEN:
+            unsent += watch.finish()
+        if unsent:
+            await client.write(unsent)
+            unsent = b""
+        if response.all_taken and watch.ending is Ending.OPEN:
             raise broken(exchange.neuron, None)
     if watch.ending is Ending.COMPLETE and not response.complete:
         with suppress(TimeoutError, UpstreamFailure):
             async with asyncio.timeout(_END_OF_BODY_S):
                 await response.read()
+
+
+def _seen(watch: StreamWatch, chunk: bytes, exchange: Exchange) -> bytes:
+    data = watch.feed(chunk)
+    exchange.events += data.count(b"data:")
+    if exchange.first_content_s is None and watch.content_seen:
+        exchange.content()
+    return data
