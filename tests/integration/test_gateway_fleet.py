@@ -292,7 +292,8 @@ async def test_sigterm_refuses_the_new_and_finishes_the_old(tmp_path: Path) -> N
         async with gateway.ask(MODEL) as response:
             assert response.status == 503
             assert (await response.json())["error"]["code"] == "shutting_down"
-        assert (await gateway.get("/health"))["status"] == "stopping"
+        async with gateway.http.get(gateway.url + "/health") as response:
+            assert (response.status, (await response.json())["status"]) == (503, "stopping")
         assert (await streaming).rstrip().endswith("[DONE]")
 
 

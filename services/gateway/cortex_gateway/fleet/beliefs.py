@@ -166,7 +166,7 @@ def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> Neuro
     health, discovery = report.health, report.discovery
     free = {device.index: device.vram_free_mb for device in health.devices}
     busy = {model.id: model.in_flight + model.queue_depth for model in health.models}
-    models = {}
+    models: dict[str, ModelView] = {}
     for row in report.models:
         elsewhere = busy.get(row.id, 0) - ours.get((before.name, row.id), 0)
         models[row.id] = _model_view(row, max(0, elsewhere))
@@ -185,7 +185,7 @@ def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> Neuro
             ]
         ),
         harnesses=frozenset(discovery.harnesses),
-        models=MappingProxyType(models),
+        models=before.models if before.models == models else MappingProxyType(models),
     )
 
 

@@ -123,18 +123,20 @@ class Snapshot:
         """Believe this of a neuron from now on. Called by beliefs.py alone, once the snapshot is in use."""
         name, before = neuron.name, self.neurons.get(neuron.name)
         self.neurons[name] = neuron
-        listed, listed_before = _listed(neuron), _listed(before) if before is not None else frozenset()
-        if listed != listed_before:
-            for model_id in listed - listed_before:
-                insort(self._where.setdefault(model_id, []), name)
-            for model_id in listed_before - listed:
-                self._where[model_id].remove(name)
-                if not self._where[model_id]:
-                    del self._where[model_id]
+        if before is None or before.models is not neuron.models or before.healthy is not neuron.healthy:
+            self._list(name, _listed(before) if before is not None else frozenset(), _listed(neuron))
         self.num_answering += neuron.healthy - (before is not None and before.healthy)
         self.num_taking_work += neuron.takes_work - (before is not None and before.takes_work)
         if self._index is not None:
             self._index[1].put(neuron)
+
+    def _list(self, name: str, before: frozenset[str], after: frozenset[str]) -> None:
+        for model_id in after - before:
+            insort(self._where.setdefault(model_id, []), name)
+        for model_id in before - after:
+            self._where[model_id].remove(name)
+            if not self._where[model_id]:
+                del self._where[model_id]
 
     def where(self, model_id: str) -> Sequence[str]:
         """The neurons that answer and know the model as other than unloaded, by name."""
