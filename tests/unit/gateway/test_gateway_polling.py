@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
+from pydantic import BaseModel
 from raw_neuron import RawNeuron, raw_neuron, report, sized
 
 from cortex_contracts.inventory.files import NeuronAddress
+from cortex_contracts.wire import neuron as wire
 from cortex_contracts.wire.neuron import NeuronState
+from cortex_gateway.fleet import condition
 from cortex_gateway.fleet.beliefs import Beliefs, Report
 from cortex_gateway.fleet.client import NeuronClient
 from cortex_gateway.fleet.poller import POLL_TIMEOUT_S, Poller
@@ -207,3 +211,18 @@ async def test_who_stays_is_watched_on_over_a_reload() -> None:
         left_at = goes.reports
         await until(lambda: comes.reports > 5)
         assert (stays.connections, goes.reports) == (1, left_at)
+
+
+@pytest.mark.parametrize(
+    ("read", "contract"),
+    [
+        (condition.Condition, wire.Condition),
+        (condition.DeviceCondition, wire.DeviceHealth),
+        (condition.ModelCondition, wire.ModelHealth),
+    ],
+)
+def test_what_is_read_of_a_report_is_in_the_contract(read: type[msgspec.Struct], contract: type[BaseModel]) -> None:
+    """By the same names; what a neuron may leave out, the gateway does without."""
+    for field in msgspec.structs.fields(read):
+        promised = contract.model_fields[field.name]
+        assert field.required == promised.is_required() and (field.required or field.default == promised.default)

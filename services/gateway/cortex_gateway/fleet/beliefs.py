@@ -15,7 +15,8 @@ from types import MappingProxyType
 import msgspec
 
 from cortex_contracts.inventory.files import NeuronAddress
-from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow, NeuronState
+from cortex_contracts.wire.neuron import Discovery, ModelRow, NeuronState
+from cortex_gateway.fleet.condition import Condition
 from cortex_gateway.fleet.outstanding import Seat
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 

@@ -15,9 +15,10 @@ from collections.abc import Callable
 import msgspec
 from pydantic import ValidationError
 
-from cortex_contracts.wire.neuron import Condition, Discovery, ModelRow
+from cortex_contracts.wire.neuron import Discovery, ModelRow
 from cortex_gateway.fleet.beliefs import Report
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
+from cortex_gateway.fleet.condition import Condition
 from cortex_gateway.fleet.connection import Connection
 from cortex_gateway.fleet.snapshot import Reach
 
@@ -25,9 +26,9 @@ _DISCOVERY_S = 300.0  # at most so old; a little less by chance, that not all ar
 
 
 class _Said(msgspec.Struct):
-    """A wire.neuron.Report whose parts are still to be read."""
+    """A wire.neuron.Report whose rows are still to be read."""
 
-    health: msgspec.Raw
+    health: Condition
     models: list[msgspec.Raw]
 
 
@@ -125,14 +126,13 @@ class Probe:
 
     def _read(self, body: bytes) -> Report:
         said = _split(body)
-        health = Condition.model_validate_json(bytes(said.health))
         rows = [bytes(row) for row in said.models]
         # Most models of most polls are where they were.
         self._rows = {row: self._rows.get(row) or ModelRow.model_validate_json(row) for row in rows}
         assert self._discovery is not None
-        if health.version != self._discovery.version:
+        if said.health.version != self._discovery.version:
             self._discovery_until = 0.0
-        return Report(discovery=self._discovery, health=health, models=tuple(self._rows.values()))
+        return Report(discovery=self._discovery, health=said.health, models=tuple(self._rows.values()))
 
     def _lost(self, reason: str) -> None:
         self._connection = None
