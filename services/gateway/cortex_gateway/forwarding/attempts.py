@@ -21,6 +21,7 @@ from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.snapshot import NeuronView
 from cortex_gateway.forwarding.call import Call
+from cortex_gateway.forwarding.endpoints import Endpoints
 from cortex_gateway.forwarding.response import CannotConnect, Response, Silent, UpstreamFailure
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
@@ -69,6 +70,7 @@ class Attempts:
     ) -> None:
         self._beliefs, self._loads, self._upstream, self._client = beliefs, loads, upstream, client
         self._metrics, self._decisions, self._kick = metrics, decisions, kick
+        self._endpoints = Endpoints(client)
 
     async def answer(self, call: Call, exchange: Exchange, rules: Rules, settings: GatewaySettings) -> Answer:
         """The first answer that is none of "ask another"; the last refusal where all say that.
@@ -188,8 +190,10 @@ class Attempts:
             raise self._failed(exchange, "timeout", _silent(neuron, settings)) from failure
         except (UpstreamFailure, NeuronUnreachable) as failure:
             self._beliefs.strike(neuron.name)
+            self._endpoints.forget(neuron, call.model.id)
             reason = "connect" if isinstance(failure, CannotConnect) else "lost"
             raise self._failed(exchange, reason, _unreachable(neuron, failure)) from failure
+        self._endpoints.forget(neuron, call.model.id)
         self._count(exchange, f"http_{response.status}")
         if response.status in _ASK_ANOTHER:
             self._kick(neuron.name)
@@ -199,7 +203,7 @@ class Attempts:
         if call.model.harness not in FOREIGN_HARNESSES:
             return neuron.url
         try:
-            return await self._client.endpoint(neuron.url, call.model.id)
+            return await self._endpoints.of(neuron, call.model.id)
         except NeuronRefused as refused:
             raise Unavailable(
                 f"neuron {neuron.name}: {refused.message}", retry_after_s=refused.retry_after_s

@@ -6,7 +6,7 @@ Owns: the round trip, streamed or not. Does not own: the translation itself (cor
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from cortex_contracts.wire.errors import CortexError, InvalidRequest
 from cortex_dialects.anthropic import messages_to_chat
@@ -91,7 +91,9 @@ def _learn(events: list[Event], exchange: Exchange) -> None:
     for event in events:
         if isinstance(event, Usage):
             reason = exchange.usage.finish_reason if exchange.usage else None
-            exchange.usage = exchanges.Usage(**asdict(event), finish_reason=reason)
+            exchange.usage = exchanges.Usage(
+                event.prompt_tokens, event.completion_tokens, event.cached_tokens, finish_reason=reason
+            )
         elif isinstance(event, Finished):
             exchange.usage = exchanges.Usage(finish_reason=event.reason)
 
