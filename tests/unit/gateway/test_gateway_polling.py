@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from raw_neuron import RawNeuron, raw_neuron, report, sized
 
 from cortex_contracts.inventory.files import NeuronAddress
@@ -225,4 +226,8 @@ def test_what_is_read_of_a_report_is_in_the_contract(read: type[msgspec.Struct],
     """By the same names; what a neuron may leave out, the gateway does without."""
     for field in msgspec.structs.fields(read):
         promised = contract.model_fields[field.name]
-        assert field.required == promised.is_required() and (field.required or field.default == promised.default)
+        assert (field.required, field.default) == (promised.is_required(), _default(promised))
+
+
+def _default(field: FieldInfo) -> Any:
+    return msgspec.NODEFAULT if field.is_required() else field.default
