@@ -16,6 +16,7 @@ from cortex_gateway.admission.ledger import SECONDS, Ledger, Used
 from cortex_gateway.admission.limits import Limit, exceeded, headers
 from cortex_gateway.exchange import Exchange
 
+_LONGEST_WAIT_S = 60  # what OpenAI's SDKs take at its word; told of more, many of them ask again within the second
 
 class Meter:
     """One gateway's. `refused` is told the client and the limit of each refusal."""
@@ -62,7 +63,7 @@ class Meter:
         else:
             most = allowance.tokens_per_minute or 0
             free = self._ledger.tokens_fall_to(most - 1, account, second)
-        wait_s = max(1, math.ceil(free - now))
+        wait_s = min(_LONGEST_WAIT_S, max(1, math.ceil(free - now)))
         message = f"{client.name} may use {most} {limit} a minute; try again in {wait_s} s"
         return LimitExceeded(message, retry_after_s=wait_s)
 
