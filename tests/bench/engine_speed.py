@@ -1,16 +1,9 @@
-"""What the engine does with the demo model, asked of the neuron directly: TTFT, tok/s alone and at 8 and 32.
-
-`python -m tests.bench.engine_speed [--json FILE]`. Figures, not verdicts.
-"""
+"""What the engine does with the demo model, asked of the neuron directly: TTFT, tok/s alone and at 8 and 32."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import platform
 import random
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,22 +48,3 @@ def measure() -> dict[str, float]:
     port = processes.free_port()
     with tempfile.TemporaryDirectory() as folder, processes.neuron(port, Path(folder)):
         return asyncio.run(_measure(port))
-
-
-def main() -> int:
-    """Print the figures; write them where asked."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.engine_speed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    arguments = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
-    figures = measure()
-    for name, value in figures.items():
-        print(f"  {name:30} {value:10.3f}", flush=True)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
