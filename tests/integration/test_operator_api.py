@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,31 @@ async def test_a_model_in_use_is_not_unloaded_unless_forced(tmp_path: Path) -> N
         assert await tell(gateway, "models/unload", model=MODEL) == (
             200, {"message": "model-a is loaded nowhere", "neurons": []}
         )  # fmt: skip
+
+
+async def test_a_model_that_another_gateway_has_come_to_use_is_not_unloaded_unless_forced(tmp_path: Path) -> None:
+    """The last poll does not know; the neuron does, and is asked (case L6). A recovery is in nobody's use."""
+    async with (
+        scripted("one", MODEL) as neuron,
+        operated(tmp_path, [neuron], ENTRIES, poll_interval_s=60) as gateway,
+    ):
+        neuron.models[MODEL]["in_flight"] = 1
+        status, error = await tell(gateway, "models/unload", model=MODEL)
+        assert (status, error["code"], neuron.unloads) == (409, "model_busy", [])
+        assert "use force" in error["message"]
+        assert (await tell(gateway, "models/unload?force=true", model=MODEL))[0] == 200
+
+
+async def test_a_load_that_is_waited_for_at_sigterm_is_told_why_it_ends(tmp_path: Path) -> None:
+    """503 shutting_down; the neuron goes on (case L8)."""
+    async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
+        neuron.load_s = 30
+        answer = asyncio.create_task(tell(gateway, "models/load", model=MODEL))
+        await until(lambda: len(neuron.loads) == 1)
+        gateway.process.send_signal(signal.SIGTERM)
+        status, error = await answer
+        assert (status, error["code"]) == (503, "shutting_down")
+        assert "one goes on loading" in error["message"]
 
 
 async def test_a_model_that_is_being_unloaded_is_sent_no_request(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cortex_contracts.wire.errors import (
     ModelFailed,
     ModelLoading,
     QueueFull,
+    ShuttingDown,
     Unavailable,
     by_code,
 )
@@ -57,15 +58,18 @@ class Loads:
             raise QueueFull(f"{queue_limit} requests wait for model {model.id!r} to be loaded already")
         self.begin(model, decision, timeout_s)
         self._waiting[model.id] += 1
+        task = self._tasks[model.id]
         try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(self._tasks[model.id])
-        except TimeoutError:
-            raise _still_loading(model, timeout_s) from None
+            await asyncio.wait({task}, timeout=timeout_s)
         finally:
             self._waiting[model.id] -= 1
             if not self._waiting[model.id]:
                 del self._waiting[model.id]
+        if not task.done():
+            raise _still_loading(model, timeout_s)
+        if task.cancelled():  # by `stop`
+            raise ShuttingDown(f"this gateway is shutting down; {decision.neuron.name} goes on loading {model.id!r}")
+        task.result()
 
     def begin(self, model: Model, decision: Load | WaitForLoad, timeout_s: float) -> None:
         """Begin to carry out the decision, where the model is not being loaded already."""
@@ -76,14 +80,14 @@ class Loads:
         """Let a model that has failed there be tried again at once: somebody has seen to it."""
         self._failures.pop((model_id, neuron), None)
 
-    async def unload(self, neuron: NeuronView, model_id: str) -> None:
-        """Have a model unloaded, and send it no request from now on.
+    async def unload(self, neuron: NeuronView, model_id: str, if_idle: bool = False) -> None:
+        """Have a model unloaded, and send it no request meanwhile; with `if_idle` only where it serves nobody.
 
         Raises NeuronRefused, NeuronUnreachable, TimeoutError.
         """
         self._beliefs.intend(neuron.name, [ModelView(model_id, ModelStatus.DRAINING)])
         try:
-            await self._unload(neuron, model_id)
+            await self._unload(neuron, model_id, if_idle)
         finally:
             self._beliefs.withdraw(neuron.name, [model_id])
             self._kick(neuron.name)

@@ -31,6 +31,7 @@ from cortex_gateway.state import State
 from cortex_serving import logs
 
 _MOST_LOADS = 3
+_REMEDY = "wait, or use force"
 _Answer = TypeVar("_Answer")
 _HELD = frozenset({ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.PENDING, ModelStatus.RECOVERING})
 
@@ -77,7 +78,7 @@ class Operations:
             self._refuse_busy(model_id, replicas)
         names = [replica.neuron.name for replica in replicas]
         logs.info("operator_unload", model=model_id, neurons=names, force=force)
-        await _all(_told(each.neuron, self._loads.unload(each.neuron, model_id)) for each in replicas)
+        await _all(_told(each.neuron, self._unload(each, force)) for each in replicas)
         where = f"unloaded from {', '.join(names)}" if names else "loaded nowhere"
         return CommandDone(message=f"{model_id} is {where}", neurons=names)
 
@@ -109,6 +110,17 @@ class Operations:
         (admission.drain if drained else admission.undrain)()
         logs.info("operator_drain_gateway", gate=admission.gate)
         return CommandDone(message=f"the gateway is {admission.gate}, {admission.in_flight} requests are under way")
+
+    async def _unload(self, replica: Replica, force: bool) -> None:
+        """What the other gateways have sent there since the last poll only the neuron knows. It takes a recovery for a
+        use; that is none here."""
+        if_idle = not force and replica.model.status is not ModelStatus.RECOVERING
+        try:
+            await self._loads.unload(replica.neuron, replica.model.id, if_idle)
+        except NeuronRefused as refused:
+            if refused.code != ModelBusy.code:
+                raise
+            raise ModelBusy(f"neuron {replica.neuron.name}: {refused.message}: {_REMEDY}") from refused
 
     async def _pin(self, neuron: NeuronView, model_id: str, pinned: bool) -> None:
         await self._client.pin(neuron.url, model_id, pinned)
@@ -142,8 +154,8 @@ class Operations:
         ours = self._state.outstanding
         counts = {each.neuron.name: each.model.elsewhere + ours[each.neuron.name, model_id] for each in replicas}
         if uses := [f"{count} on {name}" for name, count in counts.items() if count]:
-            raise ModelBusy(f"model {model_id!r} has requests under way ({', '.join(uses)}): wait, or use force")
-        self._refuse_second_load(model_id, "wait, or use force")
+            raise ModelBusy(f"model {model_id!r} has requests under way ({', '.join(uses)}): {_REMEDY}")
+        self._refuse_second_load(model_id, _REMEDY)
 
     def _refuse_second_load(self, model_id: str, remedy: str = "wait until it is") -> None:
         if self._loads.under_way(model_id):
