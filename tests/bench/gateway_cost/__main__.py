@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,16 +30,17 @@ _SOAK_S = 30.0  # of one run; as many as it takes
 def main() -> int:
     """0, or 1 where our own gateway answered wrongly."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     mock, load = gateways.compiled(ROOT / "build/bench")
     if options.quick:
-        options.repeat, options.soak = 1, _QUICK_SOAK_REQUESTS
+        options.repeat, options.retries, options.soak = 1, 0, _QUICK_SOAK_REQUESTS
     wanted = {"direct", *options.only}
     known = [spec for spec in gateways.specs(options.peers) if not options.only or spec.name in wanted]
     chosen = [each for each in timing.scenarios() if not options.scenarios or each.name in options.scenarios]
     seen: dict[str, Measured] = {}
     for spec in known:
         with tempfile.TemporaryDirectory() as folder:
-            timer = Timer(load, Path(folder), _QUICK_SCALE if options.quick else 1.0)
+            timer = Timer(load, Path(folder), _QUICK_SCALE if options.quick else 1.0, options.retries)
             seen[spec.name] = measure(spec, mock, options, chosen, timer, Path(folder))
     known_figures = {name: figures(each, seen["direct"]) for name, each in seen.items() if name != "direct"}
     print(f"\n{table(known_figures)}")
@@ -94,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of the gateways in peers.toml, these")
     parser.add_argument("--scenarios", nargs="+", default=[], metavar="NAME", help="of scenarios.toml, these")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each scenario; the median counts")
+    parser.add_argument("--retries", type=int, default=2, help="of a run that others disturbed; 0 on a busy machine")
     parser.add_argument(
         "--soak", type=int, default=_SOAK_REQUESTS, metavar="N", help="requests before memory is read again"
     )

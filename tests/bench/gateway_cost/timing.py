@@ -19,7 +19,6 @@ from tests.bench import processes
 from tests.bench.gateway_cost.answers import PATHS, question
 from tests.bench.gateway_cost.gateways import HERE, LOAD_CORE, Gateway, Mock, pinned
 
-_ATTEMPTS = 3
 _MAX_FOREIGN_CORES = 0.10
 _SETTLE_LIMIT_S, _SETTLE_STEP_S, _SETTLED_CPU_S = 20.0, 0.4, 0.02
 
@@ -70,13 +69,13 @@ def scenarios() -> list[Scenario]:
 class Timer:
     """Times scenarios with one load program. `scale` multiplies every duration; files go to `folder`."""
 
-    def __init__(self, load: Path, folder: Path, scale: float) -> None:
-        self._load, self._folder, self._scale = load, folder, scale
+    def __init__(self, load: Path, folder: Path, scale: float, num_retries: int) -> None:
+        self._load, self._folder, self._scale, self._num_retries = load, folder, scale, num_retries
 
     def run(self, gateway: Gateway, mock: Mock, scenario: Scenario) -> Run:
-        """The first of three runs in which others left the machine alone, else the last."""
+        """The first run in which others left the machine alone, else the last of the retries."""
         run = self._once(gateway, mock, scenario)
-        for _ in range(_ATTEMPTS - 1 if self._scale == 1 else 0):
+        for _ in range(self._num_retries):
             if run.foreign_cores <= _MAX_FOREIGN_CORES:
                 break
             run = self._once(gateway, mock, scenario)
