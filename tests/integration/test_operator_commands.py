@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from free_ports import free_port
 from gateway_process import BIN, RunningGateway, model_entry, until
 from operator_access import ADMIN_KEY, CLIENT_KEY, operated, see
@@ -61,6 +62,23 @@ def by_url(gateway: RunningGateway) -> Callable[..., Any]:
         return await cortex(*arguments, "--gateway", gateway.url, CORTEX_ADMIN_KEY=ADMIN_KEY)
 
     return ask
+
+
+async def on_a_terminal(gateway: RunningGateway, *arguments: str) -> Finished:
+    """A command whose standard error is a terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            BIN / "cortex", *arguments, "--gateway", gateway.url, stdout=asyncio.subprocess.PIPE, stderr=theirs,
+            env={**os.environ, "CORTEX_ADMIN_KEY": ADMIN_KEY, "TERM": "xterm", "COLUMNS": "100"},
+        )  # fmt: skip
+        os.close(theirs)
+        out, _ = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        shown = await asyncio.to_thread(_read_all, ours)
+    finally:
+        os.close(ours)
+    assert process.returncode is not None
+    return Finished(process.returncode, out.decode(), shown.decode())
 
 
 def write_inventory(folder: Path, gateways: dict[str, str], admin_key: str = ADMIN_KEY) -> Path:
@@ -263,20 +281,30 @@ async def test_a_long_load_shows_its_progress_on_a_terminal(tmp_path: Path) -> N
     """Where it is loaded, what is being done, and how far; and nothing of it in what a script reads."""
     async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
         neuron.load_s = 3
-        ours, theirs = pty.openpty()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                BIN / "cortex", "load", MODEL, "--gateway", gateway.url, stdout=asyncio.subprocess.PIPE, stderr=theirs,
-                env={**os.environ, "CORTEX_ADMIN_KEY": ADMIN_KEY, "TERM": "xterm", "COLUMNS": "100"},
-            )  # fmt: skip
-            os.close(theirs)
-            out, _ = await asyncio.wait_for(process.communicate(), DEADLINE_S)
-            shown = (await asyncio.to_thread(_read_all, ours)).decode()
-        finally:
-            os.close(ours)
-        assert (process.returncode, out.decode()) == (0, "model-a is loaded on one\n")
-        assert "model-a on one: weights" in shown
-        assert "50%" in shown
+        found = await on_a_terminal(gateway, "load", MODEL)
+        assert (found.code, found.out) == (0, "model-a is loaded on one\n")
+        assert "model-a on one: weights" in found.err
+        assert "50%" in found.err
+
+
+async def test_names_and_words_from_elsewhere_are_no_orders_to_a_terminal(tmp_path: Path) -> None:
+    """Markup in a model's name ends no command in a traceback; a neuron's words cannot move the cursor."""
+    async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
+        for name in ("[/none]", "[bold]x"):
+            found = await on_a_terminal(gateway, "load", name)
+            assert found.code == 1
+            assert found.err.endswith(f"no model '{name}'; there is: model-a, model-b\r\n")
+        neuron.name, neuron.load_refusal = "one \x1b]0;title\x07\x1b[2J\x9b2J", "no_capacity"
+        refused = await by_url(gateway)("load", MODEL)
+        assert refused.err == "neuron one does not load 'model-a': one ]0;title [2J 2J says no\n"
+
+
+@pytest.mark.parametrize("url", ["http://", "ftp://x", "http://[::1", "http://x:99999", "http://x/?a=b"])
+async def test_a_url_that_is_none_is_a_mistake_of_the_command_line(url: str) -> None:
+    """Not a gateway that does not answer."""
+    found = await cortex("explain", MODEL, "--gateway", url, CORTEX_ADMIN_KEY=ADMIN_KEY)
+    assert (found.code, found.out) == (2, "")
+    assert found.err == f"'{url}' is no URL of a gateway, such as http://gateway:31313\n"
 
 
 async def test_a_load_that_is_interrupted_goes_on(tmp_path: Path) -> None:

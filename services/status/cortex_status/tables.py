@@ -51,6 +51,12 @@ def table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table | No
     return made if made.row_count else None
 
 
+def tell(console: Console, words: str) -> None:
+    """What went wrong, or on: each of its lines as `line` shows it, however wide."""
+    for each in words.splitlines():
+        console.print(line(each), soft_wrap=True)
+
+
 def line(value: str) -> Text:
     """One line; coloured where it begins with the name of a state."""
     shown = " ".join("".join(char if char.isprintable() else " " for char in value).split())

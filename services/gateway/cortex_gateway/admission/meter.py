@@ -18,6 +18,7 @@ from cortex_gateway.exchange import Exchange
 
 _LONGEST_WAIT_S = 60  # what OpenAI's SDKs take at its word; told of more, many of them ask again within the second
 
+
 class Meter:
     """One gateway's. `refused` is told the client and the limit of each refusal."""
 

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return asyncio.run(_run(options, errors))
     except Failure as failure:
-        errors.print(str(failure), soft_wrap=True)
+        tables.tell(errors, str(failure))
         return failure.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -54,7 +54,7 @@ class _Command:
 
     def warn(self, problem: str) -> None:
         """Say what does not keep the command from going on."""
-        self.errors.print(problem, soft_wrap=True)
+        tables.tell(self.errors, problem)
 
     def done(self, answer: CommandDone) -> int:
         """Say what a command has come to."""

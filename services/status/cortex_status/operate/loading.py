@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cortex_contracts.wire.fleet import CommandDone, FleetStatus, ModelCommand
 from cortex_contracts.wire.gateway import ModelEntry
+from cortex_status import tables
 from cortex_status.operate.asking import Asking
 from cortex_status.operate.failures import Failure
 from cortex_status.operate.targets import Target
@@ -28,7 +29,7 @@ async def load(asking: Asking, target: Target, command: ModelCommand, errors: Co
             await _show_until(answer, asking, target, command, errors)
         return await answer
     except asyncio.CancelledError:
-        errors.print(f"the load goes on; cortex load {command.model} waits for it again", soft_wrap=True)
+        tables.tell(errors, f"the load goes on; cortex load {command.model} waits for it again")
         raise
     finally:
         answer.cancel()
@@ -37,14 +38,15 @@ async def load(asking: Asking, target: Target, command: ModelCommand, errors: Co
 async def _show_until(
     answer: asyncio.Task[CommandDone], asking: Asking, target: Target, command: ModelCommand, errors: Console
 ) -> None:
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
+    named = TextColumn("{task.description}", markup=False)
+    columns = named, BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
     with Progress(*columns, console=errors, transient=True) as bars:
-        bar = bars.add_task(f"loading {command.model}", total=1.0)
+        bar = bars.add_task(str(tables.line(f"loading {command.model}")), total=1.0)
         while not (await asyncio.wait({answer}, timeout=_LOOK_EVERY_S))[0]:
             with suppress(Failure):  # the answer tells
                 status = await asking.get(target, "/fleet/status", FleetStatus)
                 description, fraction = _stage(status, command)
-                bars.update(bar, description=description, completed=fraction)
+                bars.update(bar, description=str(tables.line(description)), completed=fraction)
 
 
 def _stage(status: FleetStatus, command: ModelCommand) -> tuple[str, float]:

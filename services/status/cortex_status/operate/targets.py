@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cortex_contracts.inventory.clients import DIGEST_PREFIX
 from cortex_contracts.inventory.fleet import GatewayHost
@@ -45,6 +46,7 @@ def targets(source: Source, environment: Mapping[str, str]) -> list[Target]:
     """The gateways, in the inventory's order. Raises Unusable."""
     given = _given_key(source, environment)
     if "://" in source.gateway:
+        _check_url(source.gateway)
         if given is None:
             raise Unusable(f"no admin key for {source.gateway}: {_REMEDY}")
         return [Target(source.gateway, source.gateway.rstrip("/"), *given)]
@@ -52,6 +54,16 @@ def targets(source: Source, environment: Mapping[str, str]) -> list[Target]:
         hint = f"; {source.gateway!r} is no URL" if source.gateway else ""
         raise Unusable(f"say which fleet: -i INVENTORY, or --gateway URL such as http://gateway:31313{hint}")
     return [_declared(gateway, source, given) for gateway in _chosen(source)]
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port out of range
+        is_one = False
+    if not is_one or parts.query or parts.fragment:
+        raise Unusable(f"{url!r} is no URL of a gateway, such as http://gateway:31313")
 
 
 def _given_key(source: Source, environment: Mapping[str, str]) -> tuple[str, str] | None:
