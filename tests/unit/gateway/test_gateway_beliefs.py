@@ -103,3 +103,31 @@ def test_the_snapshot_knows_where_each_model_is() -> None:
     assert not beliefs.snapshot().where("m")
     assert not beliefs.snapshot().replicas
     assert (beliefs.snapshot().num_answering, beliefs.snapshot().num_taking_work) == (1, 1)
+
+
+def test_the_same_report_again_undoes_what_was_heard_between() -> None:
+    """An idle neuron's answer that is the last one is passed over only while what came of it still stands."""
+    beliefs, said = Beliefs([ONE]), _idle()
+    beliefs.answered("one", said, {})
+    for again in (said, Report(said.discovery, _idle().health, said.models)):
+        beliefs.learn("one", said.models[0].model_copy(update={"status": ModelStatus.UNLOADED}))
+        assert beliefs.snapshot().neurons["one"].models["m"].status is ModelStatus.UNLOADED
+        beliefs.answered("one", again, {})
+        assert beliefs.snapshot().neurons["one"].models["m"].status is ModelStatus.LOADED
+    beliefs.strike("one")
+    beliefs.answered("one", said, {})
+    assert beliefs.snapshot().neurons["one"].strikes == 0
+
+
+def test_the_rows_of_before_may_come_with_requests_under_way() -> None:
+    """The same rows are not the same models: somebody else uses one now."""
+    beliefs, idle, busy = Beliefs([ONE]), _idle(), report(in_flight=2)
+    for said, elsewhere in ((idle, 0), (Report(idle.discovery, busy.health, idle.models), 3), (idle, 0)):
+        beliefs.answered("one", said, {})
+        assert beliefs.snapshot().neurons["one"].models["m"].elsewhere == elsewhere
+
+
+def _idle() -> Report:
+    said = report()
+    still = [each.model_copy(update={"queue_depth": 0}) for each in said.health.models]
+    return Report(said.discovery, said.health.model_copy(update={"models": still}), said.models)

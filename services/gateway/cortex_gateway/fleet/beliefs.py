@@ -16,7 +16,7 @@ import msgspec
 
 from cortex_contracts.inventory.files import NeuronAddress
 from cortex_contracts.wire.neuron import Discovery, ModelRow, NeuronState
-from cortex_gateway.fleet.condition import Condition
+from cortex_gateway.fleet.condition import Condition, ModelCondition
 from cortex_gateway.fleet.outstanding import Seat
 from cortex_gateway.fleet.snapshot import DeviceView, ModelView, NeuronView, Reach, Snapshot
 
@@ -91,10 +91,14 @@ class Beliefs:
         if report is report_before and before is view_before:
             return
         self._conditions[name] = report.health
-        view = _view(before, report, ours)
+        busy = {each.id: each.in_flight + each.queue_depth for each in report.health.models if _is_busy(each)}
+        models = before.models
+        if busy or before is not view_before or report_before is None or report.models is not report_before.models:
+            models = _model_views(name, report.models, busy, ours)
+        view = _view(before, report, models)
         if view != before:
             self._believe(view)
-        if not any(model.in_flight or model.queue_depth for model in report.health.models):
+        if not busy:
             self._settled[name] = report, self._neurons[name]
 
     def strike(self, name: str) -> int:
@@ -163,14 +167,23 @@ class Beliefs:
         return replace(view, models=MappingProxyType(merged))
 
 
-def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> NeuronView:
+def _is_busy(model: ModelCondition) -> bool:
+    return model.in_flight > 0 or model.queue_depth > 0
+
+
+def _model_views(
+    name: str, rows: Iterable[ModelRow], busy: Mapping[str, int], ours: Mapping[Seat, int]
+) -> Mapping[str, ModelView]:
+    views = {}
+    for row in rows:
+        elsewhere = busy.get(row.id, 0) - ours.get((name, row.id), 0)
+        views[row.id] = _model_view(row, max(0, elsewhere))
+    return MappingProxyType(views)
+
+
+def _view(before: NeuronView, report: Report, models: Mapping[str, ModelView]) -> NeuronView:
     health, discovery = report.health, report.discovery
     free = {device.index: device.vram_free_mb for device in health.devices}
-    busy = {model.id: model.in_flight + model.queue_depth for model in health.models}
-    models: dict[str, ModelView] = {}
-    for row in report.models:
-        elsewhere = busy.get(row.id, 0) - ours.get((before.name, row.id), 0)
-        models[row.id] = _model_view(row, max(0, elsewhere))
     return NeuronView(
         name=before.name,
         url=before.url,
@@ -186,7 +199,7 @@ def _view(before: NeuronView, report: Report, ours: Mapping[Seat, int]) -> Neuro
             ]
         ),
         harnesses=frozenset(discovery.harnesses),
-        models=before.models if before.models == models else MappingProxyType(models),
+        models=before.models if before.models == models else models,
     )
 
 

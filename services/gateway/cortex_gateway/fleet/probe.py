@@ -58,7 +58,8 @@ class Probe:
         self._discovery: Discovery | None = None
         self._discovery_until = 0.0
         self._body = b""
-        self._rows: dict[bytes, ModelRow] = {}  # of the last report, by what was read
+        self._said_rows: list[bytes] = []
+        self._rows: tuple[ModelRow, ...] = ()
         self._report: Report | None = None
 
     def ask(self, now: float) -> None:
@@ -126,13 +127,19 @@ class Probe:
 
     def _read(self, body: bytes) -> Report:
         said = _split(body)
-        rows = [bytes(row) for row in said.models]
-        # Most models of most polls are where they were.
-        self._rows = {row: self._rows.get(row) or ModelRow.model_validate_json(row) for row in rows}
         assert self._discovery is not None
         if said.health.version != self._discovery.version:
             self._discovery_until = 0.0
-        return Report(discovery=self._discovery, health=said.health, models=tuple(self._rows.values()))
+        return Report(discovery=self._discovery, health=said.health, models=self._read_rows(said.models))
+
+    def _read_rows(self, said: list[msgspec.Raw]) -> tuple[ModelRow, ...]:
+        """Most models of most polls are where they were: the same bytes give the same row, and all the same tuple."""
+        said_rows = [bytes(row) for row in said]
+        if said_rows != self._said_rows:
+            known = dict(zip(self._said_rows, self._rows, strict=True))
+            self._rows = tuple(known.get(row) or ModelRow.model_validate_json(row) for row in said_rows)
+            self._said_rows = said_rows
+        return self._rows
 
     def _lost(self, reason: str) -> None:
         self._connection = None
