@@ -263,6 +263,7 @@ async def test_all_workers_and_those_that_come_later_have_the_last_good_configur
         (tmp_path / "models.toml").write_text("[[models]]\nid = 7\n")
         gateway.process.send_signal(signal.SIGHUP)
         assert "models.0.id" in str((await gateway.logged("reload_refused"))["problems"])
+        await until(lambda: _count(gateway, "reload_refused") == WORKERS)
         _workers(gateway)[0].kill()
         await until(lambda: _count(gateway, "serving") == WORKERS + 1)
         for _ in range(20):
@@ -271,7 +272,19 @@ async def test_all_workers_and_those_that_come_later_have_the_last_good_configur
                 http.get(f"{gateway.url}/v1/models/{OTHER}") as response,
             ):
                 assert response.status == 200, await response.text()
-        assert (_count(gateway, "reload_refused"), _count(gateway, "reloaded")) == (1, WORKERS)
+        assert (_count(gateway, "reload_refused"), _count(gateway, "reloaded")) == (WORKERS, WORKERS)
+
+
+async def test_a_rotated_access_log_is_left_also_while_a_file_is_wrong(tmp_path: Path) -> None:
+    """logrotate's SIGHUP comes whatever somebody has just written into models.toml."""
+    log = tmp_path / "access.jsonl"
+    async with several(tmp_path, access_log=str(log)) as (gateway, _):
+        (tmp_path / "models.toml").write_text("[[models]]\nid = 7\n")
+        log.rename(tmp_path / "rotated.jsonl")
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: _count(gateway, "reload_refused") == WORKERS)
+        assert (await _ask(gateway))[0] == 200
+        await until(lambda: log.exists() and len(log.read_text().splitlines()) == 1)
 
 
 async def test_a_port_that_another_gateway_has_is_an_error_for_several_workers_too(tmp_path: Path) -> None:

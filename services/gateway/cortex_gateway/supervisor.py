@@ -19,6 +19,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,12 +150,10 @@ class _Supervisor:
             seat.start_at = now + pause
 
     def _reload(self) -> None:
-        """Workers that are forked from now on have the new configuration, those that run read it themselves."""
-        try:
+        """Workers that are forked from now on have the new configuration. Those that run read it themselves, say what
+        is wrong with it, and go on in a new access log in any case."""
+        with suppress(ConfigInvalid):
             self._config = self._read_again()
-        except ConfigInvalid as invalid:
-            logs.error("reload_refused", problems=invalid.problems)
-            return
         self._tell_all(signal.SIGHUP)
 
     def _stop(self) -> None:
