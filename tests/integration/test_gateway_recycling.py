@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway_process import RunningGateway, model_entry, running, until, until_async
+from operator_access import operated, see
 from scripted_neuron import Fault, ScriptedNeuron, scripted
 
 ENTRIES = [model_entry("kept", vram_mb=500, pinned_on=["one"]), *(model_entry(name, vram_mb=9000) for name in "ab")]
@@ -129,3 +130,15 @@ async def test_a_gateway_that_stops_brings_back_what_it_took_down(tmp_path: Path
 
 async def _is(asked: Any, expected: float) -> bool:
     return bool(await asked == expected)
+
+
+async def test_an_operator_reads_of_each_model_that_is_loaded_anew(tmp_path: Path) -> None:
+    """`cortex logs` has whatever was decided, also what no request asked for."""
+    async with scripted("one") as neuron:
+        neuron.has("a", vram_used_mb=9000)
+        neuron.devices[0]["free"] = 0
+        async with operated(tmp_path, [neuron], ENTRIES, defrag_after_cycles=1) as gateway:
+            assert await status(gateway, "b") == 200
+            await until_async(lambda: _is(recycled(gateway), 1))
+            rows = (await see(gateway, "decisions"))["data"]
+    assert [(row["model"], row["request_id"]) for row in rows if "loaded anew" in row["reason"]] == [("b", "")]

@@ -2,7 +2,7 @@
 
 Owns: two bounded rings, so that forwards, of which there are many, do not wash out loads and refusals. Recording is on
 the path of every request: it appends a tuple, and rows are made of those when somebody reads. Does not own: the
-decisions (routing). Called by: forwarding/attempts.py, operations.py (record), api/fleet.py (reads).
+decisions (routing). Called by: forwarding/attempts.py, operations.py, recycler.py (record), api/fleet.py (reads).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Decisions:
         self._others: deque[_Taken] = deque(maxlen=KEPT)
 
     def record(self, request_id: str, model_id: str, decision: Decision, after: str = "") -> None:
-        """A decision has been taken. `after` says what went wrong before, where it is not the first for its request."""
+        """A decision has been taken, for a request or, with an empty id, for nobody's. `after` says what went wrong before, where it is not the first for its request."""
         ring = self._forwards if isinstance(decision, Forward) and not after else self._others
-        ring.append((time.time(), request_id, model_id, after, described(decision)))
+        ring.append((time.time(), request_id, model_id, after, described(decision, model_id)))
 
     def page(self) -> bytes:
         """All of them, for the other workers of this gateway."""

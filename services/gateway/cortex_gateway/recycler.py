@@ -64,6 +64,7 @@ class Recycler:
         (model_id,), neuron = load.evict, load.neuron.name
         config = self._state.config
         logs.info("recycle", model=model_id, neuron=neuron)
+        self._state.decisions.record("", model_id, load)
         try:
             model, timeout_s = config.catalogue.models[model_id], config.settings.gateway.cold_load_timeout_s
             await self._loads.until_loaded(model, load, timeout_s)

@@ -46,6 +46,15 @@ def test_a_failover_says_what_it_came_after_and_is_kept_among_the_rare_ones() ->
     assert oldest.reason.startswith("two said 503; ")
 
 
+def test_a_model_that_is_loaded_anew_evicts_nobody_and_is_no_requests() -> None:
+    """A round of recycling is told from a load that somebody waits for."""
+    decisions = Decisions()
+    decisions.record("", "m", Load(NEURON, (0,), ("m",)))
+    (row,) = decisions.last(1)
+    assert (row.request_id, row.decision, row.neuron, row.evict) == ("", "load", "one", [])
+    assert row.reason == "it is loaded anew after many evictions there"
+
+
 def test_rows_are_of_one_model_where_it_is_named_and_no_more_than_asked_for() -> None:
     """The limit is of what is asked for, not of what is looked through."""
     decisions = Decisions()

@@ -48,13 +48,15 @@ Decision = Forward | WaitForLoad | Load | Reject
 Described = tuple[DecisionKind, str | None, tuple[int, ...] | None, tuple[str, ...], str]
 
 
-def described(decision: Decision) -> Described:
-    """A decision in the words of the operator API."""
+def described(decision: Decision, model_id: str) -> Described:
+    """A decision about a model in the words of the operator API."""
     match decision:
         case Forward(neuron=neuron):
             return "forward", neuron.name, None, (), "it is loaded there"
         case WaitForLoad(neuron=neuron):
             return "wait", neuron.name, None, (), "it is being loaded there"
+        case Load(neuron=neuron, devices=devices, evict=evict) if model_id in evict:
+            return "load", neuron.name, devices, (), "it is loaded anew after many evictions there"
         case Load(neuron=neuron, devices=devices, evict=evict):
             reason = "it has room there" + (" once others are evicted" if evict else "")
             return "load", neuron.name, devices, evict, reason

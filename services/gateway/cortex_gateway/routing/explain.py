@@ -19,7 +19,7 @@ from cortex_gateway.routing.rules import Ask, Rules
 
 def explain(snapshot: Snapshot, model: Model, rules: Rules, ask: Ask) -> Explanation:
     """What would be decided now. Asks every neuron, which a decision does not: not for the path of a request."""
-    kind, chosen, devices, evict, reason = described(decide(snapshot, model, rules, ask))
+    kind, chosen, devices, evict, reason = described(decide(snapshot, model, rules, ask), model.id)
     looking = search(snapshot, model, rules, ask.avoid)
     considered = [_considered(neuron, looking, rules, ask) for _, neuron in sorted(snapshot.neurons.items())]
     return Explanation(
