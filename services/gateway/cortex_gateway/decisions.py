@@ -32,7 +32,8 @@ class Decisions:
         self._others: deque[_Taken] = deque(maxlen=KEPT)
 
     def record(self, request_id: str, model_id: str, decision: Decision, after: str = "") -> None:
-        """A decision has been taken, for a request or, with an empty id, for nobody's. `after` says what went wrong before, where it is not the first for its request."""
+        """A decision has been taken, for a request or, with an empty id, for none. `after` says what went wrong before,
+        where it is not the first for its request."""
         ring = self._forwards if isinstance(decision, Forward) and not after else self._others
         ring.append((time.time(), request_id, model_id, after, described(decision, model_id)))
 

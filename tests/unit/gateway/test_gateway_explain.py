@@ -36,7 +36,7 @@ def test_every_neuron_has_its_reason_why_not() -> None:
         "full": "impossible: 10 MB free on its emptiest device, 1000 MB needed",
         "leaving": "impossible: is unloading it",
         "other": "impossible: has no harness torch",
-        "pinned": "impossible: 10 MB free on its emptiest device, 1000 MB needed",
+        "pinned": "impossible: 10 MB free on its emptiest device, 1000 MB needed (what stays: 1 pinned)",
     }
 
 

@@ -205,9 +205,24 @@ def test_no_capacity_in_a_large_fleet_names_a_few_neurons() -> None:
 def test_what_eviction_would_give_is_part_of_the_reason() -> None:
     """An operator sees whether unloading by hand would help."""
     full = neuron("aa", on("a", vram_used_mb=8000), on("b", vram_used_mb=8000, elsewhere=1), free=(0,))
-    assert "aa: 0 MB free on its emptiest device, 8000 MB with all gone that may go, 9000 MB needed" in _error(
-        declared("big", 9000), full, others=(A, B)
-    )
+    why = "aa: 0 MB free on its emptiest device, 8000 MB with all gone that may go, 9000 MB needed"
+    assert _error(declared("big", 9000), full, others=(A, B)).endswith(f"{why} (what stays: 1 in use)")
+
+
+def test_what_stays_is_part_of_the_reason_and_named_to_nobody() -> None:
+    """An operator sees what blocks, pins or priorities or use; a client may not know of other models."""
+    others = [declared(name, priority=9 if name == "above" else 0) for name in ("above", "used", "by-hand", "new")]
+    others.append(declared("by-inventory", pinned_on=("aa",)))
+    full = neuron(
+        "aa", on("above"), on("used", elsewhere=2), on("by-hand", pinned=True), on("by-inventory"),
+        on("new", ModelStatus.LOADING), on("gone", ModelStatus.UNLOADED, 0), free=(0,),
+    )  # fmt: skip
+    big = declared("big", 9000)
+    rules = Rules({each.id: each for each in (big, *others)}, strategy="priority")
+    decision = decide(Snapshot([full]), big, rules)
+    assert isinstance(decision, Reject)
+    stays = "1 being loaded, 1 in use, 1 of higher priority, 2 pinned"
+    assert str(decision.error).endswith(f"needed (what stays: {stays})")
 
 
 def test_min_devices_spreads_a_model_and_a_host_with_fewer_will_not_do() -> None:
@@ -215,7 +230,7 @@ def test_min_devices_spreads_a_model_and_a_host_with_fewer_will_not_do() -> None
     wide = declared("wide", 20000, min_devices=4)
     one, four = neuron("aa", free=(24000,)), neuron("bb", free=(5000, 5000, 5000, 5000))
     assert decided(wide, one, four) == "load bb [0, 1, 2, 3]"
-    assert "aa: has 1 devices, 4 needed" in _error(wide, one)
+    assert "aa: has 1 device, 4 needed" in _error(wide, one)
 
 
 def test_the_host_that_is_to_preload_a_model_comes_first() -> None:

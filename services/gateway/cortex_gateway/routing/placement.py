@@ -7,7 +7,7 @@ then longest idle), and where it has failed last of all. Owns: that order. Does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from cortex_gateway.fleet.snapshot import NeuronView, Snapshot
 from cortex_gateway.routing.decision import Load
 from cortex_gateway.routing.room import Lane, Promise, Room
 from cortex_gateway.routing.rules import Rules
-from cortex_gateway.routing.standing import Demand, make_room
+from cortex_gateway.routing.standing import Demand, make_room, staying
 
 _NAMED_IN_ERRORS = 8
 _SHORTLIST = 16  # neurons that are looked at of those that could make room, from each of two ends
@@ -53,12 +53,11 @@ class Search:
         lane, wanted = self.lanes[standing.on_gpu]
         reached = lane.reached.get(name, ())
         if not reached:
-            return f"has {len(standing.free)} devices, {wanted.span} needed"
+            devices = len(standing.free)
+            return f"has {devices} device{'' if devices == 1 else 's'}, {wanted.span} needed"
         found = make_room(standing, wanted, reached) if reached[-1] >= wanted.need_mb else None
         if found is None:
-            emptiest = f"each of its {wanted.span} emptiest devices" if wanted.span > 1 else "its emptiest device"
-            at_most = f", {reached[-1]} MB with all gone that may go" if len(reached) > 1 else ""
-            return f"{reached[0]} MB free on {emptiest}{at_most}, {wanted.need_mb} MB needed"
+            return _too_little(reached, wanted, staying(neuron, wanted.rank, self.room.rules))
         gone = found.gone
         load = Load(neuron, devices_to_ask(neuron, found.devices), tuple([idle.id for idle in gone]))
         if not gone:
@@ -130,6 +129,13 @@ def place(snapshot: Snapshot, model: Model, rules: Rules, avoid: AbstractSet[str
 def devices_to_ask(neuron: NeuronView, chosen: tuple[int, ...]) -> tuple[int, ...] | None:
     """What a load names: devices of a GPU host. A CPU host has nothing to choose."""
     return chosen if neuron.device_kind == "cuda" else None
+
+
+def _too_little(reached: Sequence[int], wanted: Demand, stay: list[str]) -> str:
+    emptiest = f"each of its {wanted.span} emptiest devices" if wanted.span > 1 else "its emptiest device"
+    at_most = f", {reached[-1]} MB with all gone that may go" if len(reached) > 1 else ""
+    stays = f" (what stays: {', '.join(stay)})" if stay else ""
+    return f"{reached[0]} MB free on {emptiest}{at_most}, {wanted.need_mb} MB needed{stays}"
 
 
 def _reasons(looking: Search) -> list[str]:

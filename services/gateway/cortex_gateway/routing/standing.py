@@ -7,6 +7,7 @@ devices and which victims a model takes there. Pure. Called by: room.py, placeme
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, combinations, islice
 from typing import NamedTuple
@@ -64,9 +65,7 @@ def stand(neuron: NeuronView, rules: Rules) -> Standing:
     for view in neuron.models.values():
         declared = rules.catalogue.get(view.id)
         if view.status is ModelStatus.LOADED:
-            if not (view.pinned or view.elsewhere or (name, view.id) in rules.outstanding) and (
-                declared is None or name not in declared.pinned_on
-            ):
+            if not _kept(name, view, declared, rules):
                 idle.append(_idle(view, declared, free, rules))
         elif view.status in _TAKES_MORE and declared is not None:
             devices = _devices(view, free)
@@ -75,6 +74,28 @@ def stand(neuron: NeuronView, rules: Rules) -> Standing:
                 free[index] -= to_come // len(devices)
     idle.sort()
     return Standing(neuron.device_kind == _CUDA, neuron.harnesses, tuple(free.items()), tuple(idle))
+
+
+def staying(neuron: NeuronView, up_to_rank: int, rules: Rules) -> list[str]:
+    """What takes memory there and does not go for a model of this rank: how many, and why. Nobody is named, for this is
+    told to clients who may not know of all models."""
+    why: Counter[str] = Counter()
+    for view in neuron.models.values():
+        declared = rules.catalogue.get(view.id)
+        if view.status in _TAKES_MORE:
+            why["being loaded"] += 1
+        elif view.status is ModelStatus.LOADED:
+            kept = _kept(neuron.name, view, declared, rules)
+            if kept or (declared is not None and rank(declared, rules) > up_to_rank):
+                why[kept or "of higher priority"] += 1
+    return [f"{count} {reason}" for reason, count in sorted(why.items())]
+
+
+def _kept(neuron: str, view: ModelView, declared: Model | None, rules: Rules) -> str:
+    """Why a loaded model goes for nobody; empty where it may go."""
+    if view.pinned or (declared is not None and neuron in declared.pinned_on):
+        return "pinned"
+    return "in use" if view.elsewhere or (neuron, view.id) in rules.outstanding else ""
 
 
 def demand(model: Model, on_gpu: bool, rules: Rules) -> Demand:
