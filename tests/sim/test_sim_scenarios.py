@@ -172,3 +172,39 @@ def test_a_neuron_that_fails_every_request_is_left_alone_and_tried_again(fleets:
     simulation.pass_time(31.0)
     assert all_of(simulation, simulation.ask(gateway, "a"), simulation.ask(gateway, "a"))[0] == "ok"
     assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+
+
+def test_a_load_that_takes_too_long_is_told_in_time(fleets: list[Simulation]) -> None:
+    """A 503 once the bound is reached; the load goes on, and whoever comes again finds it (case L5)."""
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g")
+    simulation.neurons["n0"].slowness = 20.0
+    request = simulation.ask(gateway, "a", max_tokens=1)
+    simulation.pass_time(SETTINGS.cold_load_timeout_s + 1)
+    assert request.result() == "model_loading"
+    simulation.pass_time(120.0)
+    assert all_of(simulation, simulation.ask(gateway, "a", max_tokens=1)) == ["ok"]
+    assert simulation.witness.loads == 1
+
+
+def test_a_load_that_fails_is_tried_again_after_its_pause_and_not_before(fleets: list[Simulation]) -> None:
+    """Not by every request, and not never."""
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g")
+    simulation.neurons["n0"].failing["a"] = 1
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["model_failed"]
+    simulation.pass_time(SETTINGS.poll_interval_s)  # until then the memory is believed to be taken
+    outcomes = [all_of(simulation, simulation.ask(gateway, "a"))[0] for _ in range(20)]
+    assert outcomes == ["model_failed"] * 20
+    assert simulation.witness.loads == 1
+    simulation.pass_time(31.0)
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+
+
+def test_memory_that_a_load_will_take_is_not_promised_twice(fleets: list[Simulation]) -> None:
+    """The second model is told at once that there is no room, not by a neuron that refuses (case L7)."""
+    simulation = fleet(fleets, model("a"), model("b"))
+    gateway = simulation.add_gateway("g")
+    first, second = simulation.ask(gateway, "a"), simulation.ask(gateway, "b")
+    assert all_of(simulation, first, second) == ["ok", "no_capacity"]
+    assert simulation.witness.loads == 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tests.sim.neuron import Life, Resident, SimNeuron
 
 from cortex_contracts.wire import neuron as wire
-from cortex_contracts.wire.neuron import ModelStatus
+from cortex_contracts.wire.neuron import ModelStatus, NeuronState
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
 from cortex_gateway.routing.circuit import Circuit
 
@@ -150,7 +150,7 @@ class Witness:
         """Whether a load is still under way where the gateway can hear of it."""
         view = self._view(gateway, begun.neuron)
         resident = begun.neuron.residents.get(begun.resident.model.id)
-        reached = view is not None and view.takes_work and begun.neuron.life is Life.UP
+        reached = view is not None and view.healthy and view.state is NeuronState.READY and begun.neuron.life is Life.UP
         same = resident is begun.resident and resident.work is begun.work
         return reached and same and begun.resident.status is ModelStatus.LOADING
 
@@ -161,7 +161,8 @@ class Witness:
         self.check("no request to an unknown neuron", view is not None, lambda: where)
         if view is not None:
             self.check("no request to one that is down", view.healthy, lambda: f"{where}, {view.reach}")
-            self.check("no request to one that drains", view.takes_work, lambda: f"{where}, {view.state}")
+            works = view.state in (NeuronState.READY, NeuronState.ACTIVATING)
+            self.check("no request to one that drains", works, lambda: f"{where}, {view.state}")
             known = view.models.get(model_id)
             loaded = known is not None and known.status is ModelStatus.LOADED
             self.check("no request where it is not loaded", loaded, lambda: f"{where}, {known and known.status}")
