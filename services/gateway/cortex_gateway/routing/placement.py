@@ -21,7 +21,7 @@ from cortex_gateway.routing.room import Lane, Promise, Room
 from cortex_gateway.routing.rules import Rules
 from cortex_gateway.routing.standing import Demand, make_room, staying
 
-_NAMED_IN_ERRORS = 8
+_NAMED_IN_ERRORS = 6
 _SHORTLIST = 16  # neurons that are looked at of those that could make room, from each of two ends
 _COMPARED = 2  # of those, with equally few victims, that are worked out in full
 
@@ -57,7 +57,7 @@ class Search:
             return f"has {devices} device{'' if devices == 1 else 's'}, {wanted.span} needed"
         found = make_room(standing, wanted, reached) if reached[-1] >= wanted.need_mb else None
         if found is None:
-            return _too_little(reached, wanted, staying(neuron, wanted.rank, self.room.rules))
+            return _too_little(reached, wanted, staying(standing, wanted.rank))
         gone = found.gone
         load = Load(neuron, devices_to_ask(neuron, found.devices), tuple([idle.id for idle in gone]))
         if not gone:

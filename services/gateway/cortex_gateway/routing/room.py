@@ -105,7 +105,7 @@ class Room:
     """The lanes, and how each neuron stands."""
 
     def __init__(self, neurons: Mapping[str, NeuronView], rules: Rules) -> None:
-        self._neurons, self.rules = neurons, rules
+        self._neurons, self._rules = neurons, rules
         self._turns = rules.outstanding.turns
         self.standings: dict[str, Standing] = {}
         self._lanes: dict[_Kind, Lane] = {}  # the last asked for is the last
@@ -118,7 +118,7 @@ class Room:
 
     def look_again(self) -> None:
         """Take up where, by our own requests, models have come into use or gone out of it."""
-        outstanding = self.rules.outstanding
+        outstanding = self._rules.outstanding
         if outstanding.turns != self._turns:
             for name in list(outstanding.turned_since(self._turns)):
                 if name in self.standings:
@@ -127,7 +127,7 @@ class Room:
 
     def lane(self, model: Model, on_gpu: bool) -> tuple[Lane, Demand]:
         """The lane of its kind, and what it needs there."""
-        wanted = demand(model, on_gpu, self.rules)
+        wanted = demand(model, on_gpu, self._rules)
         kind = _Kind(model.harness, on_gpu, wanted.span, wanted.rank)
         lane = self._lanes.pop(kind, None)
         if lane is None:
@@ -141,7 +141,7 @@ class Room:
 
     def _stand(self, neuron: NeuronView) -> None:
         name, before = neuron.name, self.standings.get(neuron.name)
-        standing = stand(neuron, self.rules) if neuron.takes_work else None
+        standing = stand(neuron, self._rules) if neuron.takes_work else None
         if standing == before:
             return
         if standing is not None:

@@ -7,7 +7,6 @@ devices and which victims a model takes there. Pure. Called by: room.py, placeme
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, combinations, islice
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from cortex_gateway.routing.rules import Rules
 _CUDA = "cuda"
 _TAKES_MORE = frozenset({ModelStatus.LOADING, ModelStatus.PENDING, ModelStatus.RECOVERING})
 _UNDECLARED = -(2**31)  # its rank: nobody can ask for it any more
+_STAYS = ("being loaded", "pinned", "in use", "of higher priority")
 _SETS_TRIED = 100  # of victims, of each size: all there are of up to eight models
 
 
@@ -40,6 +40,7 @@ class Standing(NamedTuple):
     harnesses: frozenset[str]
     free: tuple[tuple[int, int], ...]
     idle: tuple[Idle, ...]
+    kept: tuple[int, int, int] = (0, 0, 0)  # how many go for nobody, and why: _STAYS
 
 
 class Demand(NamedTuple):
@@ -62,40 +63,33 @@ def stand(neuron: NeuronView, rules: Rules) -> Standing:
     """How a neuron stands."""
     name, free = neuron.name, {device.index: device.vram_free_mb for device in neuron.devices}
     idle = []
+    coming = pinned = in_use = 0
     for view in neuron.models.values():
         declared = rules.catalogue.get(view.id)
         if view.status is ModelStatus.LOADED:
-            if not _kept(name, view, declared, rules):
+            if view.pinned or (declared is not None and name in declared.pinned_on):
+                pinned += 1
+            elif view.elsewhere or (name, view.id) in rules.outstanding:
+                in_use += 1
+            else:
                 idle.append(_idle(view, declared, free, rules))
         elif view.status in _TAKES_MORE and declared is not None:
+            coming += 1
             devices = _devices(view, free)
             to_come = max(0, declared.vram_mb - view.vram_used_mb)
             for index in devices:
                 free[index] -= to_come // len(devices)
     idle.sort()
-    return Standing(neuron.device_kind == _CUDA, neuron.harnesses, tuple(free.items()), tuple(idle))
+    kept = coming, pinned, in_use
+    return Standing(neuron.device_kind == _CUDA, neuron.harnesses, tuple(free.items()), tuple(idle), kept)
 
 
-def staying(neuron: NeuronView, up_to_rank: int, rules: Rules) -> list[str]:
+def staying(standing: Standing, up_to_rank: int) -> list[str]:
     """What takes memory there and does not go for a model of this rank: how many, and why. Nobody is named, for this is
     told to clients who may not know of all models."""
-    why: Counter[str] = Counter()
-    for view in neuron.models.values():
-        declared = rules.catalogue.get(view.id)
-        if view.status in _TAKES_MORE:
-            why["being loaded"] += 1
-        elif view.status is ModelStatus.LOADED:
-            kept = _kept(neuron.name, view, declared, rules)
-            if kept or (declared is not None and rank(declared, rules) > up_to_rank):
-                why[kept or "of higher priority"] += 1
-    return [f"{count} {reason}" for reason, count in sorted(why.items())]
-
-
-def _kept(neuron: str, view: ModelView, declared: Model | None, rules: Rules) -> str:
-    """Why a loaded model goes for nobody; empty where it may go."""
-    if view.pinned or (declared is not None and neuron in declared.pinned_on):
-        return "pinned"
-    return "in use" if view.elsewhere or (neuron, view.id) in rules.outstanding else ""
+    idle = standing.idle  # the highest rank is the last
+    above = sum([each.rank > up_to_rank for each in idle]) if idle and idle[-1].rank > up_to_rank else 0
+    return [f"{count} {why}" for count, why in zip((*standing.kept, above), _STAYS, strict=True) if count]
 
 
 def demand(model: Model, on_gpu: bool, rules: Rules) -> Demand:
