@@ -46,6 +46,10 @@ class Answer:
     response: Response
     refusal: bytes | None = None
 
+    def close(self) -> None:
+        """Nobody takes it: where it is not over, its neuron is told."""
+        self.response.close()
+
 
 class NeuronFailed(Exception):
     """A neuron could not be asked, or did not answer; another may be."""

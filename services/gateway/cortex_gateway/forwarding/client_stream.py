@@ -7,7 +7,7 @@ Does not own: what flows. Called by: stream.py, translated.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 from sanic import Request
@@ -80,8 +80,13 @@ class ClientStream:
         anthropic = self._call.dialect is Dialect.ANTHROPIC
         await self.write(sse.event("error", body) if anthropic else sse.data(body))
 
-    async def while_waiting(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """The result of `work`; while it takes long the client is told every second that somebody is there."""
+    async def while_waiting(
+        self, work: Coroutine[Any, Any, _Result], give_up: Callable[[_Result], None] = lambda result: None
+    ) -> _Result:
+        """The result of `work`; while it takes long the client is told every second that somebody is there.
+
+        `give_up` gets a result that came too late: the client had left in the same moment.
+        """
         task = asyncio.create_task(work)
         try:
             while True:
@@ -89,10 +94,12 @@ class ClientStream:
                 if done:
                     return task.result()
                 await self._keep_alive()
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        except BaseException:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                give_up(task.result())
+            raise
 
     async def _keep_alive(self) -> None:
         if not self.begun:

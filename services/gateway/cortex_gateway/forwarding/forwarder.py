@@ -49,7 +49,7 @@ class Forwarder:
             return await _whole(answer.response, call, exchange, is_translated)
         client = ClientStream(request, call, exchange)
         try:
-            answer = await client.while_waiting(ask())
+            answer = await client.while_waiting(ask(), Answer.close)
             if answer.refusal is not None:
                 return await _refused_stream(client, answer, exchange, is_translated)
             if answer.response.content_type != EVENT_STREAM and not client.begun:
