@@ -221,6 +221,9 @@ async def test_a_load_that_is_refused_keeps_its_reason(tmp_path: Path) -> None:
                     assert (response.status, response.headers["retry-after"]) == (503, "7")
                     assert (await response.json())["error"]["code"] == code
             assert len(neuron.loads) - before == attempts
+        metrics = await gateway.metrics()
+        failed = [metrics[f'cortex_loads_total{{model="{model}",result="failed"}}'] for model in (MODEL, OTHER)]
+        assert failed == [1, 4]
 
 
 async def test_a_load_that_takes_too_long_is_503_and_goes_on(tmp_path: Path) -> None:

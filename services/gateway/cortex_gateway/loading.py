@@ -147,8 +147,10 @@ class Loads:
         except TimeoutError:
             raise _still_loading(model, timeout_s) from None
         except NeuronRefused as refused:
+            self._metrics.loads.labels(model=model.id, result="failed").inc()
             raise _refusal(model, neuron, refused) from refused
         except NeuronUnreachable as failure:
+            self._metrics.loads.labels(model=model.id, result="failed").inc()
             self._kick(neuron.name)
             raise Unavailable(f"neuron {neuron.name} was lost while it loaded {model.id!r}: {failure}") from failure
 
