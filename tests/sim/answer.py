@@ -14,7 +14,7 @@ import msgspec
 from tests.sim.neuron import Life, Seat, SimNeuron, refused
 
 from cortex_contracts.wire.errors import CortexError, GroupDied
-from cortex_gateway.forwarding.response import Lost, Response
+from cortex_gateway.forwarding.response import Response
 
 _PREFILL_S = 0.05
 _TOKEN_S = 0.02
@@ -66,7 +66,7 @@ class SimAnswer:
 
     def _cut(self) -> None:
         if not self.response.complete:
-            self.response.fail(Lost("the connection was closed"))
+            self.response.lost("the connection was closed")
 
     def end_with(self, why: CortexError) -> None:
         """Its model is taken from it."""

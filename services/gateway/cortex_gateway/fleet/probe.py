@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from cortex_gateway.fleet.beliefs import Report
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.condition import Condition
 from cortex_gateway.fleet.connection import Connection
+from cortex_gateway.fleet.reply import Reply
 from cortex_gateway.fleet.snapshot import Reach
 
 _DISCOVERY_S = 300.0  # at most so old; a little less by chance, that not all are asked at once
@@ -52,6 +54,7 @@ class Probe:
         self.next_at = 0.0
         self.asked_once = asyncio.Event()
         self._client, self._tell_answer, self._tell_miss = client, answered, missed
+        self._request = _get(f"{url}/report")
         self._connection: Connection | None = None
         self._kept = False  # whether the connection had been kept since an earlier poll
         self._meeting: asyncio.Task[None] | None = None
@@ -65,11 +68,11 @@ class Probe:
     def ask(self, now: float) -> None:
         """Begin a poll; it ends in `answered` or `missed`, or with `give_up`."""
         self.asked_at = now
-        if self._connection is None or now >= self._discovery_until:
+        if self._connection is None or not self._connection.is_open or now >= self._discovery_until:
             self._meet()
         else:
             self._kept = True
-            self._connection.ask()
+            self._connection.ask(self._request, b"", Reply(self._answered, self._lost))
 
     def give_up(self, reason: str) -> None:
         """End the poll that is under way without an answer; the next begins with a new connection."""
@@ -83,7 +86,7 @@ class Probe:
         if self._meeting is not None:
             self._meeting.cancel()
         if self._connection is not None:
-            self._connection.close()
+            self._connection.abort()
             self._connection = None
 
     # ---- a new connection
@@ -95,8 +98,8 @@ class Probe:
     async def _discover_and_ask(self) -> None:
         try:
             self._discovery = await self._client.discovery(self.url)
-            if self._connection is None:
-                self._connection = await Connection.open(f"{self.url}/report", self._answered, self._lost)
+            if self._connection is None or not self._connection.is_open:
+                self._connection = await Connection.open(self.url, _kept)
         except (NeuronUnreachable, NeuronRefused, OSError) as failure:
             self._meeting = None  # this one, which need not be cancelled
             self.give_up(str(failure))
@@ -105,7 +108,7 @@ class Probe:
         age_s = _DISCOVERY_S * random.uniform(0.6, 1)  # noqa: S311  spreads load, guards nothing
         self._discovery_until = asyncio.get_running_loop().time() + age_s
         self._body = b""  # what was read before was read with another discovery
-        self._connection.ask()
+        self._connection.ask(self._request, b"", Reply(self._answered, self._lost))
 
     # ---- the connection's answers
 
@@ -142,10 +145,24 @@ class Probe:
         return self._rows
 
     def _lost(self, reason: str) -> None:
-        self._connection = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
         if self.asked_at == math.inf or self._meeting is not None:
             return  # nobody waits for it
         if self._kept:  # it may have been closed for its idleness while the request was on its way: that is no strike
             self._meet()
         else:
             self.give_up(reason)
+
+
+def _kept(_connection: Connection) -> None:
+    """A probe looks at its connection before it asks."""
+
+
+def _get(url: str) -> bytes:
+    parts = urlsplit(url)
+    return (
+        f"GET {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+        "accept: application/json\r\naccept-encoding: identity\r\n\r\n"
+    ).encode()

@@ -1,7 +1,7 @@
 """A neuron's answer while it comes in: its head, then its body in pieces, read no faster than they are taken.
 
 Owns: the wait for more, and its limit: silence for `idle_s`, never a total time (case S2). Does not own: the bytes on
-the wire (connection.py). Called by: stream.py, translated.py, forwarder.py, attempts.py.
+the wire (fleet/connection.py). Called by: stream.py, translated.py, forwarder.py, attempts.py.
 
     UpstreamFailure
       CannotConnect   nobody listens, or not in time
@@ -114,7 +114,7 @@ class Response:
     def close(self) -> None:
         """Take no more of it: where it is not over, its connection is cut, which tells the neuron (case S8)."""
         if not self.complete and self._failure is None:
-            self.fail(Lost("closed"))
+            self._fail(Lost("closed"))
             self._source.abort()
 
     # ---- told by the connection
@@ -135,11 +135,9 @@ class Response:
             self._paused = False
             self._source.resume()
 
-    def fail(self, failure: UpstreamFailure) -> None:
+    def lost(self, reason: str) -> None:
         """No more will come."""
-        self._failure = failure
-        self._stop_timer()
-        self.wake()
+        self._fail(Lost(reason))
 
     def wake(self) -> None:
         """Something is new."""
@@ -169,6 +167,11 @@ class Response:
             self._source.resume()
         return data
 
+    def _fail(self, failure: UpstreamFailure) -> None:
+        self._failure = failure
+        self._stop_timer()
+        self.wake()
+
     async def _more(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -187,7 +190,7 @@ class Response:
         now = self._loop.time()
         since = self._heard_at if self._waiter is not None else now  # a slow reader is not a silent neuron
         if now - since >= self._idle_s:
-            self.fail(Silent(f"nothing came for {self._idle_s:g} s"))
+            self._fail(Silent(f"nothing came for {self._idle_s:g} s"))
             self._source.abort()
         else:
             self._timer = self._loop.call_later(since + self._idle_s - now, self._check_silence)

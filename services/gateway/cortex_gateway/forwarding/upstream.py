@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from urllib.parse import SplitResult, urlsplit
 
-from cortex_gateway.forwarding.connection import Connection
+from cortex_gateway.fleet.connection import Connection
 from cortex_gateway.forwarding.response import CannotConnect, Lost, Response
 
 USAGE_HEADER = "x-cortex-usage"
@@ -23,7 +23,6 @@ _NOT_PASSED_BACK = frozenset(
         "request-id", "server", "te", "trailer", "transfer-encoding", "upgrade", USAGE_HEADER, "x-request-id",
     }
 )  # fmt: skip
-_PORTS = {"http": 80, "https": 443}
 _MOST_KEPT = 256  # connections without a request, of one neuron
 _KEPT_S = 30.0  # so long they are trusted: shorter than what is between us and a neuron forgets them in
 
@@ -32,26 +31,19 @@ class _Neuron:
     """One base URL: what is known of it, and its connections that wait for a request, the latest last."""
 
     def __init__(self, base: str) -> None:
-        self.url: SplitResult = urlsplit(base)
+        self.base, self.url = base, urlsplit(base)
         self.kept: deque[tuple[float, Connection]] = deque()
 
     async def connect(self, timeout_s: float) -> Connection:
         """A new connection. Raises CannotConnect."""
         loop = asyncio.get_running_loop()
-        keep = partial(self._keep, loop)
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(keep),
-                    self.url.hostname or "",
-                    self.url.port or _PORTS[self.url.scheme],
-                    ssl=True if self.url.scheme == "https" else None,
-                )
+                return await Connection.open(self.base, partial(self._keep, loop))
         except TimeoutError as failure:
             raise CannotConnect(f"no connection in {timeout_s:g} s") from failure
         except OSError as failure:
             raise CannotConnect(failure.strerror or str(failure)) from failure
-        return connection
 
     def take(self, now: float) -> Connection | None:
         """The latest that is still good; those that are not are given up."""
@@ -94,17 +86,18 @@ class Upstream:
         head = _head(neuron.url, path, headers, len(body))
         connection = neuron.take(asyncio.get_running_loop().time())
         if connection is not None:
-            response = connection.ask(head, body, idle_s)
             try:
-                await response.head()
+                return await _asked(connection, head, body, idle_s)
             except Lost:
                 pass  # most likely it was closed for its idleness while the request was on its way
-            else:
-                return response
-        connection = await neuron.connect(connect_s)
-        response = connection.ask(head, body, idle_s)
-        await response.head()
-        return response
+        return await _asked(await neuron.connect(connect_s), head, body, idle_s)
+
+
+async def _asked(connection: Connection, head: bytes, body: bytes, idle_s: float | None) -> Response:
+    response = Response(connection, idle_s)
+    connection.ask(head, body, response)
+    await response.head()
+    return response
 
 
 def passed_back(headers: Mapping[str, str]) -> dict[str, str]:
