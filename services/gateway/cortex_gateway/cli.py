@@ -14,8 +14,9 @@ import prometheus_client
 import uvloop
 
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway import config, gateway, supervisor
-from cortex_gateway.workers import Worker
+from cortex_gateway import config, gateway
+from cortex_gateway.processes import supervisor
+from cortex_gateway.processes.workers import Worker
 from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen
 

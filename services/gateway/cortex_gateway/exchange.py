@@ -21,7 +21,7 @@ from cortex_dialects.dialect import Dialect
 from cortex_gateway.fleet.outstanding import Outstanding
 
 if TYPE_CHECKING:
-    from cortex_gateway.trace import Trace
+    from cortex_gateway.records.trace import Trace
 
 UNKNOWN_MODEL = "unknown"
 _BYTES_OF_A_TOKEN = 4

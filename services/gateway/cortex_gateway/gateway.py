@@ -12,12 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
 from cortex_gateway.api import fleet_status, routes
 from cortex_gateway.config import Config, address
-from cortex_gateway.decisions import Decisions
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient
 from cortex_gateway.fleet.outstanding import Outstanding
@@ -26,12 +24,14 @@ from cortex_gateway.forwarding.attempts import Attempts
 from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
-from cortex_gateway.metrics import Metrics
 from cortex_gateway.operations import Operations
+from cortex_gateway.processes.workers import Worker, Workers
+from cortex_gateway.records.access_log import AccessLog
+from cortex_gateway.records.decisions import Decisions
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.recycler import Recycler
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.state import State
-from cortex_gateway.workers import Worker, Workers
 from cortex_serving import logs, tracing
 from cortex_serving.server import Lifecycle, Listener
 from cortex_serving.server import serve as serve_listeners

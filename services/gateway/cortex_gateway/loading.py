@@ -26,7 +26,7 @@ from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
-from cortex_gateway.metrics import Metrics
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.routing.decision import Load, WaitForLoad
 from cortex_serving import logs
 

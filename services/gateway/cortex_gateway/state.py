@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
 from cortex_gateway.config import Config
-from cortex_gateway.decisions import Decisions
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
-from cortex_gateway.metrics import Metrics
+from cortex_gateway.processes.workers import Worker, Workers
+from cortex_gateway.records.access_log import AccessLog
+from cortex_gateway.records.decisions import Decisions
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.prefixes import PrefixMemory
 from cortex_gateway.routing.rules import Rules
-from cortex_gateway.workers import Worker, Workers
 
 if TYPE_CHECKING:
     from cortex_serving.spans import Tracer

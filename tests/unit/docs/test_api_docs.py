@@ -21,7 +21,6 @@ from cortex_contracts.wire import anthropic, errors, openai
 from cortex_contracts.wire.openapi import Route
 from cortex_dialects import unsupported
 from cortex_dialects.json_body import MAX_DEPTH
-from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.keys import Keys
 from cortex_gateway.admission.meter import Meter
@@ -33,10 +32,11 @@ from cortex_gateway.exchange import Outcome
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.forwarding.forwarder import Forwarder
-from cortex_gateway.metrics import Metrics as GatewayMetrics
+from cortex_gateway.processes.workers import Workers
+from cortex_gateway.records.access_log import AccessLog
+from cortex_gateway.records.metrics import Metrics as GatewayMetrics
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.state import State
-from cortex_gateway.workers import Workers
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics as NeuronMetrics
 from cortex_neuron.api.neuron import Neuron

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pages import page, rows
 
-from cortex_gateway.decisions import KEPT
+from cortex_gateway.records.decisions import KEPT
 from cortex_status.cli import _parser
 from cortex_status.operate.commands import COMMANDS
 from cortex_status.operate.options import EXITS

@@ -7,12 +7,12 @@ import pytest
 from cortex_contracts.wire.errors import Draining, NoCapacity, ShuttingDown
 from cortex_dialects.dialect import Dialect
 from cortex_gateway.admission.gate import NEXT, Admission, Gate
-from cortex_gateway.decisions import KEPT, Decisions
 from cortex_gateway.exchange import Exchange
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.snapshot import NeuronView
+from cortex_gateway.processes.workers import Workers
+from cortex_gateway.records.decisions import KEPT, Decisions
 from cortex_gateway.routing.decision import Forward, Load, Reject, WaitForLoad
-from cortex_gateway.workers import Workers
 
 NEURON = NeuronView(name="one", url="http://one")
 

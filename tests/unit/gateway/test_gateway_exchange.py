@@ -11,7 +11,7 @@ from cortex_dialects.dialect import Dialect
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.exchange import Exchange, IllegalMove, Outcome, Stage
 from cortex_gateway.fleet.outstanding import Outstanding
-from cortex_gateway.workers import Workers
+from cortex_gateway.processes.workers import Workers
 
 
 def exchange(outstanding: Outstanding) -> Exchange:

@@ -16,10 +16,10 @@ from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.fleet.beliefs import Beliefs, Report
 from cortex_gateway.fleet.client import NeuronClient
 from cortex_gateway.loading import Loads
-from cortex_gateway.metrics import Metrics
+from cortex_gateway.processes.workers import Workers
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.decision import Load
-from cortex_gateway.workers import Workers
 
 NEW = Model(id="new", source="-", vram_mb=1)
 

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import Metric
 
-from cortex_gateway.metrics_sum import SummedMetrics
-from cortex_gateway.supervisor import START_LIMIT, START_LIMIT_S, pause_s
-from cortex_gateway.workers import Worker, Workers
+from cortex_gateway.processes.supervisor import START_LIMIT, START_LIMIT_S, pause_s
+from cortex_gateway.processes.workers import Worker, Workers
+from cortex_gateway.records.metrics_sum import SummedMetrics
 
 
 def test_the_next_start_is_at_once_and_later_ones_wait_ever_longer() -> None:

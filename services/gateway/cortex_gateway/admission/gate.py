@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from cortex_contracts.wire.errors import CortexError, Draining, ShuttingDown, UpstreamTimeout
 from cortex_gateway.exchange import Exchange, Stage
-from cortex_gateway.workers import Worker
+from cortex_gateway.processes.workers import Worker
 
 _LAST_WORDS_S = 1.0
 

@@ -2,7 +2,7 @@
 
 Owns: the counts, in one flat buffer that may be a mapping shared by the workers, and how they age. Does not own: what a
 client may use (limits.py), who is a client (keys.py). No clock: `second` is a whole second of the monotonic clock,
-which all processes of a host share. Called by: meter.py (counts), workers.py (shares it).
+which all processes of a host share. Called by: meter.py (counts), processes/workers.py (shares it).
 
     buffer   a column a worker, of 64-bit words
     column   version, accounts [ROWS], rows [ROWS]; only its worker writes there, so no lock is needed

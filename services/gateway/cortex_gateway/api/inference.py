@@ -12,13 +12,13 @@ from sanic import HTTPResponse, Request
 
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import dialect_of
-from cortex_gateway.access_log import AccessLog
 from cortex_gateway.admission.keys import Client
 from cortex_gateway.exchange import Exchange, Outcome
 from cortex_gateway.forwarding.attempts import settle
 from cortex_gateway.forwarding.call import Call, passed_on, read_brief
+from cortex_gateway.records.access_log import AccessLog
+from cortex_gateway.records.trace import Trace
 from cortex_gateway.state import State
-from cortex_gateway.trace import Trace
 from cortex_serving import logs
 from cortex_serving.application import answer_error, as_cortex_error, dialect, request_id
 from cortex_serving.request_body import check_media_type

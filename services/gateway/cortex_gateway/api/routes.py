@@ -21,8 +21,8 @@ from cortex_gateway.api.health import VERSION, HealthPage
 from cortex_gateway.api.inference import Inference, answer_exception
 from cortex_gateway.api.models import Models
 from cortex_gateway.api.page import Page
-from cortex_gateway.metrics import Metrics
 from cortex_gateway.operations import Operations
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.state import State
 from cortex_serving.application import App, build
 

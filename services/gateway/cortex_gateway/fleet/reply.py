@@ -12,8 +12,10 @@ _MOST_BYTES = 8 * 2**20
 
 
 class Reply:
-    """Ends in `answered`, with status and body, or in `lost`. A body that nothing but the connection's end would bound is
-    lost: it may have been cut off."""
+    """Ends in `answered`, with status and body, or in `lost`.
+
+    A body that nothing but the connection's end would bound is lost: it may have been cut off.
+    """
 
     __slots__ = ("_answered", "_body", "_lost", "_num_bytes", "_over", "headers", "status")
 

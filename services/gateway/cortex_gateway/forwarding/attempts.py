@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError, ModelLoading, Unavailable, UpstreamBroken, UpstreamTimeout
 from cortex_contracts.wire.neuron import ModelStatus
-from cortex_gateway.decisions import Decisions
 from cortex_gateway.exchange import Exchange, Outcome, Stage
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
@@ -25,7 +24,8 @@ from cortex_gateway.forwarding.endpoints import Endpoints
 from cortex_gateway.forwarding.response import CannotConnect, Response, Silent, UpstreamFailure
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
-from cortex_gateway.metrics import Metrics
+from cortex_gateway.records.decisions import Decisions
+from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.routing.circuit import Circuits
 from cortex_gateway.routing.decide import decide, decide_loaded
 from cortex_gateway.routing.decision import Forward, Reject

@@ -2,7 +2,7 @@
 
 Owns: the states, what failures and successes of real requests make of them, and when an open one is tried again. Pure:
 the time is passed in. Does not own: what counts as a failure (forwarding), whether a neuron answers polls (fleet).
-Called by: decide.py, explain.py (read), forwarding/attempts.py (tells), metrics.py, api (show).
+Called by: decide.py, explain.py (read), forwarding/attempts.py (tells), records/metrics.py, api (show).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from cortex_gateway.workers import Worker
+from cortex_gateway.processes.workers import Worker
 
 _PAGE = "metrics"
 _COUNTED = frozenset({"counter", "histogram"})

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from cortex_contracts.inventory.files import ConfigInvalid
 from cortex_gateway.config import Config, address
-from cortex_gateway.workers import Worker, Workers
+from cortex_gateway.processes.workers import Worker, Workers
 from cortex_serving import logs
 from cortex_serving.server import bind
 

@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 from cortex_contracts.wire.errors import ShuttingDown, UpstreamBroken, by_code
 from cortex_gateway.exchange import UNKNOWN_MODEL, Exchange, Outcome, Stage
 from cortex_gateway.fleet.snapshot import Snapshot
-from cortex_gateway.metrics_sum import UNDER_WAY, SummedMetrics
+from cortex_gateway.processes.workers import Worker
+from cortex_gateway.records.metrics_sum import UNDER_WAY, SummedMetrics
 from cortex_gateway.routing.circuit import Circuits
-from cortex_gateway.workers import Worker
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 DURATION_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
