@@ -28,8 +28,8 @@ from cortex_gateway.api.inference import Inference
 from cortex_gateway.catalogue import Catalogue
 from cortex_gateway.config import Config
 from cortex_gateway.fleet.snapshot import ModelView
+from cortex_gateway.processes.workers import Workers
 from cortex_gateway.routing.decision import Load, WaitForLoad
-from cortex_gateway.workers import Workers
 
 _Result = TypeVar("_Result")
 SETTINGS = GatewaySettings(
