@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 from cortex_gateway.forwarding import attempts
+from cortex_gateway.routing.decide import decide
 
 Costs = dict[str, list[int]]  # ns, by kind of decision
 
@@ -26,7 +27,6 @@ def measured() -> Iterator[Costs]:
     simulation's, wait until a decision is over.
     """
     costs: Costs = defaultdict(list)
-    decide = attempts.decide
 
     def timed(*arguments: Any, **named: Any) -> Any:
         gc.disable()

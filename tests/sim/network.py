@@ -80,8 +80,13 @@ class PollConnection(asyncio.Transport):
         return self._protocol not in self._neuron.connections
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not data:
+            return
         assert bytes(data).startswith(b"GET /report "), data
         asyncio.get_running_loop().call_later(self._network.latency_s(self._neuron), self._read)
+
+    def close(self) -> None:
+        self.abort()
 
     def abort(self) -> None:
         self._neuron.connections.discard(self._protocol)

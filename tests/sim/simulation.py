@@ -21,7 +21,7 @@ from tests.sim.virtual_time import VirtualLoop
 from tests.sim.witness import Witness
 
 from cortex_contracts.inventory.files import Eviction, GatewayFile, KeysFile, NeuronAddress
-from cortex_contracts.inventory.fleet import GatewaySettings, Model
+from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model
 from cortex_gateway import gateway as gateways
 from cortex_gateway.admission.keys import Keys
 from cortex_gateway.api.inference import Inference
@@ -71,12 +71,14 @@ class SimGateway:
         loads, waiting = self.real.loads, Counter[str]()
         until_loaded = loads.until_loaded
 
-        async def told(model: Model, decision: Load | WaitForLoad, timeout_s: float, limit: int | None = None) -> None:
-            waiting[model.id] += limit is not None
+        async def told(
+            model: Model, decision: Load | WaitForLoad, timeout_s: float, queue_limit: int | None = None
+        ) -> None:
+            waiting[model.id] += queue_limit is not None
             try:
-                await until_loaded(model, decision, timeout_s, limit)
+                await until_loaded(model, decision, timeout_s, queue_limit)
             finally:
-                waiting[model.id] -= limit is not None
+                waiting[model.id] -= queue_limit is not None
                 # Whoever waited, or was sent away at once, is no longer counted: the rest waits.
                 most = self.config.settings.gateway.queue_limit
                 self._witness.check(
@@ -157,10 +159,10 @@ class Simulation:
         self.run(asyncio.sleep(seconds))
 
     def add_gateway(
-        self, name: str, settings: GatewaySettings = SETTINGS, strategy: str = "lru", defrag: int = 0
+        self, name: str, settings: GatewaySettings = SETTINGS, strategy: EvictionStrategy = "lru", defrag: int = 0
     ) -> SimGateway:
         """One more gateway, which knows the whole fleet once this returns."""
-        config = self.config(settings, Eviction(strategy=strategy, defrag_after_cycles=defrag))  # type: ignore[arg-type]
+        config = self.config(settings, Eviction(strategy=strategy, defrag_after_cycles=defrag))
         gateway = self.gateways[name] = SimGateway(name, config, self.network)
         self.run(gateway.start())
         return gateway
@@ -197,7 +199,7 @@ class Simulation:
             neuron.failing.clear()
             neuron.drain(False)
             if neuron.life is not Life.UP:
-                self.call(lambda each=neuron: each.live(Life.UP))  # type: ignore[misc]
+                self.call(partial(neuron.live, Life.UP))
             for resident in neuron.residents.values():
                 resident.pinned = False
         bound_s = _MOST_WAITS * SETTINGS.cold_load_timeout_s + _SERVICE_S
@@ -209,15 +211,14 @@ class Simulation:
             gateway.check_quiet()
         for neuron in self.neurons.values():
             left = {each.model.id: len(each.seats) for each in neuron.residents.values() if each.seats}
-            self.witness.check(
-                "no seat is left at a neuron", not left, lambda at=neuron, of=left: f"{at.host.name}: {of}"
-            )  # type: ignore[misc]
+            say = partial("{}: {}".format, neuron.host.name, left)
+            self.witness.check("no seat is left at a neuron", not left, say)
 
     def check_all_served(self, gateway: SimGateway, models: Iterable[str]) -> None:
         """Every one of these models can be served, by a client that comes again as it is told (case L5)."""
         for model_id in models:
             outcome = self.run(self._insist(gateway, model_id))
-            self.witness.check("the fleet heals", outcome == "ok", lambda at=model_id, of=outcome: f"{at}: {of}")  # type: ignore[misc]
+            self.witness.check("the fleet heals", outcome == "ok", partial("{}: {}".format, model_id, outcome))
 
     async def _insist(self, gateway: SimGateway, model_id: str) -> str:
         outcome = ""

@@ -11,7 +11,7 @@ import pytest
 from tests.sim.neuron import Host, Life
 from tests.sim.simulation import SETTINGS, SimGateway, Simulation
 
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import EvictionStrategy, Model
 from cortex_contracts.wire.neuron import ModelStatus
 
 
@@ -54,7 +54,7 @@ async def _come_again(simulation: Simulation, gateway: SimGateway, model_id: str
 
 
 @pytest.mark.parametrize("strategy", ["lru", "priority"])
-def test_two_models_that_displace_each_other_both_go_on(fleets: list[Simulation], strategy: str) -> None:
+def test_two_models_that_displace_each_other_both_go_on(fleets: list[Simulation], strategy: EvictionStrategy) -> None:
     """Mutual swaps, both ways, again and again: neither starves the other (case L6)."""
     simulation = fleet(fleets, model("a"), model("b"))
     gateway = simulation.add_gateway("g", strategy=strategy)
@@ -208,3 +208,14 @@ def test_memory_that_a_load_will_take_is_not_promised_twice(fleets: list[Simulat
     first, second = simulation.ask(gateway, "a"), simulation.ask(gateway, "b")
     assert all_of(simulation, first, second) == ["ok", "no_capacity"]
     assert simulation.witness.loads == 1
+
+
+def test_a_request_protects_its_model_from_its_first_moment(fleets: list[Simulation]) -> None:
+    """The last poll has it as idle; what this gateway has sent since counts all the same (case L6)."""
+    simulation = fleet(fleets, model("a"), model("b"))
+    gateway = simulation.add_gateway("g")
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    simulation.pass_time(3.0)
+    simulation.ask(gateway, "a", max_tokens=500)
+    simulation.pass_time(0.001)
+    assert all_of(simulation, simulation.ask(gateway, "b")) == ["no_capacity"]

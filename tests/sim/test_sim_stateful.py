@@ -16,7 +16,7 @@ from tests.sim.faults import Fault
 from tests.sim.neuron import Host
 from tests.sim.simulation import SETTINGS, Simulation
 
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import EvictionStrategy, Model
 
 HOSTS = (
     Host("n0"),
@@ -50,7 +50,7 @@ class FleetMachine(RuleBasedStateMachine):
     simulation: Simulation | None = None
 
     @initialize(count=st.integers(3, 6), strategy=st.sampled_from(["lru", "priority"]), seed=st.integers(0, 99))
-    def begin(self, count: int, strategy: str, seed: int) -> None:
+    def begin(self, count: int, strategy: EvictionStrategy, seed: int) -> None:
         self.simulation = Simulation(HOSTS[:count], MODELS, seed)
         self.strategy = strategy
         self.simulation.add_gateway("a", strategy=strategy, defrag=3)
