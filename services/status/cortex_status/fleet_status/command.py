@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -19,6 +18,7 @@ from rich.text import Text
 from cortex_contracts.inventory.fleet import Fleet
 from cortex_contracts.inventory.problems import InventoryInvalid
 from cortex_status import inventory, tables
+from cortex_status.arguments import seconds
 from cortex_status.fleet_status.asking import ask
 from cortex_status.fleet_status.document import EXIT_CODES, Document, Verdict, document, unusable
 from cortex_status.fleet_status.rendering import parts
@@ -58,22 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document; with --watch, one a line")
     parser.add_argument(
-        "--watch", type=_seconds, nargs="?", const=2.0, metavar="SECONDS", help="ask again, every 2 s unless told"
+        "--watch", type=seconds, nargs="?", const=2.0, metavar="SECONDS", help="ask again, every 2 s unless told"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=5.0, metavar="S", help="for all the answers of a host (default: 5)"
+        "--timeout", type=seconds, default=5.0, metavar="S", help="for all the answers of a host (default: 5)"
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _status(options: argparse.Namespace) -> int:

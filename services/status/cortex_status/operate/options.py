@@ -6,8 +6,9 @@ Owns: arguments, help and examples. Called by: cortex_status.cli.
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
+
+from cortex_status.arguments import seconds
 
 EXITS = """\
 exit codes:
@@ -95,22 +96,12 @@ def _asking(is_drain: bool) -> argparse.ArgumentParser:
     asking.add_argument("--json", action="store_true", help="print JSON; logs: a row a line")
     asking.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=10.0,
         metavar="S",
         help="for a connection, and for an answer that needs no work (default: 10)",
     )
     return asking
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 def _rows(text: str) -> int:
