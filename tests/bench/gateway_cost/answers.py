@@ -102,8 +102,8 @@ def _openai(gateway: Gateway) -> dict[str, bool]:
         "chat_unknown_fields_kept": "prompt_logprobs" in document,
         "stream": stream.status == 200 and stream.done,
         "stream_incremental": stream.num_pieces >= _CHUNKS // 2 and stream.first_s < stream.total_s / 2,
-        "stream_chunks": sum(bool(choice["delta"].get("content")) for choice in choices) == _CHUNKS,
-        "stream_finish": any(choice["finish_reason"] == "stop" for choice in choices),
+        "stream_chunks": sum(bool(choice.get("delta", {}).get("content")) for choice in choices) == _CHUNKS,
+        "stream_finish": any(choice.get("finish_reason") == "stop" for choice in choices),
         "stream_usage": any((event.get("usage") or {}).get("total_tokens") == 170 for event in stream.events),
     }
 
