@@ -27,7 +27,8 @@ from cortex_gateway.admission.keys import Keys
 from cortex_gateway.api.inference import Inference
 from cortex_gateway.catalogue import Catalogue
 from cortex_gateway.config import Config
-from cortex_gateway.fleet.snapshot import ModelView
+from cortex_gateway.fleet.outstanding import Seat
+from cortex_gateway.fleet.snapshot import ModelView, Snapshot
 from cortex_gateway.processes.workers import Workers
 from cortex_gateway.routing.decision import Load, WaitForLoad
 
@@ -35,6 +36,7 @@ _Result = TypeVar("_Result")
 SETTINGS = GatewaySettings(
     cold_load_timeout_s=30.0, poll_interval_s=1.0, drain_timeout_s=5.0, idle_timeout_s=20.0, queue_limit=16
 )
+NO_KEYS = KeysFile()
 _MOST_WAITS = 12  # for a model, in one request: three decisions at first, and as many after each of three surprises
 _SERVICE_S = 600.0  # a whole answer of the slowest neuron, and its queue
 _TRIES = 40
@@ -54,6 +56,17 @@ class SimGateway:
         network.witness.gateways[name] = self.real
         self._tell_intents()
         self._tell_waits()
+        self._tell_sent()
+
+    def _tell_sent(self) -> None:
+        circuits = self.real.state.circuits
+        sent = circuits.sent
+
+        def told(seat: Seat, now: float) -> None:
+            self._witness.sent(self.name, *seat, circuits.retry_at(*seat))
+            sent(seat, now)
+
+        circuits.sent = told  # type: ignore[method-assign]
 
     def _tell_intents(self) -> None:
         beliefs = self.real.state.beliefs
@@ -102,13 +115,17 @@ class SimGateway:
     async def stop(self) -> None:
         await self.real.stop()
 
+    @property
+    def bound_s(self) -> float:
+        """In which every request has its answer."""
+        return _MOST_WAITS * self.config.settings.gateway.cold_load_timeout_s + _SERVICE_S
+
     async def ask(self, question: Question) -> str:
         """One request, from its first byte to its last."""
         began = asyncio.get_running_loop().time()
         outcome = await put(question, self.handler, self._witness, lambda: self.real.state.config.catalogue)
         took_s = asyncio.get_running_loop().time() - began
-        bound_s = _MOST_WAITS * self.config.settings.gateway.cold_load_timeout_s + _SERVICE_S
-        self._witness.check("answered within its bound", took_s <= bound_s, lambda: f"{question}: {took_s:.1f} s")
+        self._witness.check("answered within its bound", took_s <= self.bound_s, lambda: f"{question}: {took_s:.1f} s")
         self.outcomes[outcome] += 1
         return outcome
 
@@ -118,6 +135,10 @@ class SimGateway:
         inside, held = len(state.admission.inside), dict(state.outstanding)
         self._witness.check("no seat is left in admission", not inside, lambda: f"{self.name}: {inside}")
         self._witness.check("no seat is left in outstanding", not held, lambda: f"{self.name}: {held}")
+        snapshot = state.beliefs.snapshot()
+        anew = Snapshot.of(snapshot.neurons)
+        same = snapshot.replicas == anew.replicas and snapshot.num_taking_work == anew.num_taking_work
+        self._witness.check("a snapshot that is kept up to date is one made anew", same, lambda: self.name)
 
 
 class Simulation:
@@ -159,22 +180,33 @@ class Simulation:
         self.run(asyncio.sleep(seconds))
 
     def add_gateway(
-        self, name: str, settings: GatewaySettings = SETTINGS, strategy: EvictionStrategy = "lru", defrag: int = 0
+        self,
+        name: str,
+        settings: GatewaySettings = SETTINGS,
+        strategy: EvictionStrategy = "lru",
+        defrag: int = 0,
+        keys: KeysFile = NO_KEYS,
     ) -> SimGateway:
         """One more gateway, which knows the whole fleet once this returns."""
-        config = self.config(settings, Eviction(strategy=strategy, defrag_after_cycles=defrag))
+        config = self.config(settings, Eviction(strategy=strategy, defrag_after_cycles=defrag), keys=keys)
         gateway = self.gateways[name] = SimGateway(name, config, self.network)
         self.run(gateway.start())
         return gateway
 
-    def config(self, settings: GatewaySettings, eviction: Eviction, without: frozenset[str] = frozenset()) -> Config:
+    def config(
+        self,
+        settings: GatewaySettings,
+        eviction: Eviction,
+        without: frozenset[str] = frozenset(),
+        keys: KeysFile = NO_KEYS,
+    ) -> Config:
         """The inventory's files for a gateway, but for the neurons and models of `without`."""
         addresses = [
             NeuronAddress(name=name, url=each.host.url) for name, each in self.neurons.items() if name not in without
         ]
         catalogue = Catalogue.of(tuple(model for name, model in self.models.items() if name not in without))
         file = GatewayFile(gateway=settings, eviction=eviction, neurons=tuple(addresses))
-        return Config(file, catalogue, Keys.of(KeysFile(), catalogue))
+        return Config(file, catalogue, Keys.of(keys, catalogue))
 
     def ask(self, gateway: SimGateway, model_id: str, **how: Any) -> asyncio.Task[str]:
         """Begin a request, which goes on while time passes."""
@@ -202,9 +234,8 @@ class Simulation:
                 self.call(partial(neuron.live, Life.UP))
             for resident in neuron.residents.values():
                 resident.pinned = False
-        bound_s = _MOST_WAITS * SETTINGS.cold_load_timeout_s + _SERVICE_S
         if self.requests:
-            self.run(_wait(self.requests, bound_s))
+            self.run(_wait(self.requests, max(gateway.bound_s for gateway in self.gateways.values())))
         self.witness.check("no request hangs", not self.requests, lambda: f"{len(self.requests)} still wait")
         self.pass_time(70.0)  # failures are forgiven, circuits close, commands end, models recover
         for gateway in self.gateways.values():

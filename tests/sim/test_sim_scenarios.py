@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from tests.sim.neuron import Host, Life
 from tests.sim.simulation import SETTINGS, SimGateway, Simulation
 
+from cortex_contracts.inventory.clients import KeyEntry, digest_of
+from cortex_contracts.inventory.files import KeysFile
 from cortex_contracts.inventory.fleet import EvictionStrategy, Model
 from cortex_contracts.wire.neuron import ModelStatus
+
+KEY = "a-key-of-alice-here"
 
 
 def model(name: str, vram_mb: int = 16000, **fields: Any) -> Model:
@@ -219,3 +224,16 @@ def test_a_request_protects_its_model_from_its_first_moment(fleets: list[Simulat
     simulation.ask(gateway, "a", max_tokens=500)
     simulation.pass_time(0.001)
     assert all_of(simulation, simulation.ask(gateway, "b")) == ["no_capacity"]
+
+
+def test_a_keys_seats_come_back_however_its_requests_end(fleets: list[Simulation]) -> None:
+    """Answered, refused or left by their client: after that it has as many as before (case L9)."""
+    digest = digest_of(SecretStr(KEY))
+    keys = KeysFile(keys=(KeyEntry(name="alice", sha256=digest, concurrent_requests=2),))
+    simulation = fleet(fleets, model("a"))
+    gateway = simulation.add_gateway("g", keys=keys)
+    for patience_s in (0.001, 1.0, 5.0, None):
+        asked = [simulation.ask(gateway, "a", key=KEY, patience_s=patience_s) for _ in range(5)]
+        outcomes = Counter(all_of(simulation, *asked))
+        assert outcomes == {"client_gone" if patience_s in (0.001, 1.0) else "ok": 2, "concurrency_limit_exceeded": 3}
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["invalid_api_key"]

@@ -1,6 +1,6 @@
 """A small fleet, real gateways on simulated neurons, and whatever hypothesis does to them.
 
-`SIM_EXAMPLES` and `SIM_STEPS` make it search deeper than CI has time for.
+`SIM_EXAMPLES` and `SIM_STEPS` make it search deeper than CI has time for; with `SIM_FAST` what it finds is not shrunk.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from tests.sim.neuron import Life, Resident, SimNeuron
 from cortex_contracts.wire import neuron as wire
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
-from cortex_gateway.routing.circuit import Circuit
 
 if TYPE_CHECKING:
     from cortex_gateway.gateway import Gateway
@@ -166,9 +165,11 @@ class Witness:
             known = view.models.get(model_id)
             loaded = known is not None and known.status is ModelStatus.LOADED
             self.check("no request where it is not loaded", loaded, lambda: f"{where}, {known and known.status}")
-            # The one that is let through to see whether it is well again finds it half open.
-            circuit = self.gateways[gateway].state.circuits.state(view.name, model_id)
-            self.check("no request into an open circuit", circuit is not Circuit.OPEN, lambda: where)
+
+    def sent(self, gateway: str, neuron: str, model_id: str, retry_at: float) -> None:
+        """A gateway is about to send a request, and its circuit there lets one through from then on."""
+        where = f"{gateway}: {model_id} to {neuron}, before {retry_at:.3f} s"
+        self.check("no request into an open circuit", retry_at <= self._now(), lambda: where)
 
     def _view(self, gateway: str, neuron: SimNeuron) -> NeuronView | None:
         return self.gateways[gateway].state.beliefs.snapshot().neurons.get(neuron.host.name)
