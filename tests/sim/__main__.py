@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.sim.decision_cost import Costs, measured, percentile_us
+from tests.sim.decision_cost import Costs, measured, summary
 from tests.sim.simulation import Simulation
 from tests.sim.traffic import Plan, drive, fleet
 
@@ -83,12 +83,13 @@ def _figures(simulation: Simulation, costs: Costs) -> dict[str, Any]:
         "evictions": witness.evictions,
         "checks": dict(sorted(witness.checks.items())),
         "violations": witness.num_violations,
-        "decision_us": {
-            kind: {"count": len(each), "p50": percentile_us(each, 0.5), "p99": percentile_us(each, 0.99)}
-            for kind, each in sorted(costs.items())
-        },
+        "decision_us": {kind: summary(each) for kind, each in [*sorted(costs.items()), ("any", _all(costs))] if each},
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def _all(costs: Costs) -> list[int]:
+    return [cost for each in costs.values() for cost in each]
 
 
 def _show(result: dict[str, Any], violations: list[str]) -> None:
@@ -98,7 +99,8 @@ def _show(result: dict[str, Any], violations: list[str]) -> None:
     print(f"  loads       {result['loads']}, evictions {result['evictions']}")
     print(f"  memory      {result['rss_mb']:.0f} MB at most so far, neurons and all")
     for kind, cost in result["decision_us"].items():
-        print(f"  decide      {kind:12} {cost['count']:7} times, p50 {cost['p50']:7.1f} us, p99 {cost['p99']:7.1f} us")
+        times = ", ".join(f"{name} {cost[name]:6.1f}" for name in ("mean", "p50", "p99"))
+        print(f"  decide      {kind:12} {cost['count']:7} times, us: {times}")
     print(f"  checks      {sum(result['checks'].values())} of {len(result['checks'])} invariants")
     print(f"  violations  {result['violations']}", flush=True)
     for line in violations:

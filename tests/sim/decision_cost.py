@@ -40,6 +40,8 @@ def measured() -> Iterator[Costs]:
         yield costs
 
 
-def percentile_us(costs: list[int], share: float) -> float:
-    """Of these, in µs."""
-    return sorted(costs)[min(len(costs) - 1, int(len(costs) * share))] / 1000
+def summary(costs: list[int]) -> dict[str, float]:
+    """How many there are, and their mean and percentiles in µs."""
+    ordered = sorted(costs)
+    found = {f"p{percent}": ordered[len(ordered) * percent // 100] / 1000 for percent in (50, 99)}
+    return {"count": len(ordered), "mean": sum(ordered) / len(ordered) / 1000, **found}
