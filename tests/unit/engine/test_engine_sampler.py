@@ -34,6 +34,7 @@ def _sequence(
         ignore_eos=False,
         num_logprobs=logprobs,
         submitted_s=0.0,
+        turn=0.0,
     )
 
 
