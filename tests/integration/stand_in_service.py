@@ -2,7 +2,8 @@
 
 Run as `<python> stand_in_service.py <program> …`. What it does is set by STAND_IN_<PROGRAM> as words: `die` (ends after
 a line of log), `stubborn` (ignores SIGTERM), `engine` (has a child in a session of its own, as a rank process has),
-`failing` (could not load its model), `slow` (never leaves its activation).
+`failing` (could not load its model), `slow` (never leaves its activation), `late` (has heard from its neuron only
+when it is asked for the fourth time, and logs that).
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ WORDS = os.environ.get(f"STAND_IN_{PROGRAM.upper()}", "").split()
 ASKED: list[str] = []
 
 
-def health() -> dict[str, object]:
+def gateway_health() -> dict[str, object]:
+    """As the gateway's."""
+    healthy = "late" not in WORDS or ASKED.count("/health") > 3
+    if "late" in WORDS and healthy:
+        print("here is up", flush=True)
+    seen = {"name": "here", "url": "", "healthy": healthy, "state": None, "strikes": 0, "models": [], "version": None}
+    return {"status": "ok", "uptime_secs": 1.0, "version": "0", "in_flight": 0, "neurons": [seen]}
+
+
+def neuron_health() -> dict[str, object]:
     """As the neuron's; ready once someone has seen its model loading."""
     activating = "slow" in WORDS or "/models" not in ASKED
     failed = ["demo"] if "failing" in WORDS and not activating else []
@@ -48,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         ASKED.append(self.path)
+        health = neuron_health if PROGRAM == "neuron" else gateway_health
         body = json.dumps(models() if self.path == "/models" else health()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))

@@ -218,6 +218,14 @@ def test_a_model_that_cannot_be_loaded_ends_it_with_the_neuron_s_reason(up: Call
     assert running.left_behind() == []
 
 
+def test_it_is_not_ready_before_the_gateway_has_heard_from_the_neuron(up: Callable[..., Up]) -> None:
+    """They start side by side, so that a gateway may have missed its first polls: a request would be a 503."""
+    running = up(STAND_IN_GATEWAY="late")
+    running.start()
+    running.until("logs: ")
+    assert "here is up" in (running.folder / "run/var/log/cortex-gateway.log").read_text()
+
+
 def test_a_service_that_ignores_sigterm_is_killed_with_its_engine_on_the_second_ctrl_c(up: Callable[..., Up]) -> None:
     """An engine process has a session of its own: it is found all the same."""
     running = up(STAND_IN_NEURON="engine stubborn")

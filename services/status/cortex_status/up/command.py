@@ -102,8 +102,9 @@ async def _start(services: Sequence[Service], children: Children) -> None:
 
 
 async def _ready(services: Sequence[Service], progress: Progress) -> None:
+    neurons = [service.host for service in services if isinstance(service, NeuronService)]
     for service in services:
-        await readiness.wait_for(service, progress)
+        await readiness.wait_for(service, neurons, progress)
 
 
 def _interruption(children: Children) -> asyncio.Event:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import aiohttp
 from pydantic import TypeAdapter
 
+from cortex_contracts.wire.gateway import GatewayHealth
 from cortex_contracts.wire.neuron import Health, ModelRow, ModelStatus, NeuronState
 from cortex_status.up.failures import UpFailed
 from cortex_status.up.progress import Progress
@@ -23,13 +25,19 @@ ANSWER_TIMEOUT_S = 60.0  # to the first answer; imports on a cold disk take most
 MODEL_ROWS = TypeAdapter(list[ModelRow])
 
 
-async def wait_for(service: Service, progress: Progress) -> None:
-    """Until the service is ready: it answers and, if a neuron, has loaded what it loads by itself. Raises UpFailed."""
+async def wait_for(service: Service, neurons: Sequence[str], progress: Progress) -> None:
+    """Until the service is ready. Raises UpFailed.
+
+    A neuron is when it has loaded what it loads by itself, a gateway when it has heard from these `neurons`: it was
+    started beside them, and may have given up on one that was busy starting.
+    """
     progress.stage(f"waiting for {service.program}")
     async with aiohttp.ClientSession(timeout=ASK_TIMEOUT) as session:
         body = await _answer(session, service)
         if isinstance(service, NeuronService):
             await _loaded(session, service, Health.model_validate_json(body), progress)
+        else:
+            await _reached(session, service, GatewayHealth.model_validate_json(body), neurons)
 
 
 async def _answer(session: aiohttp.ClientSession, service: Service) -> bytes:
@@ -60,6 +68,21 @@ async def _loaded(session: aiohttp.ClientSession, service: NeuronService, health
         reasons = {row.id: row.failure.message for row in rows if row.failure}
         lines = (f"{id_}: {reasons.get(id_, 'for no reason given')}" for id_ in health.activation.failed)
         raise UpFailed("\n".join([f"{service.title} could not load", *lines, f"see {service.log}"]))
+
+
+async def _reached(
+    session: aiohttp.ClientSession, service: Service, health: GatewayHealth, neurons: Sequence[str]
+) -> None:
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while missing := sorted(set(neurons) - {seen.name for seen in health.neurons if seen.healthy}):
+        if time.monotonic() > deadline:
+            raise UpFailed(
+                f"{service.title} has not reached neuron {', '.join(missing)} in {ANSWER_TIMEOUT_S:.0f} s; "
+                f"see {service.log}"
+            )
+        await asyncio.sleep(POLL_S)
+        body = await _get(session, f"{service.url}/health")
+        health = health if body is None else GatewayHealth.model_validate_json(body)
 
 
 def _tell(row: ModelRow, progress: Progress) -> None:
