@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 DISCOVERY = {"hostname": "h", "os": "o", "kernel": "k", "device_kind": "cpu", "devices": [], "harnesses": ["torch"]}
 
 
-def report(version: str = "1", **changes: Any) -> bytes:
-    """The body of GET /report."""
+def report(version: str = "1", rows: Sequence[dict[str, Any]] = (), **changes: Any) -> bytes:
+    """The body of GET /report; `rows` are its models, `changes` those of its health."""
     health = {"state": "ready", "activation": {}, "devices": [], "models": [], "version": version, **changes}
-    return json.dumps({"health": health, "models": []}).encode()
+    return json.dumps({"health": health, "models": list(rows)}).encode()
 
 
 def sized(body: bytes, head: str = "HTTP/1.1 200 OK") -> bytes:

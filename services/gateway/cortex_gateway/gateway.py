@@ -150,7 +150,7 @@ def _assembled(
     metrics.declare(config.catalogue.models, config.keys.names())
     meter = Meter(worker.ledger, config.keys, metrics.refused)
     access_log = AccessLog(config.settings.gateway.access_log)
-    poller = Poller(beliefs, client, lambda: outstanding)
+    poller = Poller(beliefs, client, outstanding)
     loads = Loads(beliefs, client, metrics, poller.kick)
     decisions = Decisions()
     attempts = Attempts(beliefs, loads, upstream, client, metrics, decisions, poller.kick)

@@ -20,10 +20,12 @@ from cortex_contracts.wire.neuron import NeuronState
 from cortex_gateway.fleet import condition
 from cortex_gateway.fleet.beliefs import Beliefs, Report
 from cortex_gateway.fleet.client import NeuronClient
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.poller import POLL_TIMEOUT_S, Poller
 from cortex_gateway.fleet.snapshot import NeuronView, Reach
 
 DRAINING = report(state="draining")
+MODEL = {"id": "m", "harness": "torch", "status": "loaded"}
 
 
 class Heard(Beliefs):
@@ -47,11 +49,13 @@ class Heard(Beliefs):
 
 
 @asynccontextmanager
-async def polled(*neurons: RawNeuron, interval_s: float = 0.02) -> AsyncIterator[tuple[Heard, Poller]]:
+async def polled(
+    *neurons: RawNeuron, interval_s: float = 0.02, ours: Outstanding | None = None
+) -> AsyncIterator[tuple[Heard, Poller]]:
     """A poller that has asked each once."""
     beliefs = Heard(list(neurons))
     async with NeuronClient(POLL_TIMEOUT_S) as client:
-        poller = Poller(beliefs, client, dict)
+        poller = Poller(beliefs, client, Outstanding() if ours is None else ours)
         try:
             await poller.watch([(view.name, view.url) for view in beliefs.snapshot().neurons.values()], interval_s)
             yield beliefs, poller
@@ -196,6 +200,29 @@ async def test_a_kick_during_a_poll_is_another_after_it() -> None:
         neuron.free.set()
         await until(lambda: neuron.reports == 3)
         assert beliefs.strikes == 0
+
+
+async def test_a_request_of_ours_that_ends_while_a_report_is_on_its_way_is_nobody_else_s() -> None:
+    """The report counts it still. As somebody else's it would hold its model in memory until the next one (L6)."""
+    ours, seat = Outstanding(), ("0", "m")
+    busy = report(models=[{"id": "m", "status": "loaded", "in_flight": 2}], rows=[MODEL])
+    async with (
+        raw_neuron(answer=[sized(busy)]) as neuron,
+        polled(neuron, interval_s=60, ours=ours) as (beliefs, poller),
+    ):
+        assert beliefs.view().models["m"].elsewhere == 2
+        for _ in range(2):
+            ours.take(seat)
+        neuron.free.clear()
+        poller.kick("0")
+        await until(lambda: neuron.reports == 2)
+        ours.give_back(seat)
+        neuron.free.set()
+        await until(lambda: len(beliefs.reports) == 2)
+        assert beliefs.view().models["m"].elsewhere == 0
+        poller.kick("0")
+        await until(lambda: len(beliefs.reports) == 3)
+        assert beliefs.view().models["m"].elsewhere == 1
 
 
 async def test_who_stays_is_watched_on_over_a_reload() -> None:

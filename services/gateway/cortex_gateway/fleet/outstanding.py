@@ -1,13 +1,13 @@
 """This gateway's own requests under way, by (neuron, model).
 
-Owns: the counts, and on which neurons a model has come into use or gone out of it. Called by: exchange.py (seats),
-routing (reads).
+Owns: the counts, on which neurons a model has come into use or gone out of it, and what a report may count of ours.
+Called by: exchange.py (seats), poller.py (reports), routing (reads).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import ChainMap, Counter
+from collections.abc import Iterator, Mapping
 
 Seat = tuple[str, str]
 
@@ -19,6 +19,7 @@ class Outstanding(Counter[Seat]):
         super().__init__(counts)
         self.turns = 0
         self._last_turn: dict[str, int] = {}  # by neuron, in the order of turns
+        self._ended: dict[str, Counter[Seat]] = {}  # while a neuron is being asked: what was given back there
 
     def take(self, seat: Seat) -> None:
         """One request more."""
@@ -35,6 +36,20 @@ class Outstanding(Counter[Seat]):
         else:
             del self[seat]
             self._turn(seat[0])
+        if (ended := self._ended.get(seat[0])) is not None:
+            ended[seat] += 1
+
+    def asked(self, neuron: str) -> None:
+        """A report is asked of a neuron: until it comes, requests may end that it will count."""
+        self._ended[neuron] = Counter()
+
+    def in_report(self, neuron: str) -> Mapping[Seat, int]:
+        """As many of ours as the report that has come can count: those under way, and those that ended meanwhile.
+
+        Taken for somebody else's, one that has just ended would hold its model in memory until the next report.
+        """
+        ended = self._ended.pop(neuron, None)
+        return ChainMap({seat: self[seat] + count for seat, count in ended.items()}, self) if ended else self
 
     def turned_since(self, turns: int) -> Iterator[str]:
         """The neurons where that has happened after so many turns."""

@@ -14,10 +14,11 @@ import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs, Report
 from cortex_gateway.fleet.client import NeuronClient
+from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.probe import Probe
 from cortex_gateway.fleet.snapshot import Reach
 from cortex_serving import logs
@@ -31,9 +32,7 @@ _SPREAD_S = 0.001  # between the first polls of two neurons: connecting is the d
 class Poller:
     """Watches the neurons of the last `watch` call."""
 
-    def __init__(
-        self, beliefs: Beliefs, client: NeuronClient, ours: Callable[[], Mapping[tuple[str, str], int]]
-    ) -> None:
+    def __init__(self, beliefs: Beliefs, client: NeuronClient, ours: Outstanding) -> None:
         self._beliefs, self._client, self._ours = beliefs, client, ours
         self._interval_s = 1.0
         self._probes: dict[str, Probe] = {}
@@ -95,18 +94,22 @@ class Poller:
             if probe.asked_at < now:
                 self._kicked.add(probe.name)  # what was asked before the doubt does not end it
             elif probe.asked_at > now:
-                probe.ask(now)
+                self._ask(probe, now)
 
     def _take_turn(self, probe: Probe, now: float) -> None:
         if now >= probe.asked_at + POLL_TIMEOUT_S:
             probe.give_up(f"no answer in {POLL_TIMEOUT_S:g} s")
         if probe.asked_at == math.inf and now >= probe.next_at:
             probe.next_at = now + self._interval_s * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  spreads load
-            probe.ask(now)
+            self._ask(probe, now)
         if probe.asked_at < now:  # it has been waiting since an earlier turn
             self._give_turn(probe, min(now + self._interval_s, probe.asked_at + POLL_TIMEOUT_S))
         else:
             self._give_turn(probe, min(probe.next_at, now + POLL_TIMEOUT_S))
+
+    def _ask(self, probe: Probe, now: float) -> None:
+        self._ours.asked(probe.name)
+        probe.ask(now)
 
     def _give_turn(self, probe: Probe, at: float) -> None:
         heapq.heappush(self._turns, (at, next(self._serial), probe))
@@ -114,7 +117,7 @@ class Poller:
     # ---- how it went
 
     def _answered(self, probe: Probe, report: Report) -> None:
-        self._beliefs.answered(probe.name, report, self._ours())
+        self._beliefs.answered(probe.name, report, self._ours.in_report(probe.name))
         if probe.reach is not Reach.UP:
             probe.reach = Reach.UP
             logs.info("neuron_up", neuron=probe.name, url=probe.url, state=report.health.state)
