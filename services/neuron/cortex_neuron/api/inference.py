@@ -172,6 +172,7 @@ async def _admitted(
     outcome.model = resident.model.id
     neuron.residency.check_open()
     serving = resident.lend()
+    writer = None
     with seated(generation, resident, neuron.seats):
         prepared = await prepare(generation, serving, _priority(request))
         projector = surface.projector(prepared, outcome.request_id.removeprefix("req_"))
@@ -183,10 +184,13 @@ async def _admitted(
                 await writer.send(first)
                 async for batch in batches:
                     await writer.send(batch)
-                await writer.close()
-                return None
-            events = [*first, *[event async for batch in batches for event in batch]]
-        return raw(projector.document(events), headers=_headers(request, outcome), content_type="application/json")
+            else:
+                events = [*first, *[event async for batch in batches for event in batch]]
+    # Seats are free before the client knows that its answer is over: whoever asks next finds them so.
+    if writer is not None:
+        await writer.close()
+        return None
+    return raw(projector.document(events), headers=_headers(request, outcome), content_type="application/json")
 
 
 def _priority(request: Request) -> PriorityClass:
