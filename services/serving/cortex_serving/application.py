@@ -7,6 +7,7 @@ Does not own: routes. Called by: the api package of each service.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import secrets
@@ -27,6 +28,8 @@ App = Sanic[Config, SimpleNamespace]
 
 _BODY_READ_TIMEOUT_S = 120
 _NO_RESPONSE_TIMEOUT_S = 7 * 24 * 3600  # an answer may take as long as it takes (case S2)
+_MOST_DROPPED_BYTES = 256 * 1024 * 1024
+_DROPPING_S = 10.0
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}\Z", re.ASCII)
 _OF_AN_ANSWER = "NONE"  # the method that Sanic gives to the request it makes for an answer
 _serial = itertools.count(1)
@@ -103,10 +106,25 @@ def request_id(request: Request) -> str:
 
 async def answer_exception(request: Request, exception: BaseException) -> HTTPResponse:
     """Any exception of a handler, or of Sanic before one, as the dialect's own envelope."""
+    if isinstance(exception, sanic_errors.PayloadTooLarge):
+        await drop_the_rest(request)
     failure = as_cortex_error(request, exception)
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(exception, errors.CortexError):
         logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
     return answer_error(request, failure, dict(getattr(exception, "headers", None) or {}))
+
+
+async def drop_the_rest(request: Request) -> None:
+    """Read what is left of a body that is too large, within bounds, and keep none of it: a client that still sends when
+    its connection is closed sees a reset and not the answer."""
+    stream: Any = request.stream  # Sanic's Http: its own base class names none of what it has
+    if stream is None:
+        return
+    stream.request_max_size = request.app.config.REQUEST_MAX_SIZE + _MOST_DROPPED_BYTES
+    with contextlib.suppress(TimeoutError, sanic_errors.SanicException):
+        async with asyncio.timeout(_DROPPING_S):
+            async for _ in stream:
+                pass
 
 
 def answer_error(request: Request, failure: errors.CortexError, headers: dict[str, str] | None = None) -> HTTPResponse:
