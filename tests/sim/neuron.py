@@ -309,12 +309,8 @@ class SimNeuron:
                 for index in each.devices:
                     reserved[index] += (each.model.vram_mb - each.taken_mb) // len(each.devices)
         free = self.free_mb()
-        wanted = [index for index in free if asked is None or index in asked]
-        chosen: list[int] = []
-        for _ in range(span):
-            left = [index for index in wanted if index not in chosen]
-            chosen.append(placement.choose(need, free, reserved, left))
-        return tuple(sorted(chosen))
+        known = None if asked is None else [index for index in free if index in asked]
+        return placement.choose(need, free, reserved, known, span)
 
     async def _load(self, resident: Resident) -> None:
         half_s = (2.0 + resident.model.vram_mb / 8000) * self.rng.uniform(0.4, 0.7)
