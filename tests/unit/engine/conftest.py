@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers import models as tokenizer_models
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
@@ -135,6 +138,26 @@ def start(demo_model: LoadedModel) -> StartSession:
 def start_with() -> StartSession:
     """Start a session of any model: `start_with(model, …)`."""
     return new_session
+
+
+def _make_folder(folder: Path, model_type: str, config: dict[str, Any], **saving: Any) -> Any:
+    torch.manual_seed(7)
+    settings = AutoConfig.for_model(model_type, **config)
+    reference = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, attn_implementation="eager").eval()
+    for parameter in reference.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    reference.save_pretrained(folder, **saving)
+    words = {f"w{i}": i for i in range(config["vocab_size"])}
+    Tokenizer(tokenizer_models.WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    special = {"eos_token": {"content": "w2"}, "chat_template": "{{ x }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return reference
+
+
+@pytest.fixture(scope="session")
+def make_folder() -> Callable[..., Any]:
+    """`make_folder(folder, model_type, config)` writes a model with random weights as transformers does; answers it."""
+    return _make_folder
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.models import gguf_model, loader
 from cortex_neuron.models.loader import load
@@ -40,6 +37,7 @@ LLAMA3_ROPE = {
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 SLIDING = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"] * 2}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, tied, with biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
@@ -51,27 +49,22 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2 with windows": ("qwen2", {"use_sliding_window": True, **SLIDING}),
     "qwen3": ("qwen3", {}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral with a window": ("mixtral", {"num_local_experts": 4, "sliding_window": 11}),
+    "qwen3_moe": ("qwen3_moe", EXPERTS),
+    "qwen3_moe with a dense layer and windows": (
+        "qwen3_moe",
+        {**EXPERTS, "norm_topk_prob": True, "mlp_only_layers": [1], "use_sliding_window": True, "sliding_window": 11},
+    ),
+    "phi3": ("phi3", {}),
+    "phi3 with a window": ("phi3", {"sliding_window": 11}),
+    "phi3 that turns half of a head": ("phi3", {"partial_rotary_factor": 0.5}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {**SLIDING, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", {**SLIDING, "query_pre_attn_scalar": 12}),
 }
 # Below, at and above the window of 11 and the block of 16, repetitive ones, and one that takes several chunks.
 PROMPTS = [[5], [7, 9, 11], [8] * 11, [8, 9] * 8, list(range(4, 37)), random.Random(3).choices(range(4, VOCAB), k=90)]
-
-
-def _make_folder(folder: Path, model_type: str, more: dict[str, Any]) -> Any:
-    """A model with random weights in transformers' format; answers the model."""
-    torch.manual_seed(7)
-    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
-    reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-    for parameter in reference.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    reference.save_pretrained(folder)
-    Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0")).save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": {"content": "w2"}, "chat_template": "{{ x }}"})
-    )
-    return reference
 
 
 def _worst_difference(reference: Any, prompt: list[int], answer: Any) -> float:
@@ -86,10 +79,10 @@ def _worst_difference(reference: Any, prompt: list[int], answer: Any) -> float:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_gives_the_logits_of_transformers(name, tmp_path, start_with) -> None:
+def test_a_family_gives_the_logits_of_transformers(name, tmp_path, make_folder, start_with) -> None:
     """The best 20 log-probabilities of every token, in one batch with chunked prompts and small blocks."""
     model_type, more = FAMILIES[name]
-    reference = _make_folder(tmp_path / "model", model_type, more)
+    reference = make_folder(tmp_path / "model", model_type, {**SMALL, **more})
     model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
     session = start_with(model, blocks=64, sequences=8, step_tokens=24)
     ids = [session.submit(p, max_tokens=14, logprobs=20, ignore_eos=True) for p in PROMPTS]
@@ -99,9 +92,10 @@ def test_a_family_gives_the_logits_of_transformers(name, tmp_path, start_with) -
     assert model.eos_ids == (2, 3)
 
 
-def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, start_with) -> None:
+def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, make_folder, start_with) -> None:
     """The parity above is a real one: without window and cap, the same weights give other logits."""
-    reference = _make_folder(tmp_path / "model", *FAMILIES["gemma2"])
+    model_type, more = FAMILIES["gemma2"]
+    reference = make_folder(tmp_path / "model", model_type, {**SMALL, **more})
     config = json.loads((tmp_path / "model/config.json").read_text())
     for key, value in (("sliding_window", 512), ("attn_logit_softcapping", None)):
         (tmp_path / "model/config.json").write_text(json.dumps({**config, key: value}))

@@ -1,7 +1,7 @@
 """From a folder or a GGUF file to a model in memory.
 
 Owns: which reader is used, the compute type, and what is refused. Does not own: names and formats (models.gguf_*,
-transformers). Called by: engine.rank, once in a group's life.
+transformers), or how a rank's share of a model is made (models.sharded_model). Called by: each rank, once in its life.
 """
 
 from __future__ import annotations
@@ -16,31 +16,66 @@ from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron.layers import attention
 from cortex_neuron.layers.memory_order import order_for_cpu
-from cortex_neuron.models import gguf_model, text_files
+from cortex_neuron.layers.parallel import Collectives
+from cortex_neuron.models import gguf_model, sharded_model, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
+from cortex_neuron.models.sharding import Sharding
+from cortex_neuron.models.weights import SafetensorsFolder, WeightSource, WholeTensors
 from cortex_neuron.protocol.failures import CannotLoad
 
 # Each agrees with transformers' own logits, by test. residency/architectures.py says the same to the daemon.
-MODEL_TYPES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "llama",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+)
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 Progress = Callable[[str, float], None]
 
 
-def load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
-    """Raises CannotLoad, which names the source whatever a library said of it."""
+def load(
+    source: str,
+    device: str,
+    quant: str | None,
+    text_dir: str,
+    threads: int,
+    progress: Progress,
+    collectives: Collectives | None = None,
+) -> LoadedModel:
+    """The model, or with `collectives` of several ranks this rank's share of it.
+
+    Loading takes no collective operation. Raises CannotLoad, which names the source whatever a library said of it.
+    """
+    shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
-        return _load(source, device, quant, text_dir, threads, progress)
+        return _load(source, device, quant, text_dir, threads, progress, shared)
     except CannotLoad:
         raise
     except Exception as error:
         raise CannotLoad(f"{source}: {type(error).__name__}: {error}") from error
 
 
-def _load(source: str, device: str, quant: str | None, text_dir: str, threads: int, progress: Progress) -> LoadedModel:
+def _load(
+    source: str,
+    device: str,
+    quant: str | None,
+    text_dir: str,
+    threads: int,
+    progress: Progress,
+    collectives: Collectives | None,
+) -> LoadedModel:
     if quant is not None:
         raise CannotLoad(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
     attention.register()
@@ -48,26 +83,37 @@ def _load(source: str, device: str, quant: str | None, text_dir: str, threads: i
     path = Path(source)
     place = find_device(device)
     if path.is_file():
-        return _load_gguf(path, place, Path(text_dir), threads, progress)
+        return _load_gguf(path, place, Path(text_dir), threads, progress, collectives)
     if (path / "config.json").is_file():
-        return _load_folder(path, place, Path(text_dir), progress)
+        return _load_folder(path, place, Path(text_dir), progress, collectives)
     raise CannotLoad(f"source {source} is neither a GGUF file nor a folder with a config.json")
 
 
-def _load_gguf(path: Path, device: torch.device, text_dir: Path, threads: int, progress: Progress) -> LoadedModel:
+def _load_gguf(
+    path: Path,
+    device: torch.device,
+    text_dir: Path,
+    threads: int,
+    progress: Progress,
+    collectives: Collectives | None,
+) -> LoadedModel:
     progress("metadata", 0.0)
     file = GgufFile(path)
     config = gguf_model.read_config(file)
     _check(config, path)
-    text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
+    if _writes_text(collectives):
+        text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
     progress("weights", 0.1)
     weights, factors = gguf_model.read_weights(file, config, threads)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     progress("model", 0.7)
-    module = _from_weights(path, config, weights, dtype)
+    if collectives is None:
+        module = _from_weights(path, config, weights, dtype)
+    else:
+        module = _share(WholeTensors(path, weights), config, dtype, device, collectives)
     if factors is not None:
-        module.model.rotary_emb.inv_freq /= factors
-    return _loaded(module.to(device), device, text_files.gguf_eos_ids(file))
+        module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
+    return _loaded(module.to(device), device, text_files.gguf_eos_ids(file), config.vocab_size)
 
 
 def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
@@ -77,16 +123,39 @@ def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dty
     return _whole(path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_OPTIONS))
 
 
-def _load_folder(path: Path, device: torch.device, text_dir: Path, progress: Progress) -> LoadedModel:
+def _load_folder(
+    path: Path, device: torch.device, text_dir: Path, progress: Progress, collectives: Collectives | None
+) -> LoadedModel:
     progress("metadata", 0.0)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     _check(config, path)
-    text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
+    if _writes_text(collectives):
+        text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
     progress("weights", 0.1)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
-    dtype = torch.float32 if device.type == "cpu" else "auto"
-    module = _whole(path, *AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **_OPTIONS))
-    return _loaded(module.to(device), device, _folder_eos_ids(path, config))
+    dtype = torch.float32 if device.type == "cpu" else None
+    if collectives is None:
+        options = {"dtype": dtype or "auto", "local_files_only": True, **_OPTIONS}
+        module = _whole(path, *AutoModelForCausalLM.from_pretrained(path, **options))
+    else:
+        source = SafetensorsFolder(path)
+        module = _share(source, config, dtype or config.dtype or source.dtype(), device, collectives)
+    return _loaded(module.to(device), device, _folder_eos_ids(path, config), config.vocab_size)
+
+
+def _writes_text(collectives: Collectives | None) -> bool:
+    """One rank does: all have the same folder."""
+    return collectives is None or collectives.rank == 0
+
+
+def _share(
+    source: WeightSource, config: Any, dtype: torch.dtype, device: torch.device, collectives: Collectives
+) -> Any:
+    try:
+        sharding = Sharding(config, collectives.rank, collectives.world_size)
+    except CannotLoad as refusal:
+        raise CannotLoad(f"{source.path}: {refusal}") from refusal
+    return sharded_model.build(source, sharding, dtype, device, collectives)
 
 
 _OPTIONS: dict[str, Any] = {
@@ -123,7 +192,8 @@ def _folder_eos_ids(path: Path, config: Any) -> list[int]:
     return sorted({i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids])})
 
 
-def _loaded(module: Any, device: torch.device, eos_ids: list[int]) -> LoadedModel:
+def _loaded(module: Any, device: torch.device, eos_ids: list[int], vocab_size: int) -> LoadedModel:
+    """`module` is whole or a share; its config says how many kv heads it has itself."""
     if device.type == "cpu":
         order_for_cpu(module)
     config = module.config
@@ -139,6 +209,6 @@ def _loaded(module: Any, device: torch.device, eos_ids: list[int]) -> LoadedMode
         device=device,
         shape=shape,
         context=config.max_position_embeddings,
-        vocab_size=module.get_output_embeddings().weight.shape[0],
+        vocab_size=vocab_size,
         eos_ids=tuple(eos_ids),
     )

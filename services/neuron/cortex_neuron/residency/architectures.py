@@ -1,15 +1,32 @@
 """The model architectures that the torch harness serves, known before any process starts (case T11).
 
-Owns: the set, and the refusal. Does not own: the models (cortex_neuron.models, which a test keeps equal to this).
+Owns: the set, and the refusals. Does not own: the models (cortex_neuron.models, which a test keeps equal to this), or
+what can be divided (cortex_neuron.shards).
 Called by: residency, before a group is started. No torch here.
 """
 
 from __future__ import annotations
 
 from cortex_contracts.wire.errors import UnsupportedArchitecture
+from cortex_neuron import shards
+from cortex_neuron.shards import Figures
 
 # `model_type` of a folder's config.json
-MODEL_TYPES = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"})
+MODEL_TYPES = frozenset(
+    {
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "llama",
+        "mistral",
+        "mixtral",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+    }
+)
 
 # `general.architecture` of a GGUF file -> model_type
 GGUF_ARCHITECTURES = {
@@ -36,3 +53,9 @@ def check_gguf(architecture: str) -> None:
             f"GGUF architecture {architecture!r} is not supported by harness 'torch', "
             f"expected one of {sorted(GGUF_ARCHITECTURES)}"
         )
+
+
+def check_tensor_parallel(figures: Figures, world_size: int) -> None:
+    """Raises UnsupportedArchitecture, which names what cannot be divided over so many ranks, and how many could."""
+    if words := shards.fault(figures, world_size):
+        raise UnsupportedArchitecture(words)

@@ -1,0 +1,255 @@
+"""A model over several ranks gives the logits of the same model in one process.
+
+The ranks are threads with a communicator each: gloo lets go of the interpreter while it waits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+from cortex_neuron.engine.communicator import Communicator, Rendezvous, join
+from cortex_neuron.engine.kv_cache import CacheSize, KVCache
+from cortex_neuron.engine.runner import Runner
+from cortex_neuron.layers.paged import Span
+from cortex_neuron.models import loader, sharded_model
+from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.models.loader import load
+from cortex_neuron.models.sharding import Sharding
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+BLOCK, CHUNK = 16, 24
+TOLERANCE = 1e-4  # of a log-probability; sums are in another order
+VOCAB = 96
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+    "pad_token_id": VOCAB - 1,  # no rank but the last has it
+}
+SLIDING = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, tied, with biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama, 2 kv heads, with biases": ("llama", {"num_key_value_heads": 2, "attention_bias": True}),
+    "llama, 1 kv head": ("llama", {"num_key_value_heads": 1}),
+    "mistral with a window": ("mistral", {"sliding_window": 11}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2, whose heads' size is not said": ("qwen2", {"num_key_value_heads": 2, "head_dim": None}),
+    "qwen3": ("qwen3", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen3_moe": ("qwen3_moe", EXPERTS),
+    "qwen3_moe with a dense layer": ("qwen3_moe", {**EXPERTS, "mlp_only_layers": [1], "norm_topk_prob": True}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0]}),
+    "phi3": ("phi3", {"head_dim": None}),
+    "phi3, 2 kv heads, a window": ("phi3", {"num_key_value_heads": 2, "sliding_window": 11}),
+    "gemma": ("gemma", {"num_key_value_heads": 1}),
+    "gemma2": ("gemma2", {**SLIDING, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 3.0}),
+    "gemma3_text": ("gemma3_text", {**SLIDING, "query_pre_attn_scalar": 12, "num_key_value_heads": 2}),
+}
+# Below, at and above the window of 11 and the block of 16, repetitive ones, and one that takes several chunks.
+PROMPTS = [[5], [7, 9, 11], [8] * 11, [8, 9] * 20, list(range(4, 37)), random.Random(3).choices(range(4, VOCAB), k=90)]
+REPETITIVE = [[8] * 70, [8, 9] * 35, [8] * 69 + [9], ([8] * 9 + [10]) * 7]
+ANSWER = [5, 5, 5, 30, 71, 5, 8, 8]
+
+
+class Ranks:
+    """A group, its ranks in threads."""
+
+    def __init__(self, world_size: int) -> None:
+        meeting = Rendezvous(TIMEOUT_S)
+        stores = [meeting.store, *[None] * (world_size - 1)]
+        with ThreadPoolExecutor(world_size) as pool:
+            self.communicators = list(
+                pool.map(
+                    lambda rank: join(str(meeting.id), rank, world_size, "cpu", TIMEOUT_S, stores[rank]),
+                    range(world_size),
+                )
+            )
+
+    def load(self, source: Path, text_dir: Path) -> list[LoadedModel]:
+        """Each rank's share, one after the other."""
+        return [_load(source, text_dir, communicator) for communicator in self.communicators]
+
+    def run(self, work: Callable[[int, Communicator], T]) -> list[T]:
+        """All at once; when one fails, none waits for it."""
+        with ThreadPoolExecutor(len(self.communicators)) as pool:
+            waits = [pool.submit(self._one, work, rank) for rank in range(len(self.communicators))]
+            return [wait.result() for wait in waits]
+
+    def _one(self, work: Callable[[int, Communicator], T], rank: int) -> T:
+        torch.set_num_threads(1)
+        try:
+            return work(rank, self.communicators[rank])
+        except BaseException:
+            for communicator in self.communicators:
+                communicator.abort()
+            raise
+
+
+def _load(source: Path, text_dir: Path, collectives: Any = None) -> LoadedModel:
+    return load(str(source), "cpu", None, str(text_dir), 1, lambda *_: None, collectives)
+
+
+class Texts:
+    """Texts side by side in one cache, each with blocks of its own."""
+
+    def __init__(self, model: LoadedModel, prompts: list[list[int]]) -> None:
+        blocks = 8
+        size = CacheSize(BLOCK, blocks * len(prompts), blocks * BLOCK)
+        self._runner = Runner(model, KVCache(model.shape, size, model.device), BLOCK, None)
+        self._tables = [range(i * blocks, (i + 1) * blocks) for i in range(len(prompts))]
+        self.texts = [list(prompt) for prompt in prompts]
+        self._done = [0] * len(prompts)
+
+    def step(self) -> tuple[list[int], torch.Tensor]:
+        """A chunk of every text that has more; answers those that are now computed, and the logits after them."""
+        moving = [i for i, text in enumerate(self.texts) if self._done[i] < len(text)]
+        spans = [
+            Span(self.texts[i][self._done[i] : self._done[i] + CHUNK], self._done[i], self._tables[i]) for i in moving
+        ]
+        for i, span in zip(moving, spans, strict=True):
+            self._done[i] = span.length
+        ready = [at for at, i in enumerate(moving) if self._done[i] == len(self.texts[i])]
+        return [moving[at] for at in ready], self._runner.run(spans, ready)
+
+
+def _logits(model: LoadedModel, prompts: list[list[int]]) -> torch.Tensor:
+    """[tokens, vocab] after each prompt and each token of one answer: chunked prefill, then decode, in one batch."""
+    batch = Texts(model, prompts)
+    rows = []
+    given = [0] * len(prompts)
+    while min(given) <= len(ANSWER):
+        ready, logits = batch.step()
+        rows.append(logits)
+        for i in ready:
+            batch.texts[i] += ANSWER[given[i] : given[i] + 1]
+            given[i] += 1
+    return torch.cat(rows)
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one.log_softmax(-1) - other.log_softmax(-1)).abs().max())
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Callable[..., float]:
+    """How far the logits of a folder's model over so many ranks are from those of one process."""
+
+    def difference(folder: Path, world_size: int, prompts: list[list[int]] = PROMPTS) -> float:
+        ranks = Ranks(world_size)
+        models = ranks.load(folder, tmp_path / "text")
+        got = ranks.run(lambda rank, _: _logits(models[rank], prompts))
+        assert [part.shape[-1] for part in got[1:]] == [VOCAB // world_size] * (world_size - 1)
+        return _difference(got[0], _logits(_load(folder, tmp_path / "text"), prompts))
+
+    return difference
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., Any]) -> Callable[[str], Path]:
+    """The folder of a family's model, made once."""
+    root = tmp_path_factory.mktemp("families")
+
+    def made(name: str) -> Path:
+        model_type, more = FAMILIES[name]
+        path = root / name
+        if not path.exists():
+            config = {key: value for key, value in {**SMALL, **more}.items() if value is not None}
+            make_folder(path, model_type, config, max_shard_size="40KB")
+        return path
+
+    return made
+
+
+# ---- the same logits
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_family_over_several_ranks_gives_the_logits_of_one_process(name, world_size, folder, compare) -> None:
+    """Chunked prompts and decoding in one batch; rank 0 has the logits whole, the others their part."""
+    assert compare(folder(name), world_size) < TOLERANCE
+
+
+def test_every_model_type_that_we_serve_is_divided_here() -> None:
+    """None is served on one device only."""
+    assert {model_type for model_type, _ in FAMILIES.values()} == set(loader.MODEL_TYPES)
+
+
+def test_fused_projections_cut_uniformly_would_give_other_logits(folder, compare, monkeypatch) -> None:
+    """The parity above is a real one: the same rows in number, and not the same rows."""
+    monkeypatch.setattr(Sharding, "_output_ranges", lambda self, _, rows: (self._part(rows),))
+    assert compare(folder("phi3"), 2) > 1e-2
+
+
+def test_biases_added_by_every_rank_would_give_other_logits(folder, compare, monkeypatch) -> None:
+    """And biases are in these models, and large enough to be seen."""
+    monkeypatch.setattr(
+        sharded_model.RowParallelLinear,
+        "forward",
+        lambda self, x: self._collectives.all_reduce(self.local(x) + (0 if self.bias is None else self.bias)),
+    )
+    assert compare(folder("llama, tied, with biases"), 2) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["llama, 1 kv head", "qwen3", "phi3"])
+def test_repetitive_prompts_give_the_logits_of_one_process(name, folder, compare) -> None:
+    """Keys that repeat are where a wrong position or head shows (case T12)."""
+    assert compare(folder(name), 4, REPETITIVE) < TOLERANCE
+
+
+def test_nearly_identical_keys_give_the_logits_of_one_process(tmp_path, make_folder, compare) -> None:
+    """Tokens that differ in the fourth digit: attention is all but flat, and sums lose the most (case T12)."""
+    reference = make_folder(tmp_path / "model", "llama", {**SMALL, "num_key_value_heads": 2})
+    rows = reference.model.embed_tokens.weight
+    with torch.no_grad():
+        rows.copy_(rows[:1] + 1e-4 * rows)
+    reference.save_pretrained(tmp_path / "model")
+    for world_size in (2, 4):
+        assert compare(tmp_path / "model", world_size, [*PROMPTS, *REPETITIVE]) < TOLERANCE
+
+
+def test_the_demo_model_over_three_ranks_gives_the_reference_answers(demo_path, tmp_path, oracle, parts) -> None:
+    """9 heads and 3 kv heads, out of a quantised GGUF file; rank 0 chooses, the others are told."""
+    prompts = sorted(oracle, key=lambda prompt: len(prompt["prompt_ids"]))[:3]
+    num_tokens = 12
+    ranks = Ranks(3)
+    models = ranks.load(demo_path, tmp_path / "text")
+
+    def answer(rank: int, communicator: Communicator) -> list[list[int]]:
+        batch = Texts(models[rank], [prompt["prompt_ids"] for prompt in prompts])
+        answers: list[list[int]] = [[] for _ in prompts]
+        while min(map(len, answers)) < num_tokens:
+            ready, logits = batch.step()
+            chosen = logits.argmax(-1) if rank == 0 else torch.zeros(len(ready), dtype=torch.int64)
+            for i, token in zip(ready, communicator.all_reduce(chosen).tolist(), strict=True):
+                answers[i].append(token)
+                batch.texts[i].append(token)
+        return answers
+
+    given = ranks.run(answer)[0]
+    assert [model.shape.kv_heads for model in models] == [1, 1, 1]
+    told = [_until_end(tokens[:num_tokens], models[0].eos_ids) for tokens in given]
+    wrong = [parts(prompt, tokens, num_tokens) for prompt, tokens in zip(prompts, told, strict=True)]
+    assert [words for words in wrong if words] == []
+
+
+def _until_end(tokens: list[int], eos_ids: tuple[int, ...]) -> list[int]:
+    end = next((at + 1 for at, token in enumerate(tokens) if token in eos_ids), len(tokens))
+    return tokens[:end]
