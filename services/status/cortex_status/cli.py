@@ -1,6 +1,7 @@
 """The commands `cortex` and `cortex-status`.
 
-Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, fleet_status/, operate/).
+Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, fleet_status/, operate/,
+doctor.py).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cortex_status import inventory_check
+from cortex_status import doctor, inventory_check
 from cortex_status.fleet_status import command as fleet_status
 from cortex_status.operate import commands as operate
 from cortex_status.operate import options as operate_options
@@ -23,6 +24,8 @@ def cortex(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.command == "status":
         return fleet_status.main(rest)
+    if options.command == "doctor":
+        return doctor.run(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "up":
@@ -45,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", parents=[source], help=up_text, description=f"{up_text[0].upper()}{up_text[1:]}.")
     commands.add_parser("status", add_help=False, help="what runs, beside what is declared; as cortex-status")
     operate_options.add_to(commands)
+    doctor_text = "say whether this host's devices can serve a tensor-parallel model; as cortex-neuron doctor"
+    commands.add_parser("doctor", add_help=False, help=doctor_text)
     inventories = commands.add_parser("inventory", help="the inventory itself").add_subparsers(
         dest="inventory_command", required=True, metavar="command"
     )
