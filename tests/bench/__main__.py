@@ -9,29 +9,41 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import engine_speed, failover, polling_cost, routing_cost
+from tests.bench import cycles, engine_speed, failover, polling_cost, routing_cost
 
-_PARTS = {
+
+def _tensor_parallel() -> dict[str, float]:
+    from tests.bench import tensor_parallel  # it imports torch
+
+    return tensor_parallel.measure()
+
+
+_PARTS: dict[str, Callable[[], dict[str, float]]] = {
+    "cycles": cycles.measure,
     "engine": engine_speed.measure,
     "failover": failover.measure,
     "polling": polling_cost.measure,
     "routing": routing_cost.measure,
+    "tensor_parallel": _tensor_parallel,
 }
 
 
 def main() -> int:
     """Print the figures of each part; write them where asked."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)}; all where none is named")
+    parser.add_argument(
+        "parts", nargs="*", help=f"of {', '.join(_PARTS)}; all but cycles, which take minutes, where none is named"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(_PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
     figures: dict[str, dict[str, float]] = {}
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
-    for part in arguments.parts or _PARTS:
+    for part in arguments.parts or [part for part in _PARTS if part != "cycles"]:
         figures[part] = _PARTS[part]()
         print(f"\n{part}")
         for name, value in figures[part].items():

@@ -76,7 +76,7 @@ def _prepare_folder(runtime_dir: Path) -> None:
     """Make the folder of sockets, and clear it of what a killed daemon left. Raises OSError, which names the key."""
     try:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for socket in runtime_dir.glob("g*.ipc"):
+        for socket in runtime_dir.glob("g*.ipc*"):
             socket.unlink(missing_ok=True)
         for text_dir in runtime_dir.glob("g*.text"):
             shutil.rmtree(text_dir)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 
 from pages import page, rows
 
 from cortex_gateway.records.decisions import KEPT
+from cortex_neuron.doctor import options as doctor_options
 from cortex_status.cli import _parser
 from cortex_status.operate.commands import COMMANDS
 from cortex_status.operate.options import EXITS
@@ -23,7 +25,7 @@ def parsers() -> Mapping[str, argparse.ArgumentParser]:
 def test_every_command_stands_at_the_top_with_its_own_arguments() -> None:
     """In the order of the help."""
     head = [line.split() for line in TEXT.split("\n## ")[0].splitlines() if line.startswith("    cortex ")]
-    assert [line[1] for line in head] == list(parsers())
+    assert [line[1] for line in head] == [*parsers(), "doctor"]
 
 
 def test_every_option_has_its_row_and_every_row_its_option() -> None:
@@ -45,6 +47,18 @@ def test_the_exit_codes_are_those_of_the_help() -> None:
     """And each has its row."""
     codes = [line.split()[0] for line in EXITS.splitlines() if line.startswith("  ")]
     assert [code for code, _ in rows(TEXT, "Exit codes")] == codes
+
+
+def test_the_doctors_options_and_exit_codes_are_those_of_its_help() -> None:
+    """It asks no gateway, so none of the others' is its."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    doctor_options.add_to(commands)
+    (doctor,) = commands.choices.values()
+    taken = [name for action in doctor._actions if action.dest != "help" for name in action.option_strings]
+    assert [name.strip("`") for name, _ in rows(TEXT, "Doctor")] == taken
+    codes = [line.split()[0] for line in doctor_options.EXITS.splitlines() if line.startswith("  ")]
+    (told,) = [line for line in TEXT.splitlines() if line.startswith("It exits with ")]
+    assert re.findall(r"\d+", told) == codes
 
 
 def test_how_many_decisions_are_kept_is_told_as_it_is() -> None:

@@ -17,6 +17,12 @@ from cortex_neuron.protocol.failures import RankFailure
 TEXT = page("protocol.md")
 SOURCES = ROOT / "services" / "neuron" / "cortex_neuron"
 SENDERS = ("engine", "models", "layers", "protocol", "group", "residency")
+SENT = [
+    (frames.ToRank, "daemon"),
+    (frames.ToWorker, "leader"),
+    (frames.FromRank, "rank"),
+    (frames.FromWorker, "worker"),
+]
 # Fields and parameters that a kind travels in.
 KIND_NAMES = {"kind", "error_kind"}
 
@@ -28,11 +34,18 @@ def written(frame: type[frames.Frame], sender: str) -> tuple[str, str, list[str]
 
 def test_every_frame_has_its_row_and_every_row_its_frame() -> None:
     """With who sends it, and its fields in their order."""
-    sent = [written(frame, "daemon") for frame in get_args(frames.ToRank)]
-    sent += [written(frame, "rank") for frame in get_args(frames.FromRank)]
-    assert [
-        (op, sender, fields.split(", ") if fields else []) for op, sender, fields, _ in rows(TEXT, "Frames")
-    ] == sent
+    senders: dict[type[frames.Frame], list[str]] = {}
+    for union, sender in SENT:
+        for frame in get_args(union):
+            senders.setdefault(frame, []).append(sender)
+    sent = [written(frame, _said_by(those)) for frame, those in senders.items()]
+    told = rows(TEXT, "Frames")
+    assert [(op, sender, fields.split(", ") if fields else []) for op, sender, fields, _ in told] == sent
+
+
+def _said_by(senders: list[str]) -> str:
+    """A worker is a rank, too."""
+    return ", ".join(each for each in senders if each != "worker" or "rank" not in senders)
 
 
 def test_what_is_inside_of_frames_is_told_by_name_and_place() -> None:

@@ -75,7 +75,7 @@ def _rank(address: str) -> Iterator[tuple[Line, Any]]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cortex_neuron.engine.preload"])
     line = Line(address)
-    process = context.Process(target=run_rank, args=(MODULE, address, 0))
+    process = context.Process(target=run_rank, args=(MODULE, address, 0, 1))
     process.start()
     try:
         yield line, process
@@ -90,7 +90,7 @@ def _load_frame(source: Path, text_dir: Path, **more: Any) -> Load:
         "seq": 7,
         "model_id": "demo",
         "source": str(source),
-        "device": "cpu",
+        "devices": ["cpu"],
         "quant": None,
         "vram_mb": 1500,
         "context": 4096,
@@ -98,6 +98,8 @@ def _load_frame(source: Path, text_dir: Path, **more: Any) -> Load:
         "max_step_tokens": 2048,
         "cpu_threads": None,
         "text_dir": str(text_dir),
+        "init_timeout_s": DEADLINE_S,
+        "load_timeout_s": DEADLINE_S,
     }
     return Load(**fields | more)
 
@@ -198,7 +200,7 @@ from cortex_neuron.group.entry import run_rank
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cortex_neuron.engine.preload"])
-    process = context.Process(target=run_rank, args=(sys.argv[1], sys.argv[2], 0))
+    process = context.Process(target=run_rank, args=(sys.argv[1], sys.argv[2], 0, 1))
     process.start()
     print(process.pid, flush=True)
     time.sleep(600)

@@ -44,8 +44,8 @@ class Sequence:
 
 
 class ScriptedRank:
-    def __init__(self, address: str, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, address: str, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, b"rank-%d" % rank)
         self.socket.setsockopt(zmq.LINGER, 1000)
@@ -56,7 +56,7 @@ class ScriptedRank:
         self.slower = 1.0  # times as long every step and prefill takes
 
     def run(self) -> None:
-        self.send(frames.Pong(rank=self.rank, world_size=1, device="cpu"))
+        self.send(frames.Pong(rank=self.rank, world_size=self.world_size, device="cpu"))
         while True:
             running = self.running()
             wait_s = 1.0 if not running else max(0.0, min(each.ready_at for each in running) - time.monotonic())
@@ -75,7 +75,7 @@ class ScriptedRank:
     def take(self, frame: frames.ToRank) -> None:
         match frame:
             case frames.Ping():
-                self.send(frames.Pong(seq=frame.seq, rank=self.rank, world_size=1, device="cpu"))
+                self.send(frames.Pong(seq=frame.seq, rank=self.rank, world_size=self.world_size, device="cpu"))
             case frames.Load():
                 self.load(frame)
             case frames.Submit():
@@ -190,9 +190,9 @@ def order_of(text: str) -> dict:
     return {}
 
 
-def main(address: str, rank: int) -> None:
+def main(address: str, rank: int, world_size: int) -> None:
     if os.environ.get("SCRIPTED_RANK_BOOT") == "die":
         os._exit(19)
     if os.environ.get("SCRIPTED_RANK_BOOT") == "silent":
         time.sleep(3600)
-    ScriptedRank(address, rank).run()
+    ScriptedRank(address, rank, world_size).run()

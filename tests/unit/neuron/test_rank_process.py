@@ -19,7 +19,7 @@ async def test_a_cancelled_start_is_cancelled_at_any_moment(ticks: int, monkeypa
         await started.wait()
 
     monkeypatch.setattr(rank_process.asyncio, "to_thread", start)
-    spawning = asyncio.create_task(rank_process.spawn("nothing", "ipc://nowhere", 0, 5.0))
+    spawning = asyncio.create_task(rank_process.spawn("nothing", "ipc://nowhere", 0, 1, 5.0))
     await starting.wait()
     started.set()
     for _ in range(ticks):

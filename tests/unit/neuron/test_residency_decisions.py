@@ -35,8 +35,8 @@ def test_a_model_that_does_not_serve_is_503_with_retry_after_and_never_404(statu
 
 def test_a_model_goes_where_most_room_is_left() -> None:
     """Room is what is free now less what loads under way were promised (case L7)."""
-    assert placement.choose(4000, {0: 9000, 1: 8000}, {}, None) == 0
-    assert placement.choose(4000, {0: 9000, 1: 8000}, {0: 4000}, None) == 1
+    assert placement.choose(4000, {0: 9000, 1: 8000}, {}, None) == (0,)
+    assert placement.choose(4000, {0: 9000, 1: 8000}, {0: 4000}, None) == (1,)
 
 
 def test_no_room_is_said_with_figures() -> None:
@@ -47,7 +47,7 @@ def test_no_room_is_said_with_figures() -> None:
 
 def test_a_device_that_is_asked_for_is_kept_to() -> None:
     """`devices` of a load request restricts the choice, and a strange index is the client's mistake."""
-    assert placement.choose(1000, {0: 9000, 1: 2000}, {}, [1]) == 1
+    assert placement.choose(1000, {0: 9000, 1: 2000}, {}, [1]) == (1,)
     with pytest.raises(InvalidParameter, match=r"\[7\] are not here"):
         placement.choose(1000, {0: 9000}, {}, [7])
 

@@ -135,6 +135,9 @@ class Neuron(Strict):
     queue_limit: Annotated[int, Field(ge=0, description="Requests that may wait for a seat, per model")] = 128
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16
     load_timeout_s: Annotated[Seconds, Field(description="To load a model, from spawn to ready")] = 900.0
+    init_timeout_s: Annotated[
+        Seconds, Field(description="Until the ranks of a tensor-parallel model have found together")
+    ] = 60.0
     step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
     otlp_endpoint: Annotated[OtlpEndpoint, Field(description="Where traces go, OTLP over HTTP; empty for nowhere")] = ""

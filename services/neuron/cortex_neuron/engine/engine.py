@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, KVCache
-from cortex_neuron.engine.runner import Runner
+from cortex_neuron.engine.runner import Runner, Runs
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
 from cortex_neuron.engine.scheduler import Candidate, Limits, Plan, plan_step
 from cortex_neuron.engine.sequence import Sequence, State, new_sequence
@@ -36,7 +36,7 @@ class Result:
 class Engine:
     """`running` is kept in the order of admission, `waiting` in that of turns.
 
-    `plan`: threads by step, on a CPU that was measured.
+    `plan`: threads by step, on a CPU that was measured. `lead` makes of a runner one that other ranks run along with.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Engine:
         max_sequences: int,
         step_tokens: int,
         plan: ThreadPlan | None = None,
+        lead: Callable[[Runner], Runs] | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -53,7 +54,8 @@ class Engine:
         # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
         self._limits = Limits(max(step_tokens, max_sequences), max_sequences, size.block_size)
         self._pool = BlockPool(size.num_blocks)
-        self._runner = Runner(model, self.cache, size.block_size, plan)
+        runner = Runner(model, self.cache, size.block_size, plan)
+        self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []

@@ -24,6 +24,7 @@ class Verdict:
     kind: str
     message: str
     fatal: bool
+    rank: int | None = None  # whose failure it is, where that is another's
 
 
 def classify(error: BaseException) -> Verdict:
@@ -36,7 +37,7 @@ def classify(error: BaseException) -> Verdict:
         return Verdict("device_lost", message, True)
     named = next((e for e in chain if isinstance(e, RankFailure)), None)
     if named is not None:
-        return Verdict(named.kind, str(named), named.fatal)
+        return Verdict(named.kind, str(named), named.fatal, named.rank)
     return Verdict("engine_error", message, False)
 
 

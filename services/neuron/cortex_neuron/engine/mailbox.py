@@ -1,8 +1,8 @@
-"""The rank's line to the daemon: a thread that owns the zmq socket.
+"""A rank's line to the daemon: a thread that owns the zmq socket.
 
 Owns: the socket, and the answer to a ping, which never waits for a step (case T7). Does not own: what frames mean.
-Called by: engine.rank, from the engine's thread. Nothing polls busily: the thread sleeps until the socket or its bell
-has something, the engine's thread until a frame is there.
+Called by: engine.rank and engine.worker, from the engine's thread. Nothing polls busily: the thread sleeps until the
+socket or its bell has something, the engine's thread until a frame is there.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Callable
 
+import msgspec
 import zmq
 
+from cortex_neuron.protocol.addresses import identity
 from cortex_neuron.protocol.frames import Error, FrameInvalid, FromRank, Ping, Pong, ToRank, decode_to_rank, encode
 
 CLOSE_TIMEOUT_S = 5.0
 
 
 class Mailbox:
-    """`pong` is what a ping is answered with; it may be replaced at any time."""
+    """`pong` is what a ping is answered with, and `entered` counts for it; both may be replaced at any time."""
 
     def __init__(self, address: str, rank: int, pong: Pong) -> None:
         self.pong = pong
+        self.entered: Callable[[], int] = int
         self._rank = rank
         self._address = address
         self._inbox: queue.SimpleQueue[ToRank] = queue.SimpleQueue()
@@ -53,7 +57,7 @@ class Mailbox:
     def _run(self) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.DEALER)
-        socket.identity = f"rank-{self._rank}".encode()
+        socket.identity = identity(self._rank)
         socket.linger = int(CLOSE_TIMEOUT_S * 1000)
         socket.connect(self._address)
         poller = zmq.Poller()
@@ -85,7 +89,6 @@ class Mailbox:
             socket.send(encode(Error(seq=error.seq, kind=error.kind, message=str(error), rank=self._rank)))
             return
         if isinstance(frame, Ping):
-            pong = self.pong
-            socket.send(encode(Pong(seq=frame.seq, rank=pong.rank, world_size=pong.world_size, device=pong.device)))
+            socket.send(encode(msgspec.structs.replace(self.pong, seq=frame.seq, entered=self.entered())))
         else:
             self._inbox.put(frame)

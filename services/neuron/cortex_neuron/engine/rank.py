@@ -1,8 +1,8 @@
-"""The process of rank 0: frames in, frames out, one engine.
+"""The process of a rank: frames in, frames out. Rank 0 has the engine; those above it are workers (engine.worker).
 
-Owns: the process's own life (it dies with its parent, and leaves SIGINT to it) and the loop over frames. Does not own:
-the socket (engine.mailbox) or the model (engine.engine). Called by: cortex_neuron.group.entry.run_rank, in a process
-that the fork server made.
+Owns: the process's own life (it dies with its parent, and leaves SIGINT to it) and rank 0's loop over the daemon's
+frames. Does not own: the socket (engine.mailbox), the model (engine.engine), or the other ranks (engine.leader). Called
+by: cortex_neuron.group.entry.run_rank, in a process that the fork server made.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import ctypes
 import os
 import signal
 import sys
-
-import torch
+import time
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, Demand, size_cache
+from cortex_neuron.engine.leader import Leader
 from cortex_neuron.engine.mailbox import Mailbox
-from cortex_neuron.engine.threads import measure_threads
-from cortex_neuron.models.loader import load
+from cortex_neuron.engine.part import bring_up, loaded
+from cortex_neuron.engine.peers import Peers
+from cortex_neuron.engine.worker import LeaderLine, Worker
 from cortex_neuron.protocol.failures import BadRequest, RankFailure
 from cortex_neuron.protocol.frames import (
     Bye,
     Cancel,
     Error,
     Load,
-    Loaded,
     LoadProgress,
     Pong,
     Shutdown,
@@ -37,22 +36,23 @@ from cortex_neuron.protocol.frames import (
 )
 
 _PR_SET_PDEATHSIG = 1
-_CPU_STEP_TOKENS = 256
-_GPU_STEP_TOKENS = 2048
-_MB = 1 << 20
 
 
-def main(address: str, rank: int) -> None:
+def main(address: str, rank: int, world_size: int, worker: type[Worker] = Worker) -> None:
     """Serve the daemon at `address` until it says Shutdown, a fatal fault, or the death of the parent."""
-    _tie_to_parent()
-    mailbox = Mailbox(address, rank, Pong(rank=rank, world_size=1, device="none"))
+    tie_to_parent()
+    mailbox = Mailbox(address, rank, Pong(rank=rank, world_size=world_size, device="none"))
     try:
-        _Rank(mailbox, rank).serve()
+        if rank:
+            worker(mailbox, LeaderLine(address, rank), rank).serve()
+        else:
+            Rank0(mailbox, Peers(address, world_size) if world_size > 1 else None).serve()
     finally:
         mailbox.close()
 
 
-def _tie_to_parent() -> None:
+def tie_to_parent() -> None:
+    """End with the parent, and leave SIGINT to it."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
@@ -60,16 +60,21 @@ def _tie_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the daemon's to answer
 
 
-class _Rank:
-    def __init__(self, mailbox: Mailbox, rank: int) -> None:
+class Rank0:
+    """The rank that the daemon talks to. `peers` are its workers, where there are any."""
+
+    def __init__(self, mailbox: Mailbox, peers: Peers | None) -> None:
         self._mailbox = mailbox
-        self._rank = rank
+        self._peers = peers
+        self._leader: Leader | None = None
         self._engine: Engine | None = None
 
     def serve(self) -> None:
         while True:
             for frame in self._mailbox.receive(wait=self._engine is None or not self._engine.has_work):
                 if isinstance(frame, Shutdown):
+                    if self._leader is not None:
+                        self._leader.shutdown()
                     self._mailbox.send(Bye(seq=frame.seq))
                     return
                 self._answer(frame)
@@ -108,41 +113,26 @@ class _Rank:
         verdict = classify(error)
         kind = "load_failed" if loading and verdict.kind == "engine_error" else verdict.kind
         fatal = verdict.fatal or loading
-        self._mailbox.send(Error(seq=seq, kind=kind, message=verdict.message, rank=self._rank, fatal=fatal))
+        self._mailbox.send(Error(seq=seq, kind=kind, message=verdict.message, rank=verdict.rank or 0, fatal=fatal))
         return fatal
 
     def _load(self, frame: Load) -> None:
         if self._engine is not None:
             raise RankFailure(f"a model is loaded already; {frame.model_id} needs a group of its own")
-        threads = frame.cpu_threads or os.cpu_count() or 1
-        torch.set_num_threads(threads)
-        self._mailbox.pong = Pong(rank=self._rank, world_size=1, device=frame.device)
+        self._mailbox.pong = Pong(rank=0, world_size=len(frame.devices), device=frame.devices[0])
+        until = time.monotonic() + frame.load_timeout_s
 
         def progress(phase: str, fraction: float) -> None:
             self._mailbox.send(LoadProgress(seq=frame.seq, phase=phase, fraction=fraction))
 
-        model = load(frame.source, frame.device, frame.quant, frame.text_dir, threads, progress)
-        progress("cache", 0.9)
-        on_cpu = model.device.type == "cpu"
-        demand = Demand(frame.vram_mb, frame.context, model.context, frame.max_sequences)
-        size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
-        step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
-        plan = measure_threads(model.module, threads) if on_cpu else None
-        self._engine = Engine(model, size, frame.max_sequences, step_tokens, plan)
-        self._mailbox.send(_loaded(frame, self._engine))
-
-
-def _loaded(frame: Load, engine: Engine) -> Loaded:
-    model, size = engine.model, engine.size
-    num_bytes = model.num_bytes + engine.cache.num_bytes
-    if model.device.type == "cuda":
-        num_bytes = torch.cuda.memory_reserved(model.device)
-    return Loaded(
-        seq=frame.seq,
-        vram_mb=-(-num_bytes // _MB),
-        context=size.context,
-        vocab_size=model.vocab_size,
-        block_size=size.block_size,
-        kv_blocks=size.num_blocks,
-        eos_ids=list(model.eos_ids),
-    )
+        if self._peers is not None:
+            progress("ranks", 0.0)
+            self._leader = Leader.assemble(self._peers, frame)
+            self._leader.tell_load(frame)
+            communicator = self._leader.communicator
+            self._mailbox.entered = lambda: communicator.num_entered
+        part = bring_up(frame, 0, self._leader.communicator if self._leader else None, progress)
+        lead = self._leader.leading if self._leader else None
+        self._engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead)
+        answer = loaded(frame.seq, part, self._engine.cache.num_bytes)
+        self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)

@@ -7,6 +7,7 @@ Called by: engine.engine, once a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +19,16 @@ from cortex_neuron.layers.paged import Span, lay_out
 from cortex_neuron.models.loaded import LoadedModel
 
 
+class Runs(Protocol):
+    """What computes a batch."""
+
+    def run(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        """Logits [wanted, vocab] after the last token of the spans at the indices `wanted`."""
+
+
 class Runner:
+    """This rank's model on the batch."""
+
     def __init__(self, model: LoadedModel, cache: KVCache, block_size: int, plan: ThreadPlan | None) -> None:
         self._plan = plan
         self._model = model

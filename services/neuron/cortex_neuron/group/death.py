@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+RANK_DIED = "rank_died"
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
@@ -29,7 +31,7 @@ def of_exit(rank: int, exit_code: int) -> Death:
         cause = f"was killed by signal {-exit_code} ({_signal_name(-exit_code)})"
     else:
         cause = f"exited with code {exit_code}"
-    return Death("rank_died", f"rank {rank} {cause}", rank)
+    return Death(RANK_DIED, f"rank {rank} {cause}", rank)
 
 
 def _signal_name(number: int) -> str:

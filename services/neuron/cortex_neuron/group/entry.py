@@ -12,11 +12,11 @@ import os
 import threading
 
 
-def run_rank(module: str, address: str, rank: int) -> None:
-    """Import `module` and run its `main(address, rank)`; the process ends when that returns."""
+def run_rank(module: str, address: str, rank: int, world_size: int) -> None:
+    """Import `module` and run its `main(address, rank, world_size)`; the process ends when that returns."""
     os.setsid()  # Ctrl-C in the daemon's terminal is the daemon's to handle; and the group can be killed as one
     threading.Thread(target=_end_with_daemon, name="daemon-watch", daemon=True).start()
-    importlib.import_module(module).main(address, rank)
+    importlib.import_module(module).main(address, rank, world_size)
 
 
 def _end_with_daemon() -> None:

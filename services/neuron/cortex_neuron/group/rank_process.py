@@ -77,9 +77,10 @@ class RankProcess:
             _signal_group(self.pid, number)
 
 
-async def spawn(module: str, address: str, rank: int, timeout_s: float) -> RankProcess:
+async def spawn(module: str, address: str, rank: int, world_size: int, timeout_s: float) -> RankProcess:
     """Start a rank. Raises GroupFailed when that takes longer than `timeout_s`."""
-    process = _CONTEXT.Process(target=run_rank, args=(module, address, rank), name=f"rank-{rank}", daemon=True)
+    arguments = (module, address, rank, world_size)
+    process = _CONTEXT.Process(target=run_rank, args=arguments, name=f"rank-{rank}", daemon=True)
     starting = asyncio.ensure_future(asyncio.to_thread(_start, process))
     try:
         async with asyncio.timeout(timeout_s):  # Python 3.11's wait_for loses a cancel that comes with the result

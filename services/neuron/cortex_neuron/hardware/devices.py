@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,13 +97,16 @@ class DeviceWatch:
             await self.refresh()
 
 
-def unwritten_mb(pid: int | None, held_mb: int) -> int:
-    """How much of what a process holds on the CPU it has yet to write; nothing once the process is gone."""
+def unwritten_mb(pids: Sequence[int], held_mb: int) -> int:
+    """How much of what these processes hold on the CPU they have yet to write; nothing once one is gone."""
     try:
-        memory = psutil.Process(pid).memory_info() if pid is not None else None
+        written = [psutil.Process(pid).memory_info() for pid in pids]
     except psutil.NoSuchProcess:
-        memory = None
-    return max(0, held_mb - (memory.rss - getattr(memory, "shared", 0)) // _MIB) if memory is not None else 0
+        return 0
+    if not written:
+        return 0
+    own: int = sum(each.rss - getattr(each, "shared", 0) for each in written)
+    return max(0, held_mb - own // _MIB)
 
 
 def discovery(hardware: Hardware, version: str, harnesses: list[str]) -> Discovery:

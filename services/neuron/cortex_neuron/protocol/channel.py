@@ -12,11 +12,20 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
-from cortex_neuron.protocol.frames import FromRank, ToRank, decode_from_rank, encode
+from cortex_neuron.protocol.addresses import identity, peers_address, rank_of
+from cortex_neuron.protocol.frames import FrameInvalid, FromRank, ToRank, decode_from_rank, encode
 
 
 class RankUnreachable(Exception):
     """A frame was meant for a rank that is not connected."""
+
+
+class RankNonsense(Exception):
+    """A rank sent a frame that is not one."""
+
+    def __init__(self, rank: int, invalid: FrameInvalid) -> None:
+        super().__init__(f"rank {rank} sent a frame that is not one: {invalid}")
+        self.rank, self.kind = rank, invalid.kind
 
 
 class RankChannel:
@@ -35,7 +44,7 @@ class RankChannel:
     def send(self, rank: int, frame: ToRank) -> None:
         """Raises RankUnreachable."""
         sent: asyncio.Future[object] = asyncio.ensure_future(
-            self._socket.send_multipart([b"rank-%d" % rank, encode(frame)])
+            self._socket.send_multipart([identity(rank), encode(frame)])
         )
         try:
             if sent.done():
@@ -43,12 +52,17 @@ class RankChannel:
         except zmq.ZMQError as failure:
             raise RankUnreachable(f"rank {rank} is not connected: {failure.strerror}") from failure
 
-    async def receive(self) -> FromRank:
-        """The next frame of any rank. Raises FrameInvalid."""
-        parts = await self._socket.recv_multipart()
-        return decode_from_rank(parts[-1])
+    async def receive(self) -> tuple[int, FromRank]:
+        """The next frame, and whose it is. Raises RankNonsense."""
+        name, *_, data = await self._socket.recv_multipart()
+        rank = rank_of(name)
+        try:
+            return rank, decode_from_rank(data)
+        except FrameInvalid as invalid:
+            raise RankNonsense(rank, invalid) from invalid
 
     def close(self) -> None:
-        """Close the socket and take its file away."""
+        """Close the socket and take its file away, and that of a leader who was killed."""
         self._socket.close()
         self._path.unlink(missing_ok=True)
+        Path(peers_address(str(self._path))).unlink(missing_ok=True)

@@ -7,11 +7,13 @@ int32 bytes. No torch here: both sides of the wall import this.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from cortex_contracts.inventory.clients import PriorityClass
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Frame(msgspec.Struct, tag_field="op", frozen=True, kw_only=True):
@@ -29,18 +31,23 @@ class Ping(Frame, tag="ping", frozen=True, kw_only=True):
 
 
 class Load(Frame, tag="load", frozen=True, kw_only=True):
-    """Load a model. `source` is a local folder or GGUF file: fetching from a hub is the daemon's."""
+    """Load a model. `source` is a local folder or GGUF file: fetching from a hub is the daemon's.
+
+    Each rank has a device of its own and its share of `vram_mb`. The leader tells its workers by the same frame.
+    """
 
     model_id: str
     source: str
-    device: str  # "cpu" | "cuda:0"
+    devices: list[str]  # by rank: "cpu" | "cuda:0"
     quant: str | None
     vram_mb: int
     context: int | None
     max_sequences: int
     max_step_tokens: int | None
-    cpu_threads: int | None
+    cpu_threads: int | None  # of all ranks
     text_dir: str  # where rank 0 leaves tokenizer.json, chat_template.jinja and generation_config.json
+    init_timeout_s: float  # until the ranks have found together, and again until they were seen to compute together
+    load_timeout_s: float  # what is left for the workers to load, once they have
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,13 +87,58 @@ class Shutdown(Frame, tag="shutdown", frozen=True, kw_only=True):
     pass
 
 
+class Measure(Frame, tag="measure", frozen=True, kw_only=True):
+    """Find together as for a load, where that has not been, then time all-reduces of so many bytes (doctor)."""
+
+    devices: list[str]  # by rank: "cpu" | "cuda:0"
+    num_bytes: int
+    init_timeout_s: float
+    timeout_s: float  # for the all-reduces
+
+
+# ---- asked of a worker by its leader, rank 0
+
+
+class Init(Frame, tag="init", frozen=True, kw_only=True):
+    """Join the communicator of this id, 256 hex characters (engine.communicator)."""
+
+    comm_id: str
+    world_size: int
+    devices: list[str]
+    timeout_s: float
+
+
+class SanityCheck(Frame, tag="sanity_check", frozen=True, kw_only=True):
+    """Add 1 to what every rank adds."""
+
+
+class Step(Frame, tag="step", frozen=True, kw_only=True):
+    """Compute this batch. Every field is int32 bytes; spans follow each other in the flat ones."""
+
+    tokens: bytes  # of all spans
+    lengths: bytes  # tokens of each span
+    pasts: bytes  # tokens of each span that are in the cache
+    tables: bytes  # blocks of all spans
+    table_lengths: bytes  # blocks of each span
+    wanted: bytes  # spans whose last token's logits are wanted
+
+
+class Resume(Frame, tag="resume", frozen=True, kw_only=True):
+    """The step that failed, `step`, failed alike on every rank: what follows is computed together again."""
+
+    step: int
+
+
 # ---- answered by a rank
 
 
 class Pong(Frame, tag="pong", frozen=True, kw_only=True):
+    """`entered` counts the collectives it has begun: of ranks that wait for each other, the least is the late one."""
+
     rank: int
     world_size: int
     device: str
+    entered: int = 0
 
 
 class LoadProgress(Frame, tag="progress", frozen=True, kw_only=True):
@@ -137,6 +189,12 @@ class Stepped(Frame, tag="stepped", frozen=True, kw_only=True):
     step_ms: float
 
 
+class Measured(Frame, tag="measured", frozen=True, kw_only=True):
+    """What each sample took, by the rank that was last."""
+
+    seconds: list[float]
+
+
 class Bye(Frame, tag="bye", frozen=True, kw_only=True):
     pass
 
@@ -148,14 +206,36 @@ class Error(Frame, tag="error", frozen=True, kw_only=True):
     message: str
     rank: int = 0
     fatal: bool = False
+    entered: int = 0  # of a worker's step: collectives it had begun in it
 
 
-ToRank = Ping | Load | Submit | Cancel | Shutdown
-FromRank = Pong | LoadProgress | Loaded | Stepped | Bye | Error
+# ---- answered by a worker to its leader
+
+
+class InitOk(Frame, tag="init_ok", frozen=True, kw_only=True):
+    pass
+
+
+class SanityResult(Frame, tag="sanity_result", frozen=True, kw_only=True):
+    observed_sum: int
+
+
+class StepDone(Frame, tag="step_done", frozen=True, kw_only=True):
+    pass
+
+
+ToRank = Ping | Load | Submit | Cancel | Shutdown | Measure
+FromRank = Pong | LoadProgress | Loaded | Stepped | Bye | Error | Measured
+ToWorker = Ping | Init | SanityCheck | Load | Step | Resume | Shutdown | Measure
+FromWorker = Pong | InitOk | SanityResult | Loaded | StepDone | Bye | Error | Measured
+AnyFrame = ToRank | FromRank | ToWorker | FromWorker
 
 _encoder = msgspec.msgpack.Encoder()
 _to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
 _from_rank: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+_Read = TypeVar("_Read")
 
 
 class FrameInvalid(Exception):
@@ -167,23 +247,34 @@ class FrameInvalid(Exception):
         self.seq = seq
 
 
-def encode(frame: ToRank | FromRank) -> bytes:
+def encode(frame: AnyFrame) -> bytes:
     """A frame as msgpack bytes."""
     return _encoder.encode(frame)
 
 
 def decode_to_rank(data: bytes) -> ToRank:
     """Raises FrameInvalid."""
-    try:
-        return _to_rank.decode(data)
-    except msgspec.MsgspecError as error:
-        raise _invalid(error, data) from error
+    return _decoded(_to_rank, data)
 
 
 def decode_from_rank(data: bytes) -> FromRank:
     """Raises FrameInvalid."""
+    return _decoded(_from_rank, data)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """Raises FrameInvalid."""
+    return _decoded(_to_worker, data)
+
+
+def decode_from_worker(data: bytes) -> FromWorker:
+    """Raises FrameInvalid."""
+    return _decoded(_from_worker, data)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Read], data: bytes) -> _Read:
     try:
-        return _from_rank.decode(data)
+        return decoder.decode(data)
     except msgspec.MsgspecError as error:
         raise _invalid(error, data) from error
 

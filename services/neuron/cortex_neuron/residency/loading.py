@@ -27,6 +27,14 @@ from cortex_neuron.residency.sources import SourceMissing
 from cortex_neuron.text import text_model
 from cortex_serving import logs
 
+# Of the time that is left: the leader knows which rank is late, so it is to be the first to say so.
+_RANKS_SHARE = 0.9
+
+
+def num_ranks(model: Model) -> int:
+    """How many processes serve it: one a device."""
+    return max(model.tensor_parallel, model.min_devices)
+
 
 class LoadFailed(Exception):
     """A load ended; `failure` says why in the words of docs/protocol.md."""
@@ -41,8 +49,8 @@ class Order:
     """What exactly is to be loaded: the catalogue's entry with what the request for it changed."""
 
     model: Model
-    device: int
-    device_name: str  # "cpu" | "cuda:0"
+    devices: tuple[int, ...]  # those it is on
+    rank_devices: tuple[str, ...]  # by rank: "cpu" | "cuda:0"
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class Loader:
         try:
             path = await asyncio.to_thread(sources.find, model.source)
             if path is not None:
-                await asyncio.to_thread(architecture_check.check, path)
+                await asyncio.to_thread(architecture_check.check, path, num_ranks(model))
         except UnsupportedArchitecture as failure:
             raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
         except (SourceMissing, FilesInvalid) as failure:
@@ -87,15 +95,18 @@ class Loader:
         name = f"g{next(self._numbers)}"
         text_dir = Path(self.settings.runtime_dir, f"{name}.text")
         text_dir.mkdir(parents=True)
-        limits = GroupLimits(self.settings.load_timeout_s, self.settings.step_timeout_s, self.rank_module)
+        settings = self.settings
+        limits = GroupLimits(
+            settings.load_timeout_s, settings.step_timeout_s, self.rank_module, settings.init_timeout_s
+        )
         group = None
         try:
-            group = await Group.start(Path(self.settings.runtime_dir, f"{name}.ipc"), limits)
+            group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
-            frame = self._frame(order, path, text_dir)
+            frame = self._frame(order, path, text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.sampling)
-            return Serving(group, loaded, text, order.device)
+            return Serving(group, loaded, text, order.devices)
         except BaseException:
             if group is not None:
                 await group.end(grace_s=0.0)
@@ -103,11 +114,11 @@ class Loader:
         finally:
             shutil.rmtree(text_dir, ignore_errors=True)
 
-    def _frame(self, order: Order, path: Path, text_dir: Path) -> frames.Load:
+    def _frame(self, order: Order, path: Path, text_dir: Path, left_s: float) -> frames.Load:
         return frames.Load(
             model_id=order.model.id,
             source=str(path),
-            device=order.device_name,
+            devices=list(order.rank_devices),
             quant=order.model.quant,
             vram_mb=order.model.vram_mb,
             context=order.model.context,
@@ -115,6 +126,8 @@ class Loader:
             max_step_tokens=self.settings.max_step_tokens,
             cpu_threads=self.settings.cpu_threads,
             text_dir=str(text_dir),
+            init_timeout_s=min(self.settings.init_timeout_s, left_s),
+            load_timeout_s=left_s * _RANKS_SHARE,
         )
 
 

@@ -24,13 +24,12 @@ from cortex_contracts.wire.errors import (
     ModelNotFound,
     ShuttingDown,
     UnsupportedArchitecture,
-    UnsupportedParameter,
 )
 from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, ModelStatus, NeuronState, Progress
 from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency import placement, recovery, states
-from cortex_neuron.residency.loading import Loader, LoadFailed, Order
+from cortex_neuron.residency.loading import Loader, LoadFailed, Order, num_ranks
 from cortex_neuron.residency.resident import Resident, Serving
 from cortex_neuron.residency.sources import SourceUnreachable
 from cortex_serving import logs
@@ -83,7 +82,7 @@ class Residency:
         if resident.status is ModelStatus.DRAINING:
             raise resident.refusal()
         order = self._place(model, asked.devices)
-        resident.device = order.device
+        resident.devices = order.devices
         resident.become(ModelStatus.LOADING)
         judged = asyncio.Event()
         resident.work = asyncio.create_task(self._live(resident, order, judged))
@@ -98,11 +97,17 @@ class Residency:
             raise CudaUnavailable(hardware.problem)
         reserved: Counter[int] = Counter()
         for other in self.residents.values():
-            if other.device is not None and other.status in states.BUSY:
-                reserved[other.device] += other.model.vram_mb
+            if other.devices and other.status in states.BUSY:
+                for index in other.devices:
+                    reserved[index] += -(-other.model.vram_mb // len(other.devices))
         free = {device.index: device.vram_free_mb for device in self.device_health()}
-        device = placement.choose(max(model.vram_mb, model.min_device_vram_mb), free, reserved, asked)
-        return Order(model, device, "cpu" if hardware.kind == "cpu" else f"cuda:{device}")
+        ranks = num_ranks(model)
+        # Ranks on a CPU are processes that share the one memory.
+        span = 1 if hardware.kind == "cpu" else ranks
+        need_mb = max(-(-model.vram_mb // span), model.min_device_vram_mb)
+        chosen = placement.choose(need_mb, free, reserved, asked, span)
+        names = ("cpu",) * ranks if hardware.kind == "cpu" else tuple(f"cuda:{index}" for index in chosen)
+        return Order(model, chosen, names)
 
     def device_health(self) -> tuple[DeviceHealth, ...]:
         """The devices as they are, less what loaded models hold and have not written yet: a CPU's pages come then."""
@@ -110,7 +115,7 @@ class Residency:
         if hardware.kind != "cpu":
             return hardware.health
         loaded = [each.serving for each in self.residents.values() if each.serving is not None]
-        unwritten = sum(devices.unwritten_mb(serving.group.pid, serving.loaded.vram_mb) for serving in loaded)
+        unwritten = sum(devices.unwritten_mb(serving.group.pids, serving.loaded.vram_mb) for serving in loaded)
         return tuple(
             device.model_copy(update={"vram_free_mb": max(0, device.vram_free_mb - unwritten)})
             for device in hardware.health
@@ -177,9 +182,9 @@ class Residency:
         resident.load_s = time.monotonic() - began
         resident.become(ModelStatus.LOADED)
         logs.info(
-            "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), device=order.device_name,
+            "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), devices=order.rank_devices,
             vram_mb=serving.loaded.vram_mb, context=serving.loaded.context, kv_blocks=serving.loaded.kv_blocks,
-            pid=serving.group.pid,
+            pids=serving.group.pids,
         )  # fmt: skip
         return serving
 
@@ -228,7 +233,7 @@ class Residency:
         if resident.serving is not None:
             resident.serving.group.fail_all(why)
             await self._end_group(resident, resident.serving)
-        resident.device = None
+        resident.devices = ()
         resident.become(ModelStatus.UNLOADED)
 
     async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
@@ -237,11 +242,11 @@ class Residency:
         await serving.group.end(grace_s)
         resident.serving = None
         after = await self._devices.refresh()
-        free = [{each.index: each.vram_free_mb for each in snapshot.health} for snapshot in (before, after)]
-        logs.info(
-            "group_ended", model=resident.model.id, free_before_mb=free[0].get(serving.device),
-            free_after_mb=free[1].get(serving.device),
-        )  # fmt: skip
+        free = [
+            {each.index: each.vram_free_mb for each in snapshot.health if each.index in serving.devices}
+            for snapshot in (before, after)
+        ]
+        logs.info("group_ended", model=resident.model.id, free_before_mb=free[0], free_after_mb=free[1])
 
     # ---- the neuron as a whole
 
@@ -275,12 +280,6 @@ def _as_asked(model: Model, asked: LoadRequest) -> Model:
     if model.harness not in HARNESSES:
         raise InvalidRequest(
             f"model {model.id} needs harness {model.harness!r}; this neuron has {list(HARNESSES)}", param="harness"
-        )
-    if model.tensor_parallel > 1 or model.min_devices > 1:
-        raise UnsupportedParameter(
-            f"model {model.id} wants {max(model.tensor_parallel, model.min_devices)} devices; "
-            "this version serves a model on one",
-            param="tensor_parallel",
         )
     return model
 

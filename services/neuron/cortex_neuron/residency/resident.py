@@ -32,7 +32,7 @@ class Serving:
     group: Group
     loaded: Loaded
     text: TextModel
-    device: int
+    devices: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Resident:
     serving: Serving | None = None
     progress: Progress | None = None
     failure: Failure | None = None
-    device: int | None = None  # from placement on, while it loads
+    devices: tuple[int, ...] = ()  # from placement on
     seats_taken: int = 0
     loads: int = 0
     load_s: float | None = None  # how long the last load took
@@ -99,7 +99,7 @@ class Resident:
             id=self.model.id,
             harness=self.model.harness,
             status=self.status,
-            devices=[self.device] if self.device is not None else [],
+            devices=list(self.devices),
             vram_used_mb=serving.loaded.vram_mb if serving else 0,
             context=serving.loaded.context if serving else self.model.context,
             progress=self.progress,

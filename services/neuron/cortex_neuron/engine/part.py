@@ -1,0 +1,68 @@
+"""One rank's part of a model, brought up: the weights it holds and the size of the cache that goes with them.
+
+Owns: what a `load` frame means for one rank. Does not own: reading (models.loader) or the cache's memory
+(engine.kv_cache). Called by: engine.rank and engine.worker. All ranks come to the same size by construction: parts are
+of equal size, and so is each one's share of the memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cortex_neuron.engine.communicator import Communicator
+from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, CacheSize, Demand, size_cache
+from cortex_neuron.engine.threads import ThreadPlan, measure_threads
+from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.models.loader import load
+from cortex_neuron.protocol.frames import Load, Loaded
+
+_CPU_STEP_TOKENS = 256
+_GPU_STEP_TOKENS = 2048
+_MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`step_tokens`: the most tokens of a step; `threads`: those of a step, on a CPU that was measured."""
+
+    model: LoadedModel
+    size: CacheSize
+    step_tokens: int
+    threads: ThreadPlan | None
+
+
+def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
+    """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
+    world_size = len(frame.devices)
+    threads = max(1, (frame.cpu_threads or os.cpu_count() or 1) // world_size)
+    torch.set_num_threads(threads)
+    model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
+    progress("cache", 0.9)
+    on_cpu = model.device.type == "cpu"
+    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences)
+    size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
+    step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
+    # To measure threads is to run the model, which one rank alone cannot.
+    measured = measure_threads(model.module, threads) if on_cpu and world_size == 1 else None
+    return Part(model, size, step_tokens, measured)
+
+
+def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
+    """What is said of it."""
+    model, size = part.model, part.size
+    num_bytes = model.num_bytes + cache_bytes
+    if model.device.type == "cuda":
+        num_bytes = torch.cuda.memory_reserved(model.device)
+    return Loaded(
+        seq=seq,
+        vram_mb=-(-num_bytes // _MB),
+        context=size.context,
+        vocab_size=model.vocab_size,
+        block_size=size.block_size,
+        kv_blocks=size.num_blocks,
+        eos_ids=list(model.eos_ids),
+    )
