@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from neuron_process import CHAT, MESSAGES, RunningNeuron, chat_body, running_neuron, until
+from neuron_process import CHAT, MESSAGES, ROOT, RunningNeuron, chat_body, running_neuron, until
 from scripted_model import write_model
+
+IMMORTAL = [sys.executable, str(ROOT / "tests/unit/neuron/immortal_daemon.py")]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -177,6 +180,19 @@ async def test_an_engine_that_speaks_nonsense_is_ended(faulty: RunningNeuron) ->
     assert (answer.status, answer.json["error"]["code"]) == (500, "group_died")
     await _recovered(faulty)
     assert (await faulty.chat({"reply": "back"})).status == 200
+
+
+async def test_a_daemon_that_cannot_end_a_group_ends_itself(echo_model: Path) -> None:
+    """Not 0, with its reason in the log: it is started anew by who watches it, and the rank dies with it (case T4)."""
+    models = [{"id": "echo", "source": str(echo_model), "preload_on": ["here"]}]
+    async with running_neuron(models, IMMORTAL, step_timeout_s=1.0) as neuron:
+        await neuron.until_status("loaded")
+        (engine,) = neuron.engines()
+        answer = await neuron.chat({"reply": "x", "hang_after": 0})
+        assert (answer.status, answer.json["error"]["code"]) == (500, "group_died")
+        assert await asyncio.wait_for(neuron.process.wait(), 20.0) == os.EX_SOFTWARE
+        assert f"process {engine.pid}, outlives SIGKILL" in (neuron.folder / "log").read_text()
+        await asyncio.to_thread(engine.wait, 5)
 
 
 async def test_an_engine_dies_with_a_daemon_that_is_killed(echo_model: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +173,19 @@ class Group:
             stream.fail(failure)
 
     async def end(self, grace_s: float = _END_GRACE_S) -> None:
-        """End the processes: by a frame, by SIGTERM, by SIGKILL. Leaves no process, no socket, no file."""
+        """End the processes: by a frame, by SIGTERM, by SIGKILL. Leaves no process, no socket, no file.
+
+        Where not even that helps the daemon ends, with exit code 70: whoever starts it again, such as systemd, clears
+        its control group first, and no model is left waiting for memory that does not come back (case T4).
+        """
         self._ending = True
         with contextlib.suppress(RankUnreachable):
             self._channel.send(0, frames.Shutdown(seq=next(self._serial)))  # rank 0 sends the others home
-        await asyncio.gather(*(rank.end(grace_s) for rank in self._ranks))
+        try:
+            await asyncio.gather(*(rank.end(grace_s) for rank in self._ranks))
+        except rank_process.RankUnkillable as failure:
+            logs.error("group_unkillable", message=str(failure), pids=self.pids)
+            os._exit(os.EX_SOFTWARE)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

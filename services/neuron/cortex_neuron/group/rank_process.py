@@ -21,10 +21,20 @@ from cortex_neuron.group.entry import run_rank
 _CONTEXT = multiprocessing.get_context("forkserver")
 # multiprocessing looks at all of its children whenever one starts; two threads that read one exit code lose it.
 _CHILDREN = threading.Lock()
+_UNKILLABLE_S = 30.0  # after SIGKILL; a driver may hold a process for a while
+
+
+class RankUnkillable(Exception):
+    """A process outlives SIGKILL: its memory does not come back while this daemon waits for it."""
+
+
+_stopped = False  # a start that comes late would make another fork server, which nobody ends
 
 
 def start_fork_server(preload: str) -> None:
     """Start the fork server; it imports `preload` while the daemon goes on, and inherits this environment."""
+    global _stopped
+    _stopped = False
     _CONTEXT.set_forkserver_preload([preload])
     forkserver.ensure_running()
 
@@ -32,7 +42,10 @@ def start_fork_server(preload: str) -> None:
 def stop_fork_server() -> None:
     """End the fork server and wait for it. Every rank must have ended."""
     # By itself it would end some time after the daemon, once it has imported torch, or is done with finalising it.
+    global _stopped
     server: Any = forkserver._forkserver
+    with _CHILDREN:
+        _stopped = True
     if server._forkserver_pid is not None:
         os.kill(server._forkserver_pid, signal.SIGKILL)
         server._stop()
@@ -63,14 +76,18 @@ class RankProcess:
         self.exited.set_result(code)
 
     async def end(self, grace_s: float) -> int:
-        """Wait `grace_s` for it to end by itself, then SIGTERM, then SIGKILL. The exit code."""
+        """Wait `grace_s` for it to end by itself, then SIGTERM, then SIGKILL. The exit code. Raises RankUnkillable."""
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     return await asyncio.shield(self.exited)
-        return await self.exited  # a process in uninterruptible sleep ends when the kernel lets it
+        try:
+            async with asyncio.timeout(_UNKILLABLE_S):  # one in uninterruptible sleep ends when the kernel lets it
+                return await asyncio.shield(self.exited)
+        except TimeoutError as failure:
+            raise RankUnkillable(f"rank {self.rank}, process {self.pid}, outlives SIGKILL") from failure
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.exited.done():
@@ -97,6 +114,8 @@ async def spawn(module: str, address: str, rank: int, world_size: int, timeout_s
 
 def _start(process: ForkServerProcess) -> None:
     with _CHILDREN:
+        if _stopped:
+            raise OSError("the fork server has been stopped")
         process.start()
 
 

@@ -1,0 +1,87 @@
+"""A group of the real ranks, asked through the daemon's own Group: devices that are not there, frames that are none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_model import write_tiny_model
+
+from cortex_neuron.group import rank_process
+from cortex_neuron.group.death import GroupFailed
+from cortex_neuron.group.group import Group, GroupLimits
+from cortex_neuron.protocol import frames
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fork_server() -> Iterator[None]:
+    rank_process.start_fork_server("cortex_neuron.engine.preload")
+    yield
+    rank_process.stop_fork_server()
+
+
+@asynccontextmanager
+async def group_of(world_size: int, folder: Path) -> AsyncIterator[Group]:
+    """Ranks that have said hello."""
+    limits = GroupLimits(DEADLINE_S, DEADLINE_S, "cortex_neuron.engine.rank")
+    group = await Group.start(folder / "g.ipc", limits, world_size)
+    try:
+        yield group
+    finally:
+        await group.end(0.5)
+
+
+def load_frame(source: Path, devices: list[str], folder: Path, **more: Any) -> frames.Load:
+    fields: dict[str, Any] = {
+        "model_id": "tiny", "source": str(source), "devices": devices, "quant": None, "vram_mb": 400, "context": 512,
+        "max_sequences": 4, "max_step_tokens": None, "cpu_threads": 1, "text_dir": str(folder / "text"),
+        "init_timeout_s": DEADLINE_S, "load_timeout_s": DEADLINE_S,
+    }  # fmt: skip
+    return frames.Load(**fields | more)
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+@pytest.mark.parametrize(("devices", "rank"), [(["cuda:0", "cuda:1"], 0), (["cpu", "cuda:0"], 1)])
+async def test_a_device_that_cannot_be_opened_is_told_at_once_by_whichever_rank_it_is_of(
+    devices: list[str], rank: int, tiny: Path, tmp_path: Path
+) -> None:
+    """Leader and worker use the same words, and nobody waits for one who will not come (case T3)."""
+    began = asyncio.get_running_loop().time()
+    async with group_of(2, tmp_path) as group:
+        with pytest.raises(GroupFailed) as raised:
+            await group.load(load_frame(tiny, devices, tmp_path), DEADLINE_S, lambda _: None)
+    death = raised.value.death
+    assert (death.kind, death.rank) == ("cuda_feature_not_enabled", rank)
+    assert "was built without CUDA" in death.message
+    assert asyncio.get_running_loop().time() - began < DEADLINE_S / 2
+
+
+async def test_a_model_that_needs_more_than_its_ranks_share_is_refused_with_figures(tiny: Path, tmp_path: Path) -> None:
+    """Each rank has its part of vram_mb, and says what it would need."""
+    async with group_of(2, tmp_path) as group:
+        with pytest.raises(GroupFailed, match=r"vram_mb 0 is too little") as raised:
+            await group.load(load_frame(tiny, ["cpu"] * 2, tmp_path, vram_mb=0), DEADLINE_S, lambda _: None)
+    assert raised.value.death.kind == "load_failed"
+
+
+async def test_a_group_of_four_ends_when_it_is_asked_to(tiny: Path, tmp_path: Path) -> None:
+    """The leader sends its workers home; no signal is needed, and no file is left."""
+    async with group_of(4, tmp_path) as group:
+        loaded = await group.load(load_frame(tiny, ["cpu"] * 4, tmp_path), DEADLINE_S, lambda _: None)
+        assert (loaded.vocab_size, loaded.context) == (128, 512)
+        ranks = list(group._ranks)
+        await group.end(30.0)
+    assert [await rank.exited for rank in ranks] == [0] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
