@@ -24,3 +24,5 @@ import torch  # noqa: F401
 import transformers.generation
 import transformers.modeling_utils
 import transformers.models.llama.modeling_llama  # noqa: F401
+
+import cortex_neuron.engine.rank  # noqa: F401  which imports this first, wherever it is started; 0.3 s of each rank's start
