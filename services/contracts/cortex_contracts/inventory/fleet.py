@@ -123,7 +123,9 @@ class Neuron(Strict):
     port: Annotated[Port, Field(description="Port it listens on")] = 13131
     devices: Annotated[DeviceChoice, Field(description="all, cpu, or a list of GPU indexes")] = "all"
     drained: Annotated[bool, Field(description="Start drained: serve nothing until undrained")] = False
-    environment: Annotated[dict[str, str], Field(description="Environment of engine processes")] = {}  # noqa: RUF012
+    environment: Annotated[
+        dict[str, str], Field(description="Environment of engine processes, such as NCCL_SOCKET_IFNAME")
+    ] = {}  # noqa: RUF012
     cpu_threads: Annotated[
         int | None, Field(ge=1, description="Threads of an engine process on CPU; none takes the cores")
     ] = None
