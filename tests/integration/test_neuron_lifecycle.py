@@ -152,8 +152,8 @@ async def test_unloading_lets_answers_end_and_leaves_nothing(echo_model: Path) -
         assert not engine.is_running()
         assert list((neuron.folder / "run").iterdir()) == []
         (ended,) = [line for line in neuron.log() if line["event"] == "group_ended"]
-        assert ended["free_before_mb"] > 0
-        assert ended["free_after_mb"] > 0
+        assert ended["free_before_mb"]["0"] > 0
+        assert ended["free_after_mb"]["0"] > 0
         assert not any('model="echo"' in name for name in await neuron.metrics() if "status" in name or "kv" in name)
         refused = await neuron.chat({})
         assert (refused.status, refused.json["error"]["code"]) == (503, "unavailable")
@@ -271,8 +271,26 @@ async def test_gpus_are_placed_on_by_free_memory(tmp_path: Path, echo_model: Pat
         await neuron.post(LOAD, {"model_id": "other", "devices": [1]})
         assert (await neuron.until_status("loaded", "echo"))["devices"] == [0]
         assert (await neuron.until_status("loaded", "other"))["devices"] == [1]
-        loaded = {line["model"]: line["device"] for line in neuron.log() if line["event"] == "model_loaded"}
-        assert loaded == {"echo": "cuda:0", "other": "cuda:1"}
+        loaded = {line["model"]: line["devices"] for line in neuron.log() if line["event"] == "model_loaded"}
+        assert loaded == {"echo": ["cuda:0"], "other": ["cuda:1"]}
+
+
+async def test_a_model_over_two_gpus_has_a_rank_on_each(tmp_path: Path, echo_model: Path) -> None:
+    """By free memory where none is asked for; too few devices are the client's mistake, and no more are there."""
+    environment = fake_nvml.environment(fake_nvml.build(tmp_path), GPUS=2)
+    async with running_neuron([_model(echo_model, "echo")], None, environment, devices="all") as neuron:
+        for asked, status, words in (
+            ({"tensor_parallel": 2, "devices": [1]}, 400, "devices: [1] are too few; the model needs 2"),
+            ({"tensor_parallel": 3}, 503, "the model needs 3 devices; this neuron has 2"),
+        ):
+            refused = await neuron.post(LOAD, {"model_id": "echo", **asked})
+            assert (refused.status, refused.json["error"]["message"]) == (status, words)
+        await neuron.post(LOAD, {"model_id": "echo", "tensor_parallel": 2})
+        assert (await neuron.until_status("loaded", "echo"))["devices"] == [0, 1]
+        (loaded,) = [line for line in neuron.log() if line["event"] == "model_loaded"]
+        assert loaded["devices"] == ["cuda:0", "cuda:1"]
+        assert len(neuron.engines()) == len(loaded["pids"]) == 2
+        assert (await neuron.chat({"reply": "from both"})).json["choices"][0]["message"]["content"] == "from both"
 
 
 async def test_bad_load_requests_say_what_is_wrong(echo_model: Path) -> None:
@@ -282,7 +300,6 @@ async def test_bad_load_requests_say_what_is_wrong(echo_model: Path) -> None:
             ({"model_id": "nobody"}, 404, "model_not_found"),
             ({"model_id": "echo", "devices": [5]}, 400, "invalid_parameter"),
             ({"model_id": "echo", "harness": "vllm"}, 400, "invalid_request"),
-            ({"model_id": "echo", "tensor_parallel": 2}, 400, "unsupported_parameter"),
             ({"model_id": "echo", "modle": 1}, 400, "unsupported_parameter"),
             ({}, 400, "invalid_parameter"),
             ({"model_id": "big"}, 503, "no_capacity"),

@@ -71,6 +71,7 @@ NEURON: dict[str, Any] = {
     "queue_limit": 0,
     "body_limit_mb": 4,
     "load_timeout_s": 901,
+    "init_timeout_s": 61,
     "step_timeout_s": 121,
     "drain_timeout_s": 32.5,
     "otlp_endpoint": "http://127.0.0.1:4319",
