@@ -1,0 +1,107 @@
+"""A vLLM server's processes, seen from outside: started, listened to, ended.
+
+Owns: the process group and its log. Does not own: what it serves (server.py). Called by: harness.py, server.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from cortex_neuron.vllm.log_lines import Allowance, Lines, cause
+from cortex_serving import logs
+
+_KEEPER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))]
+_LINES_KEPT = 400  # for the cause of an end
+_LAST_WORDS_S = 0.5  # for what a process that has ended left in its pipe
+
+
+class ServerProcess:
+    """A running server. `exited` is done, with the exit code, as soon as it has ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, model_id: str, on_line: Callable[[str], None]) -> None:
+        self.pid = process.pid
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._process = process
+        self._model_id, self.on_line = model_id, on_line
+        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._reading = asyncio.create_task(self._read())
+        self._reaping = asyncio.create_task(self._reap())
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], model_id: str, on_line: Callable[[str], None]
+    ) -> ServerProcess:
+        """Start it in a session of its own. Raises OSError."""
+        process = await asyncio.create_subprocess_exec(
+            *_KEEPER,
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        return cls(process, model_id, on_line)
+
+    def family(self) -> list[psutil.Process]:
+        """Every process of it, less the keeper."""
+        try:
+            return list(psutil.Process(self.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
+
+    def cause(self) -> str:
+        """What it said of its end."""
+        return cause(self._lines)
+
+    async def end(self, grace_s: float) -> int:
+        """SIGTERM, and SIGKILL to what is left after `grace_s`, also to who has left the group. The exit code."""
+        family = await asyncio.to_thread(self.family)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self._signal(number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await asyncio.shield(self.exited)
+                    break
+        code = await self.exited
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        await asyncio.gather(self._reading, self._reaping, return_exceptions=True)
+        return code
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def _reap(self) -> None:
+        code = await self._process.wait()
+        # What it has started and not ended holds memory, and the pipe.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await asyncio.wait({self._reading}, timeout=_LAST_WORDS_S)
+        self._reading.cancel()
+        self.exited.set_result(code)
+
+    async def _read(self) -> None:
+        """Its log into ours; read whatever comes, or it would stand still."""
+        assert self._process.stdout is not None
+        lines, allowance, now = Lines(), Allowance(), asyncio.get_running_loop().time
+        while data := await self._process.stdout.read(65536):
+            for line in lines.feed(data):
+                self._lines.append(line)
+                self.on_line(line)
+                if allowance.takes(now()):
+                    logs.info("vllm_log", model=self._model_id, line=line)
+        if allowance.num_left_out:
+            logs.info("vllm_log_cut", model=self._model_id, lines=allowance.num_left_out)
