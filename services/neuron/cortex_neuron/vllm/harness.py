@@ -93,7 +93,6 @@ class VllmHarness:
         except BaseException:
             await server.end(grace_s=0.0)
             raise
-        process.on_line = lambda _: None
         return server
 
     async def _until_ready(self, server: Server, vram_mb: int) -> None:

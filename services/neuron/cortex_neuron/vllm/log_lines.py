@@ -67,6 +67,6 @@ def progress_of(line: str) -> Progress | None:
 
 
 def cause(lines: Sequence[str]) -> str:
-    """The first fault that was told, or the last line where none was; empty where there was no line."""
-    faults = [found[0] for line in lines if (found := _FAULT.search(line)) and not any(map(line.__contains__, _LATER))]
-    return faults[0] if faults else (lines[-1] if lines else "")
+    """The first fault that was told; empty where none was."""
+    faults = (found[0] for line in lines if (found := _FAULT.search(line)) and not any(map(line.__contains__, _LATER)))
+    return next(faults, "")

@@ -16,12 +16,18 @@ from pathlib import Path
 
 import psutil
 
+from cortex_neuron.group.death import words_of_exit
 from cortex_neuron.vllm.log_lines import Allowance, Lines, cause
 from cortex_serving import logs
 
 _KEEPER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))]
 _LINES_KEPT = 400  # for the cause of an end
 _LAST_WORDS_S = 0.5  # for what a process that has ended left in its pipe
+_UNKILLABLE_S = 30.0  # after SIGKILL; a driver may hold a process for a while
+
+
+class ServerUnkillable(Exception):
+    """A process outlives SIGKILL: its memory does not come back while this daemon waits for it."""
 
 
 class ServerProcess:
@@ -31,7 +37,7 @@ class ServerProcess:
         self.pid = process.pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._process = process
-        self._model_id, self.on_line = model_id, on_line
+        self._model_id, self._on_line = model_id, on_line
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._reading = asyncio.create_task(self._read())
         self._reaping = asyncio.create_task(self._reap())
@@ -59,12 +65,22 @@ class ServerProcess:
         except psutil.NoSuchProcess:
             return []
 
-    def cause(self) -> str:
-        """What it said of its end."""
-        return cause(self._lines)
+    def up(self) -> None:
+        """It serves: what it has said so far is no cause of what comes."""
+        self._lines.clear()
+        self._on_line = lambda _: None
+
+    def words_of_end(self) -> str:
+        """How it ended and, as far as it said so, why."""
+        code = self.exited.result()
+        said = cause(self._lines) or (self._lines[-1] if code > 0 and self._lines else "")
+        return f"vllm {words_of_exit(code)}" + (f": {said}" if said else "")
 
     async def end(self, grace_s: float) -> int:
-        """SIGTERM, and SIGKILL to what is left after `grace_s`, also to who has left the group. The exit code."""
+        """SIGTERM, and SIGKILL to what is left after `grace_s`, also to who has left the group. The exit code.
+
+        Raises ServerUnkillable.
+        """
         family = await asyncio.to_thread(self.family)
         for number in (signal.SIGTERM, signal.SIGKILL):
             self._signal(number)
@@ -72,10 +88,8 @@ class ServerProcess:
                 async with asyncio.timeout(grace_s):
                     await asyncio.shield(self.exited)
                     break
+        await asyncio.to_thread(_await_end, family)
         code = await self.exited
-        for each in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
         await asyncio.gather(self._reading, self._reaping, return_exceptions=True)
         return code
 
@@ -100,8 +114,18 @@ class ServerProcess:
         while data := await self._process.stdout.read(65536):
             for line in lines.feed(data):
                 self._lines.append(line)
-                self.on_line(line)
+                self._on_line(line)
                 if allowance.takes(now()):
                     logs.info("vllm_log", model=self._model_id, line=line)
         if allowance.num_left_out:
             logs.info("vllm_log_cut", model=self._model_id, lines=allowance.num_left_out)
+
+
+def _await_end(family: Sequence[psutil.Process]) -> None:
+    """Kill what still runs, and wait until nothing does."""
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    _, alive = psutil.wait_procs(family, _UNKILLABLE_S)
+    if alive:
+        raise ServerUnkillable(f"vllm's processes {[each.pid for each in alive]} outlive SIGKILL")

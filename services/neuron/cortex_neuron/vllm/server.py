@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from typing import Any
 import aiohttp
 
 from cortex_contracts.wire.errors import CortexError, GroupDied
-from cortex_neuron.group.death import Death, words_of_exit
+from cortex_neuron.group.death import Death
 from cortex_neuron.residency.harness import Size
 from cortex_neuron.vllm import exposition
 from cortex_neuron.vllm.exposition import Told
 from cortex_neuron.vllm.passage import Passage
-from cortex_neuron.vllm.process import ServerProcess
+from cortex_neuron.vllm.process import ServerProcess, ServerUnkillable
 from cortex_serving import logs
 
 BASE = "http://vllm"  # a name for the Host header: the socket is a file
@@ -77,6 +78,7 @@ class Server:
         self.size = Size(vram_mb, int(models["data"][0]["max_model_len"]), told.kv_blocks)
         self.pids = [each.pid for each in await asyncio.to_thread(self._process.family)]
         self._take(told)
+        self._process.up()
         self._watching = asyncio.create_task(self._watch())
 
     # ---- requests
@@ -108,12 +110,19 @@ class Server:
             passage.fail(failure)
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM to the whole group, then SIGKILL. Leaves no process and no socket."""
+        """SIGTERM to the whole group, then SIGKILL. Leaves no process and no socket.
+
+        Where not even that helps the daemon ends, as with an engine group (case T4).
+        """
         self._ending = True
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        await self._process.end(max(grace_s, _TERM_S) if grace_s else _DEAD_TERM_S)
+        try:
+            await self._process.end(max(grace_s, _TERM_S) if grace_s else _DEAD_TERM_S)
+        except ServerUnkillable as failure:
+            logs.error("group_unkillable", message=str(failure), pids=self.pids)
+            os._exit(os.EX_SOFTWARE)
         self.fail_all(GroupDied("the model was unloaded while it answered"))
         await self._session.close()
         self._socket.unlink(missing_ok=True)
@@ -162,11 +171,9 @@ class Server:
         # Where it counts no steps, each look is one: then silence alone is a fault.
         figures.steps = figures.steps + 1 if told.steps is None else told.steps
 
-    def _exited(self, exited: asyncio.Future[int]) -> None:
-        cause = self._process.cause()
-        kind = "out_of_memory" if "OutOfMemoryError" in cause else "vllm_died"
-        words = f"vllm {words_of_exit(exited.result())}"
-        self._die(Death(kind, f"{words}: {cause}" if cause else words, None))
+    def _exited(self, _: asyncio.Future[int]) -> None:
+        words = self._process.words_of_end()
+        self._die(Death("out_of_memory" if "OutOfMemoryError" in words else "vllm_died", words, None))
 
     def _die(self, death: Death) -> None:
         if self._ending or self.died.done():
