@@ -30,15 +30,17 @@ async def steady(program: str, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     async with running_neuron([model], vllm_bin=program, max_sequences=4, queue_limit=4) as neuron:
         await neuron.until_status("loaded")
         yield neuron
+        assert [each for each in neuron.log() if "traceback" in each] == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def faulty(program: str, tmp_path: Path) -> AsyncIterator[RunningNeuron]:
     """One of its own for each test: recoveries are counted."""
-    models = [entry(write_script(tmp_path / "model"))]
+    models = [entry(write_script(tmp_path / "model", stray=True))]
     async with running_neuron(models, vllm_bin=program, step_timeout_s=1.0) as neuron:
         await neuron.until_status("loaded")
         yield neuron
+        assert [each for each in neuron.log() if "traceback" in each] == []
 
 
 async def _recovered(neuron: RunningNeuron) -> None:
@@ -260,7 +262,7 @@ async def test_a_load_that_is_unloaded_while_it_runs_leaves_nothing(program: str
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_server_ends_with_its_daemon(program: str, tmp_path: Path, number: signal.Signals) -> None:
     """Asked to end, it tells its clients; killed, it takes the server along."""
-    models = [entry(write_script(tmp_path / "model"))]
+    models = [entry(write_script(tmp_path / "model", stray=True))]
     async with running_neuron(models, vllm_bin=program, drain_timeout_s=0.5) as neuron:
         await neuron.until_status("loaded")
         processes = servers(neuron)

@@ -1,6 +1,6 @@
 """A `vllm serve` that does as it is told: the arguments, routes and streams of vLLM 0.32, with every fault.
 
-A model folder may hold script.json: {"start": "die" | "never" | "out_of_memory", "start_s": seconds, "steps": false}
+A model folder may hold script.json: {"start": "die" | "never" | "out_of_memory", "start_s": seconds, "stray": true}
 A chat's last message may be an order:
     {"reply": text, "step_s": s, "prefill_s": s, "die_after": n, "hang_after": n, "fail_after": n, "cut_after": n,
      "wait_after": n, "refuse": true}
@@ -178,9 +178,10 @@ def main() -> None:
         case "out_of_memory":
             print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", flush=True)
             sys.exit(1)
-    # As its engine is: a process that does not end by itself, and one that has left the group.
+    # As its engine is: a process that does not end by itself; and, where wanted, one that has left the group.
     subprocess.Popen(["sleep", "3600"])
-    subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    if script.get("stray"):
+        subprocess.Popen(["sleep", "3600"], start_new_session=True)
     asyncio.run(_serve(options, script))
 
 

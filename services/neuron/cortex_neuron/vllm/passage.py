@@ -48,10 +48,11 @@ class Passage:
         return await self._unless_failed(self._response.read())
 
     def fail(self, failure: CortexError) -> None:
-        """Break it off: whoever waits for more, or will, gets `failure`."""
-        self._failure = self._failure or failure
-        if self._wait is not None:
-            self._wait.reschedule(asyncio.get_running_loop().time())
+        """Break it off: whoever waits for more, or will, gets `failure`; the first one counts."""
+        if self._failure is None:
+            self._failure = failure
+            if self._wait is not None:
+                self._wait.reschedule(asyncio.get_running_loop().time())
 
     def close(self) -> None:
         """Take no more of it: where it is not over its connection is cut, and the server stops computing (case S8)."""
@@ -60,13 +61,15 @@ class Passage:
 
     async def _unless_failed(self, work: Awaitable[_T]) -> _T:
         try:
-            async with asyncio.timeout(None) as self._wait:
+            async with asyncio.timeout(None) as wait:
                 if self._failure is not None:
-                    self._wait.reschedule(asyncio.get_running_loop().time())
-                return await work
+                    wait.reschedule(asyncio.get_running_loop().time())
+                self._wait = wait
+                try:
+                    return await work
+                finally:
+                    self._wait = None
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             if self._failure is not None:
                 raise self._failure from failure
             raise await self._cause() or UpstreamBroken(f"vllm broke its answer off: {failure}") from failure
-        finally:
-            self._wait = None

@@ -22,7 +22,7 @@ from cortex_serving import logs
 
 _KEEPER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py"))]
 _LINES_KEPT = 400  # for the cause of an end
-_LAST_WORDS_S = 0.5  # for what a process that has ended left in its pipe
+_LAST_WORDS_S = 0.1  # for what a process that has ended left in its pipe
 _UNKILLABLE_S = 30.0  # after SIGKILL; a driver may hold a process for a while
 
 
@@ -31,32 +31,45 @@ class ServerUnkillable(Exception):
 
 
 class ServerProcess:
-    """A running server. `exited` is done, with the exit code, as soon as it has ended."""
+    """A running server. `exited` is done, with the exit code, as soon as it has ended; who it started may still end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, model_id: str, on_line: Callable[[str], None]) -> None:
-        self.pid = process.pid
-        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._process = process
+    def __init__(
+        self, process: asyncio.subprocess.Process, report: int, model_id: str, on_line: Callable[[str], None]
+    ) -> None:
+        self.pid = process.pid  # the keeper's, which is also the group's
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._process, self._report = process, report
         self._model_id, self._on_line = model_id, on_line
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._reading = asyncio.create_task(self._read())
         self._reaping = asyncio.create_task(self._reap())
+        self._loop.add_reader(report, self._reported)
 
     @classmethod
     async def start(
         cls, command: Sequence[str], environment: Mapping[str, str], model_id: str, on_line: Callable[[str], None]
     ) -> ServerProcess:
         """Start it in a session of its own. Raises OSError."""
-        process = await asyncio.create_subprocess_exec(
-            *_KEEPER,
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-        return cls(process, model_id, on_line)
+        report, its_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_KEEPER,
+                str(its_end),
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                pass_fds=(its_end,),
+            )
+        except BaseException:
+            os.close(report)
+            raise
+        finally:
+            os.close(its_end)
+        return cls(process, report, model_id, on_line)
 
     def family(self) -> list[psutil.Process]:
         """Every process of it, less the keeper."""
@@ -86,26 +99,33 @@ class ServerProcess:
             self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    await asyncio.shield(self.exited)
+                    await asyncio.shield(self._reaping)
                     break
         await asyncio.to_thread(_await_end, family)
         code = await self.exited
-        await asyncio.gather(self._reading, self._reaping, return_exceptions=True)
+        await self._reaping
         return code
 
     def _signal(self, number: signal.Signals) -> None:
-        if not self.exited.done():
+        if not self._reaping.done():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
+    def _reported(self) -> None:
+        """The keeper says how the server ended; says nothing where it was killed itself, and with it the server."""
+        self._loop.remove_reader(self._report)
+        said = os.read(self._report, 16)
+        os.close(self._report)
+        code = int(said) if said else -signal.SIGKILL
+        self._loop.call_later(_LAST_WORDS_S, self.exited.set_result, code)
+
     async def _reap(self) -> None:
-        code = await self._process.wait()
-        # What it has started and not ended holds memory, and the pipe.
+        await self._process.wait()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         await asyncio.wait({self._reading}, timeout=_LAST_WORDS_S)
         self._reading.cancel()
-        self.exited.set_result(code)
+        await self.exited
 
     async def _read(self) -> None:
         """Its log into ours; read whatever comes, or it would stand still."""
