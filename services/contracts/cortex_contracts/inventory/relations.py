@@ -130,6 +130,8 @@ def _of_vllm(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
     devices = model.tensor_parallel * model.pipeline_parallel
     if devices % model.ray_hosts:
         yield f"{place}: ray_hosts: is {model.ray_hosts}, over which its {devices} devices cannot be shared evenly"
+    if model.harness == "vllm" and neurons and not any(neuron.vllm_bin for neuron in neurons):
+        yield f"{place}: harness: is 'vllm', but no host has a neuron_vllm_bin"
     if model.ray_hosts > 1 and neurons and not any(neuron.vllm_ray_address for neuron in neurons):
         yield f"{place}: ray_hosts: is {model.ray_hosts}, but no host has a neuron_vllm_ray_address"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 from sanic import HTTPResponse, Request
 from sanic.response import raw
 
@@ -27,7 +26,7 @@ from cortex_neuron.vllm.answer_stream import AnswerStream
 from cortex_neuron.vllm.asked import Asked
 from cortex_neuron.vllm.passage import Passage
 from cortex_neuron.vllm.server import Server
-from cortex_neuron.vllm.usage import Tokens, tokens_of
+from cortex_neuron.vllm.usage import Tokens, read_document
 from cortex_serving.request_body import check_media_type
 
 HARNESS = "vllm"
@@ -74,10 +73,9 @@ async def answer(request: Request, neuron: Neuron, resident: Resident, outcome: 
 
 async def _whole(request: Request, passage: Passage, record: Record) -> HTTPResponse:
     body = await passage.rest()
-    found = msgspec.json.decode(body)
-    record.finish_reason = next((choice.get("finish_reason") for choice in found.get("choices") or ()), None)
+    tokens, record.finish_reason = read_document(body)
     record.first_content_at = asyncio.get_running_loop().time()
-    _note(record, tokens_of(found.get("usage")))
+    _note(record, tokens)
     return raw(body, headers=usage.headers(request, record), content_type="application/json")
 
 

@@ -78,13 +78,18 @@ class AnswerStream:
     def _see(self, body: dict[str, Any]) -> bool:
         choices = body.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            delta = choice.get("delta") or {}
-            self.content_seen |= bool(choice.get("text") or any(delta.get(name) for name in _CONTENT))
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            if isinstance(choice, dict):
+                self.content_seen |= _has_content(choice)
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
         if body.get("usage"):
             self.tokens = tokens_of(body["usage"])
             return bool(choices) or not self._hides_usage
         return True
+
+
+def _has_content(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    return bool(choice.get("text") or (isinstance(delta, dict) and any(map(delta.get, _CONTENT))))
 
 
 def _decode(data: bytes) -> dict[str, Any] | None:
