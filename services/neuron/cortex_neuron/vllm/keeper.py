@@ -19,7 +19,8 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_MS = 5000  # for a server whose daemon is gone
-_REST_S = 2.0  # for what a server leaves: its engines, and who gives its shared memory back, which nobody else does
+_REST_S = 2.0  # for what a server leaves: its engines
+_TRACKER_S = 1.5  # more for who gives its shared memory back, which nobody else does
 
 
 def main(report: int, command: list[str]) -> None:
@@ -52,12 +53,21 @@ def main(report: int, command: list[str]) -> None:
 def _end_the_rest(until: float) -> None:
     """Wait for our children, then kill them, until there are none: those of one that has ended are ours next."""
     while children := _children():
+        late_s = time.monotonic() - until
         for pid in children:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                if time.monotonic() > until:
+                if late_s > (_TRACKER_S if _is_tracker(pid) else 0.0):
                     os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(0.02)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Python's own process that gives back shared memory, once all who use it have ended."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _children() -> list[int]:

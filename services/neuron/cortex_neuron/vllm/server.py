@@ -32,7 +32,7 @@ _TICK_S = 1.0
 _ASK_S = 5.0  # a small answer's time; one engine step may hold the server's loop up
 _READY_POLL_S = 0.25
 _TERM_S = 10.0  # it ends its engines and gives shared memory back
-_DEAD_TERM_S = 3.0  # longer than the keeper takes to end what a dead server leaves
+_DEAD_TERM_S = 5.0  # longer than the keeper takes to end what a dead server leaves
 
 
 @dataclass(slots=True)
