@@ -166,13 +166,14 @@ def test_a_whole_stream_goes_on_byte_for_byte(size: int) -> None:
         (b'data: {"choices": [{"del', "before its [DONE]"),
         (DONE, "before any answer was finished"),
         (b"data: {nonsense}\n\n" + sent(STOP) + DONE, "no event of an answer"),
-        (sent({"error": {"message": "EngineCore died", "code": 500}}) + DONE, "EngineCore died"),
+        (sent({"error": {"message": "EngineCore died", "code": 500}}, STOP) + DONE, "EngineCore died"),
     ],
 )
-def test_a_stream_that_breaks_has_a_failure_and_no_end(rest: bytes, words: str) -> None:
+@pytest.mark.parametrize("size", [5, 10_000])
+def test_a_stream_that_breaks_has_a_failure_and_no_end(rest: bytes, words: str, size: int) -> None:
     """Whole events go on until then (case S6)."""
     stream = AnswerStream(hides_usage=True)
-    assert passed(stream, sent(ROLE, TEXT) + rest, 5) == sent(ROLE, TEXT)
+    assert passed(stream, sent(ROLE, TEXT) + rest, size) == sent(ROLE, TEXT)
     assert isinstance(stream.failure, CortexError)
     assert words in stream.failure.message
     assert (stream.closing, stream.failure.code) == (b"", "upstream_broken")
