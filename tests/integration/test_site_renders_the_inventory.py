@@ -28,6 +28,9 @@ MODEL: dict[str, Any] = {
     "min_devices": 2,
     "min_device_vram_mb": 9000,
     "tensor_parallel": 2,
+    "pipeline_parallel": 2,
+    "ray_hosts": 2,
+    "engine_args": ["--enforce-eager", '--hf-overrides={"a": "b"}'],
     "pinned_on": ["n1"],
     "preload_on": ["n1"],
     "priority": -3,
@@ -75,6 +78,8 @@ NEURON: dict[str, Any] = {
     "step_timeout_s": 121,
     "drain_timeout_s": 32.5,
     "otlp_endpoint": "http://127.0.0.1:4319",
+    "vllm_bin": "/opt/a vllm/bin/vllm",
+    "vllm_ray_address": "10.0.0.5:6379",
 }
 
 

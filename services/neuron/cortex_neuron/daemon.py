@@ -21,8 +21,10 @@ from cortex_neuron.api.neuron import Neuron
 from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency.activation import Preloads
+from cortex_neuron.residency.harness import Harness
 from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.residency import Residency
+from cortex_neuron.vllm.harness import VllmHarness
 from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
@@ -48,7 +50,10 @@ def run(file: NeuronFile, rank_module: str = RANK_MODULE, preload: str = PRELOAD
 async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
     settings = file.neuron
     devices = DeviceWatch(settings.devices)
-    residency = Residency(settings, file.models, devices, Loader(settings, rank_module))
+    harnesses: dict[str, Harness] = {"torch": Loader(settings, rank_module)}
+    if settings.vllm_bin:
+        harnesses["vllm"] = VllmHarness(settings)
+    residency = Residency(settings, file.models, devices, harnesses)
     preloads = Preloads(settings.name, residency)
     metrics = Metrics(residency, devices)
     tracer = tracing.start(settings.otlp_endpoint, "cortex-neuron", settings.name)
@@ -78,6 +83,8 @@ def _prepare_folder(runtime_dir: Path) -> None:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for socket in runtime_dir.glob("g*.ipc*"):
             socket.unlink(missing_ok=True)
+        for server in runtime_dir.glob("v*.sock"):
+            server.unlink(missing_ok=True)
         for text_dir in runtime_dir.glob("g*.text"):
             shutil.rmtree(text_dir)
     except OSError as failure:

@@ -64,7 +64,7 @@ def gateway() -> State:
 def neuron() -> Neuron:
     """One that loads nothing."""
     settings, devices = NeuronSection(name="here"), DeviceWatch("cpu")
-    residency = Residency(settings, (), devices, Loader(settings, "no.module"))
+    residency = Residency(settings, (), devices, {"torch": Loader(settings, "no.module")})
     return Neuron(settings, devices, residency, Preloads("here", residency), NeuronMetrics(residency, devices), "1")
 
 

@@ -16,7 +16,7 @@ from cortex_neuron.protocol.failures import RankFailure
 
 TEXT = page("protocol.md")
 SOURCES = ROOT / "services" / "neuron" / "cortex_neuron"
-SENDERS = ("engine", "models", "layers", "protocol", "group", "residency")
+SENDERS = ("engine", "models", "layers", "protocol", "group", "residency", "vllm")
 SENT = [
     (frames.ToRank, "daemon"),
     (frames.ToWorker, "leader"),

@@ -53,6 +53,14 @@ def test_loaded_replicas_are_chosen_by_outstanding_work_then_name() -> None:
     assert decided(M, neuron("aa", on("m", elsewhere=2)), neuron("bb", on("m")), outstanding=ours) == "forward aa"
 
 
+def test_a_model_of_several_hosts_needs_its_share_of_one() -> None:
+    """Each has as many of its devices and as much of its memory."""
+    split = {"harness": "vllm", "vram_mb": 80000, "tensor_parallel": 2, "pipeline_parallel": 2}
+    host = neuron("aa", harness="vllm", free=(24000, 24000))
+    assert decided(declared("m", **split, ray_hosts=2), host) == "load aa [0, 1]"
+    assert decided(declared("m", **split), host) == "no_capacity"
+
+
 @pytest.mark.parametrize("state", [NeuronState.DRAINING, NeuronState.STOPPING])
 def test_a_neuron_that_is_leaving_takes_nothing_new(state: NeuronState) -> None:
     """Not even where it is the only one."""

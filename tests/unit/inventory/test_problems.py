@@ -126,6 +126,12 @@ def test_a_missing_or_empty_group_is_named(groups: dict[str, list[str]], line: s
             "qwen3-8b: min_devices: is 1, but tensor_parallel splits it over 2",
         ),
         ([model(min_devices=2)], "qwen3-8b: min_devices: is 2, but tensor_parallel splits it over 1"),
+        (
+            [model(tensor_parallel=2, harness="vllm")],
+            "qwen3-8b: harness: is 'vllm', but no host has a neuron_vllm_bin",
+        ),
+        ([model(pipeline_parallel=2)], "qwen3-8b: pipeline_parallel: is for harness vllm, and harness is 'torch'"),
+        ([model(engine_args=["-x"])], "qwen3-8b: engine_args: is for harness vllm, and harness is 'torch'"),
         ([model(id="a b")], "a b: id: should be such as 'qwen3-8b' or 'Qwen/Qwen3-8B', is 'a b'"),
         ([{"source": "x", "vram_mb": 1}], "entry 1: id: is missing (Its name; what clients call it)"),
         ("qwen3-8b", "should be a list of entries, is 'qwen3-8b'"),
@@ -188,6 +194,31 @@ def test_a_model_too_wide_for_every_host_is_a_problem_even_without_pins() -> Non
     expected = "cortex_models: qwen3-8b: tensor_parallel: is 4, but no host has more than 2 in neuron_devices"
     assert found(wide, **lists) == [expected]
     assert not found(wide, beast=lists["beast"])
+
+
+def test_a_model_of_several_hosts_is_shared_evenly_by_hosts_that_find_each_other() -> None:
+    """Of its devices each host has as many, and one host at least must know the Ray cluster."""
+    spread = model(harness="vllm", tensor_parallel=2, pipeline_parallel=2, ray_hosts=2)
+    lists = {"beast": {"neuron_devices": [0, 1], "neuron_vllm_bin": "/v"}, "benjy": {"neuron_devices": [0]}}
+    expected = "cortex_models: qwen3-8b: ray_hosts: is 2, but no host has a neuron_vllm_ray_address"
+    assert found([spread], **lists) == [expected]
+    lists["beast"]["neuron_vllm_ray_address"] = "10.0.0.5:6379"
+    assert not found([spread], **lists)
+    place = "cortex_models: qwen3-8b"
+    assert found([spread | {"ray_hosts": 3, "min_devices": 2}], **lists) == [
+        f"{place}: ray_hosts: is 3, over which its 4 devices cannot be shared evenly"
+    ]
+    assert found([spread | {"ray_hosts": 1, "min_devices": 2}], beast={"neuron_vllm_bin": "/v"}) == [
+        f"{place}: min_devices: is 2, but tensor_parallel * pipeline_parallel splits it over 4"
+    ]
+
+
+def test_what_the_neuron_tells_a_vllm_server_is_no_engine_argument() -> None:
+    """Where it listens and what its model is called are not for the inventory to change."""
+    asked = model(harness="vllm", engine_args=["--enforce-eager", "--port=1"])
+    assert found([asked], beast={"neuron_vllm_bin": "/v"}) == [
+        "cortex_models: qwen3-8b: engine_args: --port=1 is the neuron's to say, is ['--enforce-eager', '--port=1']"
+    ]
 
 
 def test_a_prefix_that_leaves_no_room_for_sockets_is_a_problem() -> None:

@@ -38,6 +38,20 @@ DeviceChoice = Annotated[Literal["all", "cpu"] | DeviceList, Field(examples=["al
 # Stands in units, in `validate:` and in sockets' addresses: nothing that one of them would take for its own syntax.
 OtlpEndpoint = Annotated[str, Field(pattern=r"^(https?://[^\s/]+(/\S*)?)?$", examples=["", "http://127.0.0.1:4318"])]
 Folder = Annotated[str, Field(pattern=r"^(/[^/\n'\"%\\$]+)+$", examples=["/opt/cortex/current/bin"])]
+Program = Annotated[str, Field(pattern=r"^((/[^/\n]+)+)?$", examples=["", "/opt/vllm/bin/vllm"])]
+RayAddress = Annotated[str, Field(pattern=r"^([^:\s]+:[0-9]{1,5})?$", examples=["", "10.0.0.5:6379"])]
+# What the neuron itself tells a vLLM server: where it listens, who may ask, and what its model is called.
+_NEURONS_ARGUMENTS = frozenset({"--uds", "--host", "--port", "--api-key", "--root-path", "--served-model-name"})
+
+
+def _not_the_neurons(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    for argument in arguments:
+        if argument.partition("=")[0] in _NEURONS_ARGUMENTS:
+            raise ValueError(f"{argument} is the neuron's to say")
+    return arguments
+
+
+EngineArguments = Annotated[tuple[str, ...], AfterValidator(_not_the_neurons)]
 
 
 class Model(Strict):
@@ -50,7 +64,14 @@ class Model(Strict):
     vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]
     min_devices: Annotated[int, Field(ge=1, description="Devices it needs at least")] = 1
     min_device_vram_mb: Annotated[int, Field(ge=0, description="Free memory each of its devices must have")] = 0
-    tensor_parallel: Annotated[int, Field(ge=1, description="Devices of one host it is split over")] = 1
+    tensor_parallel: Annotated[int, Field(ge=1, description="Devices that each of its layers is split over")] = 1
+    pipeline_parallel: Annotated[int, Field(ge=1, description="Stages its layers are cut into; harness vllm")] = 1
+    ray_hosts: Annotated[
+        int, Field(ge=1, description="Hosts that share it evenly, found through neuron_vllm_ray_address; harness vllm")
+    ] = 1
+    engine_args: Annotated[
+        EngineArguments, Field(description="Further arguments of `vllm serve`, as they are; harness vllm")
+    ] = ()
     pinned_on: Annotated[tuple[str, ...], Field(description="Hosts where it is never evicted")] = ()
     preload_on: Annotated[tuple[str, ...], Field(description="Hosts that load it by themselves at start")] = ()
     priority: Annotated[int, Field(description="Higher stays longer under the priority strategy")] = 0
@@ -64,6 +85,16 @@ class Model(Strict):
         tuple[Literal["chat", "completion", "tools", "images"], ...],
         Field(description="What it is good for, shown to clients"),
     ] = ("chat", "completion")
+
+    @property
+    def span(self) -> int:
+        """How many devices of one host it takes."""
+        return max(-(-self.tensor_parallel * self.pipeline_parallel // self.ray_hosts), self.min_devices)
+
+    @property
+    def host_mb(self) -> int:
+        """How much of its memory is on one host."""
+        return -(-self.vram_mb // self.ray_hosts)
 
 
 class GatewaySettings(Strict):
@@ -143,6 +174,12 @@ class Neuron(Strict):
     step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
     otlp_endpoint: Annotated[OtlpEndpoint, Field(description="Where traces go, OTLP over HTTP; empty for nowhere")] = ""
+    vllm_bin: Annotated[
+        Program, Field(description="The program vllm, in an environment of its own; empty where there is none")
+    ] = ""
+    vllm_ray_address: Annotated[
+        RayAddress, Field(description="Ray cluster that this host is in, for models of several ray_hosts")
+    ] = ""
 
 
 class Deployment(Strict):

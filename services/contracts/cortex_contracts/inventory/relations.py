@@ -27,6 +27,7 @@ def breaches(fleet: Fleet) -> Iterator[str]:
             yield f"host {neuron.name}: neuron_devices: names a device twice: {list(neuron.devices)}"
     yield from _names(fleet.models)
     for model in fleet.models:
+        yield from _of_vllm(model, fleet.neurons)
         yield from _hosts(model, fleet.neurons)
         yield from _devices(model, fleet.neurons)
 
@@ -120,15 +121,43 @@ def _hosts(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
                 yield f"cortex_models: {model.id}: {key}: {name!r} is no host of the group neurons{hint}"
 
 
+def _of_vllm(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
+    """What only vLLM can do, and what that needs."""
+    place = f"cortex_models: {model.id}"
+    for key in ("pipeline_parallel", "ray_hosts", "engine_args"):
+        if model.harness != "vllm" and getattr(model, key) != Model.model_fields[key].default:
+            yield f"{place}: {key}: is for harness vllm, and harness is {model.harness!r}"
+    devices = model.tensor_parallel * model.pipeline_parallel
+    if devices % model.ray_hosts:
+        yield f"{place}: ray_hosts: is {model.ray_hosts}, over which its {devices} devices cannot be shared evenly"
+    if model.harness == "vllm" and neurons and not any(neuron.vllm_bin for neuron in neurons):
+        yield f"{place}: harness: is 'vllm', but no host has a neuron_vllm_bin"
+    if model.ray_hosts > 1 and neurons and not any(neuron.vllm_ray_address for neuron in neurons):
+        yield f"{place}: ray_hosts: is {model.ray_hosts}, but no host has a neuron_vllm_ray_address"
+
+
 def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
     """As far as the inventory knows: a host with `all` may have any number of devices."""
     place = f"cortex_models: {model.id}"
-    span = model.tensor_parallel
-    if "min_devices" in model.model_fields_set and model.min_devices != span:
-        yield f"{place}: min_devices: is {model.min_devices}, but tensor_parallel splits it over {span}"
+    split = -(-model.tensor_parallel * model.pipeline_parallel // model.ray_hosts)
+    if "min_devices" in model.model_fields_set and model.min_devices != split:
+        yield f"{place}: min_devices: is {model.min_devices}, but {_key(model)} splits it over {split}"
     counts = {neuron.name: len(neuron.devices) for neuron in neurons if neuron.devices not in ("all", "cpu")}
     for name in dict.fromkeys(model.pinned_on + model.preload_on):
-        if counts.get(name, span) < span:
-            yield f"{place}: tensor_parallel: is {span}, but host {name} has {counts[name]} in neuron_devices"
-    if neurons and len(counts) == len(neurons) and max(counts.values()) < span:
-        yield f"{place}: tensor_parallel: is {span}, but no host has more than {max(counts.values())} in neuron_devices"
+        if counts.get(name, split) < split:
+            yield f"{place}: {_key(model)}: is {split}, but host {name} has {counts[name]} in neuron_devices"
+    if neurons and len(counts) == len(neurons) and max(counts.values()) < split:
+        yield f"{place}: {_key(model)}: is {split}, but no host has more than {max(counts.values())} in neuron_devices"
+
+
+def spread(model: Model) -> str:
+    """In the inventory's words: over how many devices of a host."""
+    return f"{_key(model)}: {model.span}"
+
+
+def _key(model: Model) -> str:
+    """The key that says so, or the calculation."""
+    if model.pipeline_parallel == model.ray_hosts == 1:
+        return "tensor_parallel"
+    key = "tensor_parallel * pipeline_parallel"
+    return key if model.ray_hosts == 1 else f"{key} / ray_hosts"

@@ -76,7 +76,7 @@ def stand(neuron: NeuronView, rules: Rules) -> Standing:
         elif view.status in _TAKES_MORE and declared is not None:
             coming += 1
             devices = _devices(view, free)
-            to_come = max(0, declared.vram_mb - view.vram_used_mb)
+            to_come = max(0, declared.host_mb - view.vram_used_mb)
             for index in devices:
                 free[index] -= to_come // len(devices)
     idle.sort()
@@ -94,8 +94,8 @@ def staying(standing: Standing, up_to_rank: int) -> list[str]:
 
 def demand(model: Model, on_gpu: bool, rules: Rules) -> Demand:
     """What it needs on such a neuron. On a CPU host ranks are processes that share the one memory."""
-    span = max(model.tensor_parallel, model.min_devices) if on_gpu else 1
-    return Demand(span, max(-(-model.vram_mb // span), model.min_device_vram_mb), rank(model, rules))
+    span = model.span if on_gpu else 1
+    return Demand(span, max(-(-model.host_mb // span), model.min_device_vram_mb), rank(model, rules))
 
 
 def rank(model: Model, rules: Rules) -> int:

@@ -19,7 +19,6 @@ from cortex_dialects.validation import validate
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.hardware import devices
 from cortex_neuron.protocol.frames import PROTOCOL_VERSION
-from cortex_neuron.residency.residency import HARNESSES
 from cortex_serving.request_body import check_media_type
 
 _ROWS = TypeAdapter(list[wire.ModelRow])
@@ -30,7 +29,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 async def discovery(request: Request) -> HTTPResponse:
     """GET /discovery"""
     neuron = of(request)
-    return _json(devices.discovery(neuron.devices.now, neuron.version, list(HARNESSES)))
+    return _json(devices.discovery(neuron.devices.now, neuron.version, neuron.residency.harnesses))
 
 
 async def health(request: Request) -> HTTPResponse:

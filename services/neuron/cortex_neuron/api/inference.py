@@ -1,15 +1,13 @@
 """The inference surface: one path for both dialects, streamed or not (case S9).
 
 Owns: reading a request, its admission before headers, its answer, and what is said of it afterwards. Does not own:
-dialects (cortex_dialects) or the engine's side (inference). A client that goes away cancels the handler, and with it
-everything here (case S8). Called by: application.
+dialects (cortex_dialects), the engine's side (inference), or models that another server answers for (passing_on.py).
+A client that goes away cancels the handler, and with it everything here (case S8). Called by: application.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -22,20 +20,20 @@ from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.anthropic import TokenCount
 from cortex_contracts.wire.errors import InvalidRequest
 from cortex_contracts.wire.openai import ModelCard, ModelList
-from cortex_dialects import sse
 from cortex_dialects.anthropic import parse_count_tokens, parse_messages
 from cortex_dialects.dialect import dialect_of
 from cortex_dialects.events import Event, Failed
 from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
 from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
-from cortex_neuron.api import trace
+from cortex_neuron.api import passing_on, trace, usage
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
-from cortex_neuron.inference.answer import Record
 from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
 from cortex_neuron.protocol.priority import CLASSES
+from cortex_neuron.residency.group_serving import GroupServing
+from cortex_neuron.residency.resident import Resident
 from cortex_serving import application
 from cortex_serving.application import as_cortex_error, request_id
 from cortex_serving.request_body import check_media_type
@@ -44,7 +42,6 @@ from cortex_serving.request_body import check_media_type
 _KEEPALIVE_S = 0.45
 _NO_KEEPALIVE_S = 60.0
 _INLINE_BODY = 64 * 1024  # bytes; a larger one is parsed in a thread
-_WANTS_USAGE = "x-cortex-usage"
 _PRIORITY = "x-cortex-priority"
 
 Events = list[Event]
@@ -102,7 +99,7 @@ async def _count_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> H
     generation = await _parse(request, parse_count_tokens)
     outcome.model = generation.model
     neuron.residency.check_open()
-    prompts = await encode(generation, neuron.residency.find(generation.model).lend())
+    prompts = await encode(generation, _of_ours(neuron.residency.find(generation.model)))
     return raw(TokenCount(input_tokens=sum(map(len, prompts))).model_dump_json(), content_type="application/json")
 
 
@@ -115,6 +112,8 @@ async def model_list(request: Request) -> HTTPResponse:
 
 async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
     async def answered(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse | None:
+        if (resident := passing_on.resident_of(request, neuron)) is not None:
+            return await passing_on.answer(request, neuron, resident, outcome)
         generation = await _parse(request, surface.parse)
         outcome.model, outcome.stream = generation.model, generation.stream
         return await _admitted(request, neuron, surface, generation, outcome)
@@ -171,7 +170,7 @@ async def _admitted(
     resident = neuron.residency.find(generation.model)
     outcome.model = resident.model.id
     neuron.residency.check_open()
-    serving = resident.lend()
+    serving = _of_ours(resident)
     writer = None
     with seated(generation, resident, neuron.seats):
         prepared = await prepare(generation, serving, _priority(request))
@@ -190,7 +189,19 @@ async def _admitted(
     if writer is not None:
         await writer.close()
         return None
-    return raw(projector.document(events), headers=_headers(request, outcome), content_type="application/json")
+    return raw(
+        projector.document(events), headers=usage.headers(request, outcome.record), content_type="application/json"
+    )
+
+
+def _of_ours(resident: Resident) -> GroupServing:
+    """What serves it, where that is an engine of our own. Raises the 503 of its state, or InvalidRequest."""
+    serving = resident.lend()
+    if not isinstance(serving, GroupServing):
+        raise InvalidRequest(
+            f"model {resident.model.id} is served by {resident.harness}, which does not take this here"
+        )
+    return serving
 
 
 def _priority(request: Request) -> PriorityClass:
@@ -206,7 +217,7 @@ class _Writer:
     """A stream to the client: bytes of events, keep-alives between them, the right end."""
 
     def __init__(self, request: Request, projector: Projector, outcome: Outcome, response: HTTPResponse) -> None:
-        self._wants_usage = _WANTS_USAGE in request.headers
+        self._wants_usage = usage.is_wanted(request)
         self._projector = projector
         self._outcome = outcome
         self._response = response
@@ -245,12 +256,4 @@ class _Writer:
             self._sent_at = self._now()
 
     def _usage(self) -> bytes:
-        return sse.comment(f"cortex-usage {_usage_json(self._outcome.record)}") if self._wants_usage else b""
-
-
-def _headers(request: Request, outcome: Outcome) -> dict[str, str]:
-    return {_WANTS_USAGE: _usage_json(outcome.record)} if _WANTS_USAGE in request.headers else {}
-
-
-def _usage_json(record: Record) -> str:
-    return json.dumps({**dataclasses.asdict(record.usage()), "finish_reason": record.finish_reason})
+        return usage.comment(self._outcome.record) if self._wants_usage else b""

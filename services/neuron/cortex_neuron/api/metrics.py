@@ -58,6 +58,7 @@ class Metrics:
             self._tokens.labels(model, kind).inc(tokens)
         if record.first_content_at is not None:
             self._first.labels(model).observe(record.first_content_at - outcome.started)
+        if record.first_content_at is not None and record.computed:
             self._queue.labels(model).observe(record.queue_ms / 1000)
             self._prefill.labels(model).observe(record.prefill_ms / 1000)
         if record.decoded_tokens and record.decode_ms > 0:
@@ -113,10 +114,10 @@ def _of_serving(present: list[Resident]) -> Iterator[Metric]:
     steps = CounterMetricFamily("neuron_engine_steps", "Steps since the model was loaded", labels=["model"])
     for each in present:
         if each.serving is not None:
-            figures, name = each.serving.group.figures, each.model.id
+            figures, name = each.serving.figures, each.model.id
             depth.add_metric([name], figures.waiting)
             running.add_metric([name], figures.running)
-            blocks.add_metric([name, "total"], each.serving.loaded.kv_blocks)
+            blocks.add_metric([name, "total"], each.serving.size.kv_blocks)
             blocks.add_metric([name, "free"], figures.kv_blocks_free)
             steps.add_metric([name], figures.steps)
     yield from (depth, running, blocks, steps)

@@ -14,7 +14,7 @@ class Death:
 
     kind: str
     message: str
-    rank: int = 0
+    rank: int | None = 0  # none where what died has no ranks that we know of
 
 
 class GroupFailed(Exception):
@@ -27,11 +27,14 @@ class GroupFailed(Exception):
 
 def of_exit(rank: int, exit_code: int) -> Death:
     """A process that ended without being asked to."""
+    return Death(RANK_DIED, f"rank {rank} {words_of_exit(exit_code)}", rank)
+
+
+def words_of_exit(exit_code: int) -> str:
+    """How a process ended."""
     if exit_code < 0:
-        cause = f"was killed by signal {-exit_code} ({_signal_name(-exit_code)})"
-    else:
-        cause = f"exited with code {exit_code}"
-    return Death(RANK_DIED, f"rank {rank} {cause}", rank)
+        return f"was killed by signal {-exit_code} ({_signal_name(-exit_code)})"
+    return f"exited with code {exit_code}"
 
 
 def _signal_name(number: int) -> str:

@@ -20,7 +20,8 @@ from cortex_dialects.generation import ChatPrompt, Generation, Prompt, TextPromp
 from cortex_neuron.inference import admission
 from cortex_neuron.inference.admission import Capacity
 from cortex_neuron.protocol.frames import SamplingParams, Submit
-from cortex_neuron.residency.resident import Resident, Serving
+from cortex_neuron.residency.group_serving import GroupServing
+from cortex_neuron.residency.resident import Resident
 from cortex_neuron.text import sampling
 from cortex_neuron.text.choice import Choice
 
@@ -33,7 +34,7 @@ class Prepared:
     """A request that can be submitted."""
 
     generation: Generation
-    serving: Serving
+    serving: GroupServing
     prompts: tuple[tuple[int, ...], ...]
     submissions: tuple[Submit, ...]
 
@@ -76,7 +77,7 @@ def seated(generation: Generation, resident: Resident, seats: int) -> Iterator[N
         yield
 
 
-async def prepare(generation: Generation, serving: Serving, priority: PriorityClass = "normal") -> Prepared:
+async def prepare(generation: Generation, serving: GroupServing, priority: PriorityClass = "normal") -> Prepared:
     """Tokenise, resolve, judge. Raises what the client is told."""
     if generation.echo and generation.logprobs is not None:
         raise UnsupportedParameter("logprobs of an echoed prompt are not supported", param="echo")
@@ -88,7 +89,7 @@ async def prepare(generation: Generation, serving: Serving, priority: PriorityCl
     return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits, priority)))
 
 
-async def encode(generation: Generation, serving: Serving) -> tuple[tuple[int, ...], ...]:
+async def encode(generation: Generation, serving: GroupServing) -> tuple[tuple[int, ...], ...]:
     """The token ids of each prompt; long ones are worked on in a thread. Raises TemplateRenderFailed."""
     work = partial(_encode, generation, serving)
     prompts = work() if _is_short(generation) else await asyncio.to_thread(work)
@@ -97,7 +98,7 @@ async def encode(generation: Generation, serving: Serving) -> tuple[tuple[int, .
     return prompts
 
 
-def _encode(generation: Generation, serving: Serving) -> tuple[tuple[int, ...], ...]:
+def _encode(generation: Generation, serving: GroupServing) -> tuple[tuple[int, ...], ...]:
     return tuple(serving.text.encode(prompt) for prompt in generation.prompts)
 
 
@@ -119,7 +120,7 @@ def _characters(prompt: Prompt) -> int:
 
 def _submissions(
     generation: Generation,
-    serving: Serving,
+    serving: GroupServing,
     prompts: tuple[tuple[int, ...], ...],
     limits: list[int],
     priority: PriorityClass,

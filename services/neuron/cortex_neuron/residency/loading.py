@@ -1,7 +1,7 @@
-"""Bringing one model up: its files, their check, a device, a group, its language.
+"""The harness `torch`: a model brought up in an engine group of our own: its files, their check, a group, its language.
 
-Owns: the steps of a load, in order, and the names of their failures. Does not own: states (resident) or when
-(residency). Called by: residency.
+Owns: the steps of a load, in order, and the names of their failures. Does not own: states (resident), when or on which
+devices (residency). Called by: residency.
 """
 
 from __future__ import annotations
@@ -22,35 +22,14 @@ from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
 from cortex_neuron.residency import architecture_check, sources
 from cortex_neuron.residency.architecture_check import FilesInvalid
-from cortex_neuron.residency.resident import Serving
+from cortex_neuron.residency.group_serving import GroupServing
+from cortex_neuron.residency.harness import LoadFailed, Order
 from cortex_neuron.residency.sources import SourceMissing
 from cortex_neuron.text import text_model
 from cortex_serving import logs
 
 # Of the time that is left: the leader knows which rank is late, so it is to be the first to say so.
 _RANKS_SHARE = 0.9
-
-
-def num_ranks(model: Model) -> int:
-    """How many processes serve it: one a device."""
-    return max(model.tensor_parallel, model.min_devices)
-
-
-class LoadFailed(Exception):
-    """A load ended; `failure` says why in the words of docs/protocol.md."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What exactly is to be loaded: the catalogue's entry with what the request for it changed."""
-
-    model: Model
-    devices: tuple[int, ...]  # those it is on
-    rank_devices: tuple[str, ...]  # by rank: "cpu" | "cuda:0"
 
 
 @dataclass(slots=True)
@@ -60,13 +39,14 @@ class Loader:
     settings: NeuronSection
     rank_module: str
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    present = True
 
     async def check(self, model: Model) -> Path | None:
-        """The model's files if they are here, found fit. None: they must be fetched first. Raises LoadFailed."""
+        """Harness.check: also that the architecture is one that the engine has (case T11)."""
         try:
             path = await asyncio.to_thread(sources.find, model.source)
             if path is not None:
-                await asyncio.to_thread(architecture_check.check, path, num_ranks(model))
+                await asyncio.to_thread(architecture_check.check, path, model.span)
         except UnsupportedArchitecture as failure:
             raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
         except (SourceMissing, FilesInvalid) as failure:
@@ -80,7 +60,7 @@ class Loader:
         except SourceMissing as failure:
             raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
 
-    async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Serving:
+    async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         """Start a group and load the model into it. Raises LoadFailed; nothing is then left behind."""
         try:
             return await self._bring_up(order, path, on_progress)
@@ -90,7 +70,7 @@ class Loader:
             logs.error("load_broke", exception=failure, model=order.model.id)
             raise LoadFailed(Failure(kind="load_failed", message=str(failure))) from failure
 
-    async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Serving:
+    async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         started = asyncio.get_running_loop().time()
         name = f"g{next(self._numbers)}"
         text_dir = Path(self.settings.runtime_dir, f"{name}.text")
@@ -106,7 +86,7 @@ class Loader:
             frame = self._frame(order, path, text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.sampling)
-            return Serving(group, loaded, text, order.devices)
+            return GroupServing(group, loaded, text, order.devices)
         except BaseException:
             if group is not None:
                 await group.end(grace_s=0.0)

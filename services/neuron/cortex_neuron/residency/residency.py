@@ -1,6 +1,6 @@
 """Which models are on this neuron: loading, unloading, recovering, and whether anything new is taken.
 
-Owns: the set of residents, single flight per model (case L1), and one task a model that loads it, watches its group
+Owns: the set of residents, single flight per model (case L1), and one task a model that loads it, watches it
 and starts it again. Does not own: the steps of a load (loading.py) or requests (inference). Called by: api, daemon.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
@@ -29,24 +29,28 @@ from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, Mod
 from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency import placement, recovery, states
-from cortex_neuron.residency.loading import Loader, LoadFailed, Order, num_ranks
-from cortex_neuron.residency.resident import Resident, Serving
+from cortex_neuron.residency.harness import Harness, LoadFailed, Order, Serving
+from cortex_neuron.residency.resident import Resident
 from cortex_neuron.residency.sources import SourceUnreachable
 from cortex_serving import logs
-
-HARNESSES = ("torch",)
 
 
 class Residency:
     """Every model of the catalogue, by id and by alias."""
 
-    def __init__(self, settings: NeuronSection, models: Iterable[Model], devices: DeviceWatch, loader: Loader) -> None:
+    def __init__(
+        self,
+        settings: NeuronSection,
+        models: Iterable[Model],
+        devices: DeviceWatch,
+        harnesses: Mapping[str, Harness],
+    ) -> None:
         self.residents = {model.id: Resident(model) for model in models}
         self.mode = NeuronState.DRAINING if settings.drained else NeuronState.READY
         self._names = {name: each for each in self.residents.values() for name in (each.model.id, *each.model.aliases)}
         self._settings = settings
         self._devices = devices
-        self._loader = loader
+        self._harnesses = harnesses
         self._unloads: dict[str, asyncio.Task[None]] = {}
 
     def find(self, name: str) -> Resident:
@@ -55,6 +59,19 @@ class Residency:
         if resident is None:
             raise ModelNotFound(f"no model {name!r} on this neuron; there are {sorted(self._names)}", param="model")
         return resident
+
+    def known(self, name: str) -> Resident | None:
+        """The model of that id or alias, if there is one."""
+        return self._names.get(name)
+
+    def has(self, harness: str) -> bool:
+        """Whether a model may be served by it."""
+        return harness in self._harnesses
+
+    @property
+    def harnesses(self) -> list[str]:
+        """What this neuron can load models with, now."""
+        return [name for name, harness in self._harnesses.items() if harness.present]
 
     def check_open(self) -> None:
         """Raises ShuttingDown or Draining where nothing new is taken."""
@@ -72,7 +89,7 @@ class Residency:
         """
         self.check_open()
         resident = self.find(asked.model_id)
-        model = _as_asked(resident.model, asked)
+        model = self._as_asked(resident.model, asked)
         if states.is_wanted(resident.status):
             return resident
         await self._devices.refresh()
@@ -82,7 +99,7 @@ class Residency:
         if resident.status is ModelStatus.DRAINING:
             raise resident.refusal()
         order = self._place(model, asked.devices)
-        resident.devices = order.devices
+        resident.devices, resident.harness = order.devices, model.harness
         resident.become(ModelStatus.LOADING)
         judged = asyncio.Event()
         resident.work = asyncio.create_task(self._live(resident, order, judged))
@@ -90,6 +107,16 @@ class Residency:
         if resident.status is ModelStatus.FAILED and resident.failure is not None:
             raise _as_error(resident.failure)
         return resident
+
+    def _as_asked(self, model: Model, asked: LoadRequest) -> Model:
+        """The catalogue's entry with what the request changes. Raises what this neuron cannot do."""
+        changes = asked.model_dump(include={"harness", "quant", "tensor_parallel"}, exclude_none=True)
+        model = model.model_copy(update=changes)
+        if model.harness not in self.harnesses:
+            raise InvalidRequest(
+                f"model {model.id} needs harness {model.harness!r}; this neuron has {self.harnesses}", param="harness"
+            )
+        return model
 
     def _place(self, model: Model, asked: list[int] | None) -> Order:
         hardware = self._devices.now
@@ -99,15 +126,15 @@ class Residency:
         for other in self.residents.values():
             if other.devices and other.status in states.BUSY:
                 for index in other.devices:
-                    reserved[index] += -(-other.model.vram_mb // len(other.devices))
+                    reserved[index] += -(-other.model.host_mb // len(other.devices))
         free = {device.index: device.vram_free_mb for device in self.device_health()}
-        ranks = num_ranks(model)
+        ranks = model.span
         # Ranks on a CPU are processes that share the one memory.
         span = 1 if hardware.kind == "cpu" else ranks
-        need_mb = max(-(-model.vram_mb // span), model.min_device_vram_mb)
+        need_mb = max(-(-model.host_mb // span), model.min_device_vram_mb)
         chosen = placement.choose(need_mb, free, reserved, asked, span)
         names = ("cpu",) * ranks if hardware.kind == "cpu" else tuple(f"cuda:{index}" for index in chosen)
-        return Order(model, chosen, names)
+        return Order(model, chosen, names, tuple(each for each in hardware.devices if each.index in chosen))
 
     def device_health(self) -> tuple[DeviceHealth, ...]:
         """The devices as they are, less what loaded models hold and have not written yet: a CPU's pages come then."""
@@ -115,14 +142,14 @@ class Residency:
         if hardware.kind != "cpu":
             return hardware.health
         loaded = [each.serving for each in self.residents.values() if each.serving is not None]
-        unwritten = sum(devices.unwritten_mb(serving.group.pids, serving.loaded.vram_mb) for serving in loaded)
+        unwritten = sum(devices.unwritten_mb(serving.pids, serving.size.vram_mb) for serving in loaded)
         return tuple(
             device.model_copy(update={"vram_free_mb": max(0, device.vram_free_mb - unwritten)})
             for device in hardware.health
         )
 
     async def _live(self, resident: Resident, order: Order, judged: asyncio.Event) -> None:
-        """One model's whole stay: load, serve until its group dies, start again, until unloaded or given up."""
+        """One model's whole stay: load, serve until that dies, start again, until unloaded or given up."""
         deaths: list[float] = []
         try:
             while True:
@@ -147,20 +174,20 @@ class Residency:
         except LoadFailed as failed:
             logs.error("load_failed", model=resident.model.id, kind=failed.failure.kind, message=failed.failure.message)
             return failed.failure
-        death = await asyncio.shield(serving.group.died)
+        death = await asyncio.shield(serving.died)
         failure = Failure(kind=death.kind, message=death.message, rank=death.rank)
         resident.become(ModelStatus.RECOVERING, failure)  # before anything else: it is not loaded any more (case T6)
         await self._end_group(resident, serving, grace_s=0.0)
         return failure
 
     async def _files(self, resident: Resident, model: Model, judged: asyncio.Event) -> Path:
-        attempts = 0
-        while (path := await self._loader.check(model)) is None:
+        attempts, harness = 0, self._harnesses[model.harness]
+        while (path := await harness.check(model)) is None:
             if resident.status is not ModelStatus.PENDING:
                 resident.become(ModelStatus.PENDING)
             judged.set()
             try:
-                await self._loader.fetch(model)
+                await harness.fetch(model)
             except SourceUnreachable as unreachable:
                 attempts += 1
                 resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
@@ -176,15 +203,15 @@ class Residency:
         def on_progress(progress: Progress) -> None:
             resident.progress = progress
 
-        serving = await self._loader.bring_up(order, path, on_progress)
+        serving = await self._harnesses[order.model.harness].bring_up(order, path, on_progress)
         resident.serving = serving
         resident.loads += 1
         resident.load_s = time.monotonic() - began
         resident.become(ModelStatus.LOADED)
         logs.info(
             "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), devices=order.rank_devices,
-            vram_mb=serving.loaded.vram_mb, context=serving.loaded.context, kv_blocks=serving.loaded.kv_blocks,
-            pids=serving.group.pids,
+            vram_mb=serving.size.vram_mb, context=serving.size.context, kv_blocks=serving.size.kv_blocks,
+            pids=serving.pids, harness=resident.harness,
         )  # fmt: skip
         return serving
 
@@ -231,7 +258,7 @@ class Residency:
         except TimeoutError:
             logs.warning("drain_timed_out", model=resident.model.id, in_flight=resident.seats_taken)
         if resident.serving is not None:
-            resident.serving.group.fail_all(why)
+            resident.serving.fail_all(why)
             await self._end_group(resident, resident.serving)
         resident.devices = ()
         resident.become(ModelStatus.UNLOADED)
@@ -239,7 +266,7 @@ class Residency:
     async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
         """End the processes; free memory before and after is what an operator looks for (case T8)."""
         before = await self._devices.refresh()
-        await serving.group.end(grace_s)
+        await serving.end(grace_s)
         resident.serving = None
         after = await self._devices.refresh()
         free = [
@@ -268,20 +295,9 @@ class Residency:
         why = ShuttingDown("this neuron is shutting down")
         for resident in self.residents.values():
             if resident.serving is not None:
-                resident.serving.group.fail_waiting(why)
+                resident.serving.fail_waiting(why)
         present = [each for each in self.residents.values() if each.status is not ModelStatus.UNLOADED]
         await asyncio.gather(*(self._unloading(each, why) for each in present))
-
-
-def _as_asked(model: Model, asked: LoadRequest) -> Model:
-    """The catalogue's entry with what the request changes. Raises what this neuron cannot do."""
-    changes = asked.model_dump(include={"harness", "quant", "tensor_parallel"}, exclude_none=True)
-    model = model.model_copy(update=changes)
-    if model.harness not in HARNESSES:
-        raise InvalidRequest(
-            f"model {model.id} needs harness {model.harness!r}; this neuron has {list(HARNESSES)}", param="harness"
-        )
-    return model
 
 
 def _as_error(failure: Failure) -> CortexError:

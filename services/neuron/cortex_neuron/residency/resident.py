@@ -1,4 +1,4 @@
-"""One model of the catalogue on this neuron: its state, its group, its seats.
+"""One model of the catalogue on this neuron: its state, what serves it, its seats.
 
 Owns: the state and its transitions, and who sits in it. Does not own: how it is loaded (loading.py). Called by:
 residency, inference.
@@ -16,23 +16,11 @@ from dataclasses import dataclass, field
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import CortexError
 from cortex_contracts.wire.neuron import Failure, ModelHealth, ModelRow, ModelStatus, Progress
-from cortex_neuron.group.group import Group
-from cortex_neuron.protocol.frames import Loaded
 from cortex_neuron.residency import states
-from cortex_neuron.text.text_model import TextModel
+from cortex_neuron.residency.harness import Serving
 from cortex_serving import logs
 
 _RETRY_S = {ModelStatus.PENDING: 30, ModelStatus.LOADING: 5, ModelStatus.RECOVERING: 5, ModelStatus.FAILED: 30}
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What a loaded model is made of."""
-
-    group: Group
-    loaded: Loaded
-    text: TextModel
-    devices: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -40,6 +28,7 @@ class Resident:
     """The catalogue's entry and what has become of it here."""
 
     model: Model
+    harness: str = ""  # the one it was last loaded with; at first that of the catalogue
     status: ModelStatus = ModelStatus.UNLOADED
     pinned: bool = False  # by an operator, for this daemon's life; it is gateways that evict, and they keep to it
     serving: Serving | None = None
@@ -49,12 +38,13 @@ class Resident:
     seats_taken: int = 0
     loads: int = 0
     load_s: float | None = None  # how long the last load took
-    deaths: Counter[str] = field(default_factory=Counter)  # groups that ended unasked, by kind
+    deaths: Counter[str] = field(default_factory=Counter)  # ends that nobody asked for, by kind
     last_used_at: float | None = None  # seconds since 1970
     work: asyncio.Task[None] | None = None  # the load, recovery or watch in progress
     vacant: asyncio.Event = field(default_factory=asyncio.Event)  # set while no seat is taken
 
     def __post_init__(self) -> None:
+        self.harness = self.harness or self.model.harness
         self.vacant.set()
 
     def become(self, status: ModelStatus, failure: Failure | None = None) -> None:
@@ -67,7 +57,7 @@ class Resident:
 
     def lend(self) -> Serving:
         """What serves a request. Raises the 503 of the state."""
-        if self.status is not ModelStatus.LOADED or self.serving is None or self.serving.group.died.done():
+        if self.status is not ModelStatus.LOADED or self.serving is None or self.serving.died.done():
             raise self.refusal()
         self.last_used_at = round(time.time(), 3)
         return self.serving
@@ -97,11 +87,11 @@ class Resident:
         serving = self.serving
         return ModelRow(
             id=self.model.id,
-            harness=self.model.harness,
+            harness=self.harness,
             status=self.status,
             devices=list(self.devices),
-            vram_used_mb=serving.loaded.vram_mb if serving else 0,
-            context=serving.loaded.context if serving else self.model.context,
+            vram_used_mb=serving.size.vram_mb if serving else 0,
+            context=serving.size.context if serving else self.model.context,
             progress=self.progress,
             failure=self.failure,
             retry_after_s=_RETRY_S.get(self.status),
@@ -117,7 +107,7 @@ class Resident:
             id=self.model.id,
             status=self.status,
             in_flight=self.seats_taken,
-            queue_depth=serving.group.figures.waiting if serving else 0,
-            kv_blocks_total=serving.loaded.kv_blocks if serving else 0,
-            kv_blocks_free=serving.group.figures.kv_blocks_free if serving else 0,
+            queue_depth=serving.figures.waiting if serving else 0,
+            kv_blocks_total=serving.size.kv_blocks if serving else 0,
+            kv_blocks_free=serving.figures.kv_blocks_free if serving else 0,
         )

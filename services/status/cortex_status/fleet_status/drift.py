@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cortex_contracts.inventory.fleet import Fleet, Model, NeuronHost
+from cortex_contracts.inventory.relations import spread
 from cortex_contracts.wire.neuron import Discovery, ModelRow, ModelStatus, NeuronState
 from cortex_status.fleet_status.findings import Finding, FindingKind
 from cortex_status.fleet_status.observed import GatewaySeen, NeuronBelief, NeuronSeen, Observed, Silence
@@ -164,8 +165,8 @@ def _differences(host: str, row: ModelRow, model: Model, gpus: bool) -> Iterator
     if None not in (row.context, model.context) and row.context != model.context:
         message = f"{row.id} runs with context {row.context}; the inventory says {model.context}"
         yield Finding(kind=FindingKind.CONTEXT_DIFFERS, host=host, model=row.id, message=message)
-    if gpus and row.devices and len(row.devices) != model.tensor_parallel:
-        message = f"{row.id} runs on devices {row.devices}; the inventory says tensor_parallel: {model.tensor_parallel}"
+    if gpus and row.devices and len(row.devices) != model.span:
+        message = f"{row.id} runs on devices {row.devices}; the inventory says {spread(model)}"
         yield Finding(kind=FindingKind.TENSOR_PARALLEL_DIFFERS, host=host, model=row.id, message=message)
 
 
