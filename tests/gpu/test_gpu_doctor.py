@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 def test_the_host_is_healthy_over_all_of_its_gpus() -> None:
     """Driver, NCCL, the handshake; and where there is more than one GPU, bandwidth."""
-    command = [Path(sys.executable).parent / "cortex", "doctor", "--size-mb", "1,64", "--json"]
+    command = [str(Path(sys.executable).parent / "cortex"), "doctor", "--size-mb", "1,64", "--json"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert found.returncode == 0, found.stdout + found.stderr
     report = Report.model_validate_json(found.stdout)
@@ -29,7 +29,7 @@ def test_the_host_is_healthy_over_all_of_its_gpus() -> None:
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
     """And what there is."""
-    command = [Path(sys.executable).parent / "cortex", "doctor", "--devices", "0,63"]
+    command = [str(Path(sys.executable).parent / "cortex"), "doctor", "--devices", "0,63"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert found.returncode == 1
     assert "no cuda:63: the driver has cuda:0" in found.stdout

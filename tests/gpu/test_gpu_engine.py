@@ -51,7 +51,7 @@ def _tokens(outputs: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type, tmp_path) -> None:
+def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type: str, tmp_path: Path) -> None:
     """float32, pages of 256, chunked prompts; the reference runs on the CPU."""
     torch.manual_seed(7)
     sizes = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16}
@@ -73,7 +73,7 @@ def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type, tmp_pa
             assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-3)
 
 
-def test_the_demo_model_answers_as_the_reference_does_in_bfloat16(tmp_path) -> None:
+def test_the_demo_model_answers_as_the_reference_does_in_bfloat16(tmp_path: Path) -> None:
     """It may part where the reference was decided by less than bfloat16's spacing."""
     if not DEMO_MODEL.exists():
         pytest.fail("the demo model is not there: run `make demo-model`")
@@ -87,7 +87,7 @@ def test_the_demo_model_answers_as_the_reference_does_in_bfloat16(tmp_path) -> N
         assert parted is None or parted < 0.25, prompt["name"]
 
 
-def test_a_seeded_answer_does_not_depend_on_the_batch(tmp_path) -> None:
+def test_a_seeded_answer_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     """The draw's number comes from the sequence's own generator, which stays on the host."""
     model = load(str(DEMO_MODEL), "cuda:0", None, str(tmp_path / "text"), 4, lambda *_: None)
     engine = Engine(model, CacheSize(GPU_BLOCK, 16, 1024), 8, 512)

@@ -137,7 +137,7 @@ class RunningNeuron:
 
     def family(self) -> list[psutil.Process]:
         """Every process that it has started."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     async def terminate(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; the exit code."""
