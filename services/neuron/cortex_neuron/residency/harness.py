@@ -88,8 +88,5 @@ class Harness(Protocol):
     async def check(self, model: Model) -> Path | None:
         """The model's files if they are here, found fit. None: they must be fetched first. Raises LoadFailed."""
 
-    async def fetch(self, model: Model) -> None:
-        """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
-
     async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Serving:
         """Start what serves it, until it does. Raises LoadFailed; nothing is then left behind."""

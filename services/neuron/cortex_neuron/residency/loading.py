@@ -53,13 +53,6 @@ class Loader:
             raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
         return path
 
-    async def fetch(self, model: Model) -> None:
-        """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
-        try:
-            await asyncio.to_thread(sources.fetch, model.source)
-        except SourceMissing as failure:
-            raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
-
     async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         """Start a group and load the model into it. Raises LoadFailed; nothing is then left behind."""
         try:

@@ -28,10 +28,10 @@ from cortex_contracts.wire.errors import (
 from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, ModelStatus, NeuronState, Progress
 from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
-from cortex_neuron.residency import placement, recovery, states
+from cortex_neuron.residency import placement, recovery, sources, states
 from cortex_neuron.residency.harness import Harness, LoadFailed, Order, Serving
 from cortex_neuron.residency.resident import Resident
-from cortex_neuron.residency.sources import SourceUnreachable
+from cortex_neuron.residency.sources import SourceMissing, SourceUnreachable
 from cortex_serving import logs
 
 
@@ -187,7 +187,7 @@ class Residency:
                 resident.become(ModelStatus.PENDING)
             judged.set()
             try:
-                await harness.fetch(model)
+                await _fetch(model.source)
             except SourceUnreachable as unreachable:
                 attempts += 1
                 resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
@@ -298,6 +298,14 @@ class Residency:
                 resident.serving.fail_waiting(why)
         present = [each for each in self.residents.values() if each.status is not ModelStatus.UNLOADED]
         await asyncio.gather(*(self._unloading(each, why) for each in present))
+
+
+async def _fetch(source: str) -> None:
+    """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
+    try:
+        await asyncio.to_thread(sources.fetch, source)
+    except SourceMissing as failure:
+        raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
 
 
 def _as_error(failure: Failure) -> CortexError:

@@ -49,13 +49,6 @@ class VllmHarness:
         except SourceMissing as failure:
             raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
 
-    async def fetch(self, model: Model) -> None:
-        """Harness.fetch"""
-        try:
-            await asyncio.to_thread(sources.fetch, model.source)
-        except SourceMissing as failure:
-            raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
-
     async def bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> Server:
         """Start a server and wait until it serves. Raises LoadFailed; nothing is then left behind."""
         try:
