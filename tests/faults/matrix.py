@@ -30,6 +30,9 @@ LATE = {"spawn": 1.0, "init": INIT_S + 1, "sanity": INIT_S + 1, "load": 1.0, "st
 GRACE_S = 2.0  # from its deadline until a group is gone
 NOTHING_WRONG = "served"
 _CONTROL_S = 0.1
+_DEADLINE_KINDS = {
+    "hello_timeout", "nccl_init_failed", "nccl_sanity_failed", "load_timeout", "ping_timeout", "step_timeout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +244,11 @@ def told(page: str) -> dict[tuple[str, str, bool], set[str]]:
         for phase, fault, own, another in cells
         for other in (False, True)
     }
+
+
+def is_too_late(result: Result) -> bool:
+    """Whether a rank that is late or hangs was found by a deadline: on a slow machine another one may be the first."""
+    return result.case.action in ("late", "hang") and result.told.rpartition(" ")[2] in _DEADLINE_KINDS
 
 
 def table(results: Sequence[Result]) -> str:

