@@ -79,7 +79,7 @@ NEURON: dict[str, Any] = {
     "drain_timeout_s": 32.5,
     "otlp_endpoint": "http://127.0.0.1:4319",
     "vllm_bin": "/opt/a vllm/bin/vllm",
-    "vllm_ray_address": "10.0.0.5:6379",
+    "vllm_ray_address": "192.0.2.5:6379",
 }
 
 

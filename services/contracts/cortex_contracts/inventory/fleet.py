@@ -39,7 +39,7 @@ DeviceChoice = Annotated[Literal["all", "cpu"] | DeviceList, Field(examples=["al
 OtlpEndpoint = Annotated[str, Field(pattern=r"^(https?://[^\s/]+(/\S*)?)?$", examples=["", "http://127.0.0.1:4318"])]
 Folder = Annotated[str, Field(pattern=r"^(/[^/\n'\"%\\$]+)+$", examples=["/opt/cortex/current/bin"])]
 Program = Annotated[str, Field(pattern=r"^((/[^/\n]+)+)?$", examples=["", "/opt/vllm/bin/vllm"])]
-RayAddress = Annotated[str, Field(pattern=r"^([^:\s]+:[0-9]{1,5})?$", examples=["", "10.0.0.5:6379"])]
+RayAddress = Annotated[str, Field(pattern=r"^([^:\s]+:[0-9]{1,5})?$", examples=["", "192.0.2.5:6379"])]
 # What the neuron itself tells a vLLM server: where it listens, who may ask, and what its model is called.
 _NEURONS_ARGUMENTS = frozenset({"--uds", "--host", "--port", "--api-key", "--root-path", "--served-model-name"})
 
