@@ -51,7 +51,7 @@ def test_all_problems_are_reported_at_once() -> None:
     report = found(
         models,
         gw={"gateway_listen": "0.0.0.0:70000", "gateway_eviction_strategy": "random", "gateway_metric_listen": "x"},
-        beast={"neuron_port": 70000, "neuron_prot": 1, "neuron_devices": [0, 1], "ansible_host": "192.0.2.12"},
+        beast={"neuron_port": 70000, "neuron_prot": 1, "neuron_devices": [0, 1], "ansible_host": "10.0.0.12"},
         benjy={"neuron_devices": "cuda", "neuron_port": 13131},
     )
     assert report == [
@@ -66,7 +66,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "cortex_models: llama-70b: harness: should be 'torch' or 'vllm', is 'vlm'",
         "cortex_models: llama-70b: vram_mb: is missing (Memory the model and its KV cache may take, over all devices)",
         "cortex_models: entry 3: should be keys and values, is 'qwen3-4b'",
-        "host benjy: has the address of host beast: http://192.0.2.12:13131 (ansible_host, neuron_port)",
+        "host benjy: has the address of host beast: http://10.0.0.12:13131 (ansible_host, neuron_port)",
         "cortex_models: qwen3-8b: id: is there twice",
         "cortex_models: llama-70b: aliases: 'small' is also an alias of qwen3-8b",
         "cortex_models: qwen3-8b: pinned_on: 'beats' is no host of the group neurons; did you mean beast?",
