@@ -19,7 +19,7 @@ class Outstanding(Counter[Seat]):
         super().__init__(counts)
         self.turns = 0
         self._last_turn: dict[str, int] = {}  # by neuron, in the order of turns
-        self._ended: dict[str, Counter[Seat]] = {}  # while a neuron is being asked: what was given back there
+        self._ended: dict[str, dict[Seat, int]] = {}  # while a neuron is being asked: what was given back there
 
     def take(self, seat: Seat) -> None:
         """One request more."""
@@ -37,11 +37,11 @@ class Outstanding(Counter[Seat]):
             del self[seat]
             self._turn(seat[0])
         if (ended := self._ended.get(seat[0])) is not None:
-            ended[seat] += 1
+            ended[seat] = ended.get(seat, 0) + 1
 
     def asked(self, neuron: str) -> None:
         """A report is asked of a neuron: until it comes, requests may end that it will count."""
-        self._ended[neuron] = Counter()
+        self._ended[neuron] = {}
 
     def in_report(self, neuron: str) -> Mapping[Seat, int]:
         """As many of ours as the report that has come can count: those under way, and those that ended meanwhile.
