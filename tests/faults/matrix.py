@@ -33,6 +33,7 @@ _CONTROL_S = 0.1
 _DEADLINE_KINDS = {
     "hello_timeout", "nccl_init_failed", "nccl_sanity_failed", "load_timeout", "ping_timeout", "step_timeout",
 }  # fmt: skip
+_ENDED_KINDS = {"rank_died", "rank_failed", "ranks_diverged", "nccl_init_failed", "nccl_sanity_failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +247,13 @@ def told(page: str) -> dict[tuple[str, str, bool], set[str]]:
     }
 
 
-def is_too_late(result: Result) -> bool:
-    """Whether a rank that is late or hangs was found by a deadline: on a slow machine another one may be the first."""
-    return result.case.action in ("late", "hang") and result.told.rpartition(" ")[2] in _DEADLINE_KINDS
+def is_told_by_another(result: Result) -> bool:
+    """Whether, on a slow machine, another sign of the same fault was the first: another deadline of a rank that is late
+    or hangs, what other ranks met of one that ended, the end of one that had just said why."""
+    kind = result.told.rpartition(" ")[2]
+    if result.case.action in ("late", "hang"):
+        return kind in _DEADLINE_KINDS
+    return result.case.action in ("kill", "raise") and kind in _ENDED_KINDS
 
 
 def table(results: Sequence[Result]) -> str:

@@ -32,7 +32,7 @@ from cortex_serving import logs
 T = TypeVar("T")
 
 _END_GRACE_S = 2.0
-_SETTLE_S = 0.1  # from the first sign of a fault until its cause is taken to be known
+_SETTLE_S = 0.25  # from the first sign of a fault until its cause is taken to be known
 
 
 @dataclass(frozen=True, slots=True)
