@@ -12,16 +12,12 @@ from pydantic_core import to_jsonable_python
 
 from cortex_contracts.inventory.argument_specs import files
 from cortex_contracts.inventory.clients import Allowance, ApiKey
-from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
+from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.inventory.reference import page
-from cortex_contracts.inventory.strict import Strict
+from cortex_contracts.inventory.roles import ROLES as DECLARED
+from cortex_contracts.inventory.roles import Role
 
 ROLES = Path(__file__).parents[3] / "roles"
-SHAPES: list[tuple[str, str, type[Strict]]] = [
-    ("cortex_common", "cortex_", Deployment),
-    ("gateway", "gateway_", Gateway),
-    ("neuron", "neuron_", Neuron),
-]
 
 
 def options(role: str) -> dict[str, Any]:
@@ -42,15 +38,15 @@ def test_a_generated_file_is_as_the_schema_says(path: str) -> None:
     assert (ROLES / path).read_text() == files()[path]
 
 
-@pytest.mark.parametrize(("role", "prefix", "shape"), SHAPES)
-def test_every_field_is_an_option_and_nothing_else_is(role: str, prefix: str, shape: type[Strict]) -> None:
+@pytest.mark.parametrize("role", DECLARED, ids=[role.name for role in DECLARED])
+def test_every_field_is_an_option_and_nothing_else_is(role: Role) -> None:
     """Read from the committed file, not from the generator: names, defaults, required, descriptions."""
-    described = options(role)
+    described = options(role.name)
     models = described.pop("cortex_models", None)
-    assert (models is not None) == (role == "cortex_common")
-    assert described.keys() == {f"{prefix}{name}" for name in shape.model_fields}
-    for name, field in shape.model_fields.items():
-        option = described[f"{prefix}{name}"]
+    assert (models is not None) == (role.name == "cortex_common")
+    assert described.keys() == {f"{role.prefix}{name}" for name in role.shape.model_fields}
+    for name, field in role.shape.model_fields.items():
+        option = described[f"{role.prefix}{name}"]
         assert option["description"] == field.description
         assert option.get("default") == written(field.default)
         assert option.get("required", False) == field.is_required()
@@ -98,17 +94,19 @@ def test_a_type_is_that_of_the_schema(role: str, name: str, kind: str) -> None:
     assert options(role)[name]["type"] == kind
 
 
-@pytest.mark.parametrize(("role", "prefix", "shape"), SHAPES)
-def test_every_field_has_a_default_in_the_role(role: str, prefix: str, shape: type[Strict]) -> None:
+@pytest.mark.parametrize("role", DECLARED, ids=[role.name for role in DECLARED])
+def test_every_field_has_a_default_in_the_role(role: Role) -> None:
     """Templates meet no undefined variable, and a role alone behaves as the schema says."""
-    defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
+    defaults = yaml.safe_load((ROLES / role.name / "defaults/main.yml").read_text())
     defaults.pop("cortex_models", None)
-    assert defaults == {f"{prefix}{name}": written(field.default) for name, field in shape.model_fields.items()}
+    assert defaults == {
+        f"{role.prefix}{name}": written(field.default) for name, field in role.shape.model_fields.items()
+    }
 
 
 def test_the_documentation_s_tables_are_as_the_schema_says() -> None:
     """After a change of the schema: python -m cortex_contracts.inventory.reference docs/inventory.md"""
     text = (ROLES.parent / "docs/inventory.md").read_text()
     assert text == page(text)
-    for _, prefix, shape in SHAPES:
-        assert not [name for name in shape.model_fields if f"| `{prefix}{name}` |" not in text]
+    for role in DECLARED:
+        assert not [name for name in role.shape.model_fields if f"| `{role.prefix}{name}` |" not in text]

@@ -1,6 +1,7 @@
 """The roles' meta/argument_specs.yml and defaults/main.yml, from the schema.
 
-Owns: the translation of a field into Ansible's option. Does not own: the schema (fleet.py). Called by: a developer who
+Owns: the translation of a field into Ansible's option. Does not own: the schema (fleet.py,
+deployment.py). Called by: a developer who
 changed a field, as `python -m cortex_contracts.inventory.argument_specs roles`, and the test that compares the result
 with the committed files.
 """
@@ -11,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cortex_contracts.inventory.fleet import Deployment, Gateway, Model, Neuron
+from cortex_contracts.inventory.deployment import Deployment
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.roles import ROLES, Role
 from cortex_contracts.inventory.strict import Strict
 
 Schema = dict[str, Any]
@@ -23,11 +26,6 @@ ANSIBLE_TYPES = {
     "boolean": "bool",
     "object": "dict",
     "array": "list",
-}
-ROLES: dict[str, tuple[str, str, type[Strict]]] = {
-    "cortex_common": ("What every host of cortex has", "cortex_", Deployment),
-    "gateway": ("The gateway: one endpoint for the whole fleet", "gateway_", Gateway),
-    "neuron": ("The neuron: serves models on a GPU host", "neuron_", Neuron),
 }
 CATALOGUE = "The catalogue: every model of the fleet. The same for all hosts, so in group_vars/all"
 HEADER = (
@@ -41,11 +39,10 @@ def options(shape: type[Strict], prefix: str) -> dict[str, Any]:
     return _options(schema, prefix, schema.get("$defs", {}))
 
 
-def argument_specs(role: str) -> dict[str, Any]:
+def argument_specs(role: Role) -> dict[str, Any]:
     """The content of a role's meta/argument_specs.yml."""
-    title, prefix, shape = ROLES[role]
-    described = options(shape, prefix)
-    if shape is Deployment:
+    described = options(role.shape, role.prefix)
+    if role.shape is Deployment:
         described["cortex_models"] = {
             "description": CATALOGUE,
             "type": "list",
@@ -53,10 +50,10 @@ def argument_specs(role: str) -> dict[str, Any]:
             "default": [],
             "options": options(Model, ""),
         }
-    return {"argument_specs": {"main": {"short_description": title, "options": described}}}
+    return {"argument_specs": {"main": {"short_description": role.title, "options": described}}}
 
 
-def defaults(role: str) -> dict[str, Any]:
+def defaults(role: Role) -> dict[str, Any]:
     """The content of a role's defaults/main.yml: every option, so that templates meet no undefined variable."""
     described = argument_specs(role)["argument_specs"]["main"]["options"]
     return {name: option.get("default") for name, option in described.items()}
@@ -66,8 +63,8 @@ def files() -> dict[str, str]:
     """Every generated file's text, by its path below the roles' folder."""
     import yaml  # of ansible-core, on the developer's and the operator's machines only
 
-    content = {f"{role}/meta/argument_specs.yml": argument_specs(role) for role in ROLES}
-    content |= {f"{role}/defaults/main.yml": defaults(role) for role in ROLES}
+    content = {f"{role.name}/meta/argument_specs.yml": argument_specs(role) for role in ROLES}
+    content |= {f"{role.name}/defaults/main.yml": defaults(role) for role in ROLES}
     return {
         path: f"---\n{HEADER}{yaml.safe_dump(value, sort_keys=False, width=120, allow_unicode=True)}"
         for path, value in content.items()

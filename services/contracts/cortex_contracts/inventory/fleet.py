@@ -182,25 +182,6 @@ class Neuron(Strict):
     ] = ""
 
 
-class Deployment(Strict):
-    """How any host is set up: variables `cortex_*` of the roles, beside `cortex_models`. No service reads them."""
-
-    prefix: Annotated[
-        Folder | Literal[""],
-        Field(
-            description="Folder that all files go under; empty is the root of the file system",
-            examples=["", "/srv/cortex"],
-        ),
-    ] = ""
-    service_manager: Annotated[
-        Literal["systemd", "none"],
-        Field(description="What runs the services; with none the files are rendered and nothing is started"),
-    ] = "systemd"
-    bin_dir: Annotated[Folder, Field(description="Folder where the host has cortex-gateway and cortex-neuron")] = (
-        "/opt/cortex/current/bin"
-    )
-
-
 class NeuronHost(Neuron):
     """A neuron with the name and address the inventory gives its host."""
 

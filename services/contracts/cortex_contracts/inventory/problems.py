@@ -11,18 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cortex_contracts.inventory.clients import DIGEST_PREFIX, Allowance, ApiKey
+from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.entries import take_entries, take_keys
-from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
+from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
 from cortex_contracts.inventory.reading import suggestion, take
 from cortex_contracts.inventory.relations import breaches, key_faults, prefix_faults
+from cortex_contracts.inventory.roles import ROLES
 from cortex_contracts.inventory.variables import CONNECTION, GROUPS, PREFIXES, Groups, Hosts, Unreadable
 
 SHOWN_HOSTS = 4
-VARIABLES = (
-    *(f"cortex_{name}" for name in ("models", *Deployment.model_fields)),
-    *(f"gateway_{name}" for name in Gateway.model_fields),
-    *(f"neuron_{name}" for name in Neuron.model_fields),
-)
+SETTING_UP = [role for role in ROLES if not role.told]
+VARIABLES = ("cortex_models", *(f"{role.prefix}{name}" for role in ROLES for name in role.shape.model_fields))
 
 
 class InventoryInvalid(Exception):
@@ -76,9 +75,10 @@ def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
     faults = Faults()
     for name, variables in hosts.items():
         faults.add(name, _names(variables))
-        deployment, lines = take(Deployment, _without_prefix(variables, "cortex_"), {})
-        faults.add(name, [f"cortex_{line}" for line in lines])
-        faults.add(name, prefix_faults(deployment))
+        for role in SETTING_UP:
+            _, lines = take(role.shape, _without_prefix(variables, role.prefix), {})
+            faults.add(name, [f"{role.prefix}{line}" for line in lines])
+        faults.add(name, prefix_faults(take(Deployment, _without_prefix(variables, "cortex_"), {})[0]))
     gateways, neurons = [], []
     models, entry_faults = catalogue(_shared_catalogue(hosts))
     for name in groups.get("gateway", ()):

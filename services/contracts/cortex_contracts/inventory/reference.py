@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cortex_contracts.inventory.argument_specs import ROLES, argument_specs
+from cortex_contracts.inventory.argument_specs import argument_specs
+from cortex_contracts.inventory.roles import ROLES, Role
 
 MARKER = "<!-- below: written by `python -m cortex_contracts.inventory.reference docs/inventory.md` -->\n"
 KINDS = {
@@ -32,9 +33,9 @@ def page(current: str) -> str:
     return by_hand + MARKER + "".join(_section(role) for role in ROLES)
 
 
-def _section(role: str) -> str:
+def _section(role: Role) -> str:
     options = argument_specs(role)["argument_specs"]["main"]["options"]
-    text = f"\n## Role `{role}`\n\n{ROLES[role][0]}.\n\n{_table(options)}"
+    text = f"\n## Role `{role.name}`\n\n{role.title}.\n\n{_table(options)}"
     for name, option in options.items():
         if "options" in option:
             entries = "Keys of an entry" if option["type"] == "list" else "Keys"

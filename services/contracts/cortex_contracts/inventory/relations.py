@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cortex_contracts.inventory.clients import MOST_KEYS, NO_KEY, digest_of
-from cortex_contracts.inventory.fleet import Deployment, Fleet, Gateway, GatewayHost, Model, NeuronHost
+from cortex_contracts.inventory.deployment import Deployment
+from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, NeuronHost
 from cortex_contracts.inventory.reading import suggestion
 
 WILDCARDS = frozenset({"0.0.0.0", "[::]", "::", "*"})  # noqa: S104  compared with, not bound

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cortex_contracts.inventory.fleet import Deployment, Fleet, GatewayHost, NeuronHost
+from cortex_contracts.inventory.deployment import Deployment
+from cortex_contracts.inventory.fleet import Fleet, GatewayHost, NeuronHost
 from cortex_status.inventory import Declared
 
 LOOPBACK = frozenset({"0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104  compared with, not bound
