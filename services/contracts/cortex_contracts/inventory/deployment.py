@@ -65,7 +65,7 @@ class Deployment(Strict):
     firewall: Annotated[
         Literal["auto", "nftables", "firewalld", "none"],
         Field(
-            description="What keeps all but gateways and cortex_operators from a neuron's port; auto is firewalld where "
+            description="What keeps all but gateways and cortex_operators from a neuron's port; auto: firewalld where "
             "it runs, else nftables where the host has nft"
         ),
     ] = "auto"
