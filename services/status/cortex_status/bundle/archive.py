@@ -74,7 +74,8 @@ def _tar(archive: Path, requirements: Path, found: Sequence[Wheel]) -> None:
     with tarfile.open(archive, "w") as content:
         content.add(requirements, LOCK)
         for wheel in found:
-            content.add(wheel.path, wheel.path.name)
+            # pip's own is run as it is, so it needs no name that tells its version.
+            content.add(wheel.path, f"{INSTALLER}.whl" if wheel.name == INSTALLER else wheel.path.name)
 
 
 def _wanted(checkout: Checkout, target: Target) -> str:

@@ -28,9 +28,12 @@ ID_CHARACTERS = 12
 
 
 class Part(BaseModel):
-    """What hosts of one kind install; paths are of this machine. Without --dry-run every field is there."""
+    """What hosts of one kind install; paths are of this machine. Without --dry-run every field is there.
 
-    target: str
+    `kind` is as on the command line.
+    """
+
+    kind: str
     release: str | None
     wheel: Path | None
     dependencies: str | None
@@ -114,17 +117,17 @@ def _built(checkout: Checkout, targets: list[Target], folder: Path, progress: Pr
 
 def _part(checkout: Checkout, target: Target, wheel: Path | None, dependencies: archive.Dependencies | None) -> Part:
     if wheel is None or dependencies is None:
-        return Part(target=target.name, release=None, wheel=wheel, dependencies=None, archive=None)
+        return Part(kind=str(target), release=None, wheel=wheel, dependencies=None, archive=None)
     content = f"{hashlib.sha256(wheel.read_bytes()).hexdigest()} {dependencies.id}"
     release = f"{checkout.version}-{hashlib.sha256(content.encode()).hexdigest()[:ID_CHARACTERS]}"
     return Part(
-        target=target.name, release=release, wheel=wheel.resolve(),
+        kind=str(target), release=release, wheel=wheel.resolve(),
         dependencies=dependencies.id, archive=dependencies.archive.resolve(),
     )  # fmt: skip
 
 
 def _text(bundle: Bundle) -> str:
-    lines = [f"{part.target}: {part.release or 'not built'} ({part.archive or 'no archive'})" for part in bundle.parts]
+    lines = [f"{part.kind}: {part.release or 'not built'} ({part.archive or 'no archive'})" for part in bundle.parts]
     return "\n".join(lines)
 
 

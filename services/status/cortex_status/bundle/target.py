@@ -28,6 +28,10 @@ class Target:
     python: tuple[int, int]
     machine: str
 
+    def __str__(self) -> str:
+        """As on the command line."""
+        return f"{'+'.join(self.programs)}:{self.python[0]}.{self.python[1]}:{self.machine}"
+
     @property
     def name(self) -> str:
         """Of its folder."""
