@@ -139,6 +139,27 @@ class RunningNeuron:
         """Every process that it has started."""
         return list(psutil.Process(self.process.pid).children(recursive=True))
 
+    async def reload(self, event: str = "reloaded") -> Any:
+        """SIGHUP, and wait until the log says that it was taken up, or what else became of it; that line."""
+        before = len(self.logged(event))
+        self.process.send_signal(signal.SIGHUP)
+
+        async def written() -> list[Any]:
+            return self.logged(event)[before:]
+
+        return (await until(written, 5.0))[0]
+
+    def logged(self, event: str) -> list[Any]:
+        """The lines of this event so far."""
+        return [line for line in self.log() if line["event"] == event]
+
+    async def start_again(self, command: list[str] | None = None) -> None:
+        """The same daemon after its end, with its files as they are now."""
+        with (self.folder / "log").open("ab") as log:
+            arguments = [*(command or SCRIPTED), *files(self.folder)]
+            self.process = await asyncio.create_subprocess_exec(*arguments, stderr=log, stdout=log)
+        await until(lambda: _answers(self))
+
     async def terminate(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; the exit code."""
         if self.process.returncode is None:
@@ -203,7 +224,10 @@ def write_models(folder: Path, models: list[dict[str, Any]]) -> None:
 
 
 def _write(file: Path, lines: list[str]) -> None:
-    file.write_text("\n".join(lines) + "\n")
+    # Put in place whole, as the roles do: half a catalogue may be one that is right, and a reload may come at any time.
+    whole = file.with_suffix(".new")
+    whole.write_text("\n".join(lines) + "\n")
+    whole.rename(file)
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:
