@@ -89,6 +89,8 @@ let
             "pydantic"
             "pyzmq"
             "rich"
+            "packaging"
+            "pip"
             "safetensors"
             "sanic"
             "tokenizers"
