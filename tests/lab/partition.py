@@ -1,0 +1,67 @@
+"""The drill of a pulled cable: asks a gateway all the while, pulls a neuron's cable for half a minute, and puts it back.
+
+Run inside the lab's network as `partition.py GATEWAY NEURON`. Exits with 1 where a request fails once the gateway could
+know, or where the neuron does not come back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+
+LAB = Path(__file__).with_name("lab")
+HEADERS = {"authorization": "Bearer the-key-of-a-client-of-the-lab"}
+ADMIN = {"authorization": "Bearer the-admin-key-of-the-lab"}
+BODY = {"model": "smollm2", "max_tokens": 4, "messages": [{"role": "user", "content": "Say hello."}]}
+CUT_S = 30.0
+BACK_S = 30.0
+
+
+async def main(gateway: str, neuron: str) -> int:
+    """Print what was seen; the exit code."""
+    async with aiohttp.ClientSession(gateway, timeout=aiohttp.ClientTimeout(total=60)) as session:
+        await _lab("cut", neuron)
+        began = time.monotonic()
+        outcomes: list[tuple[float, int, float]] = []
+        while (since := time.monotonic() - began) < CUT_S:
+            status = await _ask(session)
+            outcomes.append((since, status, time.monotonic() - began - since))
+        unhealthy = not await _healthy(session, neuron)
+        await _lab("mend", neuron)
+        mended = time.monotonic()
+        while not await _healthy(session, neuron) and time.monotonic() - mended < BACK_S:
+            await asyncio.sleep(0.1)
+        back_s = time.monotonic() - mended
+    failed = [f"{since:.1f} s: {status}" for since, status, _ in outcomes if status != 200]
+    slowest_s = max(took for _, _, took in outcomes)
+    print(f"{len(outcomes)} requests in {CUT_S:.0f} s without {neuron}: {len(failed)} failed {failed}, slowest {slowest_s:.1f} s")
+    print(f"the gateway {'knew' if unhealthy else 'did not know'} that {neuron} was away; it was back after {back_s:.1f} s")
+    return int(bool(failed) or not unhealthy or back_s >= BACK_S)
+
+
+async def _ask(session: aiohttp.ClientSession) -> int:
+    try:
+        async with session.post("/v1/chat/completions", json=BODY, headers=HEADERS) as answer:
+            await answer.read()
+            return answer.status
+    except (aiohttp.ClientError, TimeoutError):
+        return 0
+
+
+async def _healthy(session: aiohttp.ClientSession, neuron: str) -> bool:
+    async with session.get("/health", headers=ADMIN) as answer:
+        return any(seen["name"] == neuron and seen["healthy"] for seen in (await answer.json())["neurons"])
+
+
+async def _lab(*arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(LAB, *arguments)
+    if await process.wait() != 0:
+        raise RuntimeError(f"lab {' '.join(arguments)} failed")
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(*sys.argv[1:])))
