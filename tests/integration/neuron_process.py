@@ -182,8 +182,8 @@ async def running_neuron(
     """A daemon inside the with block; `models` are catalogue entries, `settings` keys of [neuron]."""
     # Not pytest's tmp_path: a Unix socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="neuron-") as name:
-        folder, port = Path(name), settings.pop("port", None) or free_port()
-        write_settings(folder, port=port, **settings)
+        folder, port = Path(name), free_port()
+        write_settings(folder, **{"port": port} | settings)
         write_models(folder, models)
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(

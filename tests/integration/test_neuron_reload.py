@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from neuron_process import RunningNeuron, running_neuron, until, write_models, write_settings
+from neuron_process import REAL, RunningNeuron, running_neuron, until, write_models, write_settings
 from scripted_model import write_model
 
 LOAD = "/models/load"
@@ -254,6 +254,34 @@ async def test_a_drained_neuron_takes_a_catalogue_up_and_loads_once_it_is_undrai
 
 async def _waits(neuron: RunningNeuron) -> bool:
     return [line["code"] for line in neuron.logged("preload_waits")] == ["draining"]
+
+
+async def test_a_signal_that_comes_while_it_starts_is_taken_up_when_it_has(echo_model: Path) -> None:
+    """A role starts a service and reloads it in one go; nothing of the start is skipped, and nobody is killed."""
+    async with running_neuron([]) as neuron:
+        await neuron.terminate()
+        write_models(neuron.folder, [_model(echo_model, "echo")])
+        starting = asyncio.create_task(neuron.start_again(REAL))
+        before = neuron.process.pid
+
+        async def waits_for_it() -> bool:
+            status = Path(f"/proc/{neuron.process.pid}/status")
+            return neuron.process.pid != before and _blocks_hangup(status.read_text())
+
+        await until(waits_for_it)
+        neuron.process.send_signal(signal.SIGHUP)
+        await starting
+        await until(lambda: _reloaded(neuron))
+        assert await _is_known(neuron, "echo")
+
+
+def _blocks_hangup(status: str) -> bool:
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(mask, 16) & 1 << signal.SIGHUP - 1)
+
+
+async def _reloaded(neuron: RunningNeuron) -> bool:
+    return bool(neuron.logged("reloaded"))
 
 
 async def test_a_release_is_told_where_there_is_one(echo_model: Path) -> None:

@@ -7,6 +7,7 @@ fork server import this module again.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,8 @@ def _check(config: str | None, models: str | None) -> int:
 
 def _serve(config: str, models: str) -> int:
     """Raises ConfigInvalid before anything is started."""
+    # A reload that is asked for before there is somebody to do it waits, where it would end the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from cortex_neuron.configuration import Files
     from cortex_serving import tracing
 

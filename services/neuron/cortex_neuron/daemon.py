@@ -68,11 +68,18 @@ async def _serve(known: Configuration, read_again: Callable[[], Configuration], 
     tracer = tracing.start(settings.otlp_endpoint, "cortex-neuron", settings.name)
     neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"), tracer, in_effect.files)
 
+    started = asyncio.Event()
+
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
         await devices.start()
         await asyncio.to_thread(start_fork_server, preload)
         preloads.start()
+        started.set()
+
+    async def reload() -> None:
+        await started.wait()  # what a new catalogue loads needs all of the above
+        await in_effect.reload()
 
     async def stop() -> None:
         await preloads.stop()
@@ -83,7 +90,7 @@ async def _serve(known: Configuration, read_again: Callable[[], Configuration], 
             await tracer.stop()
 
     listener = Listener(application.build(neuron), settings.bind, settings.port)
-    await serve([listener], Lifecycle(start, stop, in_effect.reload))
+    await serve([listener], Lifecycle(start, stop, reload))
 
 
 def _prepare_folder(runtime_dir: Path) -> None:
