@@ -130,7 +130,10 @@ class Gateway(GatewaySettings):
     api_keys: Annotated[tuple[ApiKey, ...], Field(description="Who may call, and how much; belongs in a vault")] = ()
     admin_key: Annotated[
         SecretStr | None,
-        Field(description="The key of the operator API, as a key of gateway_api_keys is; none closes that API"),
+        Field(
+            description="The key of the operator API, as a key of gateway_api_keys is; inference takes it too, without "
+            "limits; none closes that API"
+        ),
     ] = None
     anonymous: Annotated[
         Anonymous, Field(description="Requests without a key; auto serves them while there is no key")
