@@ -198,7 +198,9 @@ class StateAnswer(Answer):
 
 
 class VersionAnswer(Answer):
-    """GET /version"""
+    """GET /version: what runs. Files by name, as SHA-256 in hex of the bytes that were taken up."""
 
     version: str
     protocol: int
+    release: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
