@@ -1,4 +1,5 @@
-"""The `cortex-neuron` command: read neuron.toml, check it, run the daemon; or examine this host (`doctor`).
+"""The `cortex-neuron` command: read neuron.toml, check it, run the daemon; or examine this host (`doctor`), or fetch
+the files of models (`fetch`).
 
 Owns: arguments and exit codes (2: the configuration cannot be used). Imports little at the top: children of the
 fork server import this module again.
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cortex_neuron.doctor import options
+from cortex_neuron.fetch import options as fetch_options
 
 DEFAULT_CONFIG = "/etc/neuron/neuron.toml"
 
@@ -21,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = chosen.config or DEFAULT_CONFIG
     if chosen.command == "doctor":
         return _doctor(chosen)
+    if chosen.command == "fetch":
+        return _fetch(chosen, config)
     from cortex_contracts.inventory.files import ConfigInvalid
     from cortex_neuron import configuration
     from cortex_serving import tracing
@@ -51,9 +55,22 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return command.run(chosen, chosen.config)
 
 
+def _fetch(chosen: argparse.Namespace, config: str) -> int:
+    try:
+        from cortex_neuron.fetch import command
+    except ModuleNotFoundError as missing:
+        print(f"what a neuron needs is not installed here ({missing}): install cortex[neuron]", file=sys.stderr)
+        return fetch_options.UNUSABLE
+    except KeyboardInterrupt:
+        return fetch_options.INTERRUPTED
+    return command.run(chosen, config)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cortex-neuron", description="Serve models from this host's devices.")
     parser.add_argument("--config", metavar="FILE", help=f"the neuron's file (default: {DEFAULT_CONFIG})")
     parser.add_argument("--check-config", metavar="FILE", help="check FILE, say what is wrong with it, and exit")
-    options.add_to(parser.add_subparsers(dest="command", metavar="[doctor]"))
+    commands = parser.add_subparsers(dest="command", metavar="[doctor | fetch]")
+    options.add_to(commands)
+    fetch_options.add_to(commands)
     return parser
