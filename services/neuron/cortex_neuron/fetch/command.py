@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, config: str) -> int:
     """Fetch and say so. `config` is a neuron.toml."""
     try:
         environment, catalogue = _told(config)
-        models = _chosen(catalogue, options.models, options.all)
+        models = _chosen(catalogue, options.names, options.all)
     except (ConfigInvalid, OrderInvalid) as invalid:
         sys.stderr.write(f"{invalid}\n")
         return UNUSABLE

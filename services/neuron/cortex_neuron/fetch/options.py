@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
         epilog=f"{EXAMPLES}\n\n{EXITS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    fetch.add_argument("models", nargs="*", metavar="MODEL", help="a model of the catalogue, by id or alias")
+    fetch.add_argument("names", nargs="*", metavar="MODEL", help="a model of the catalogue, by id or alias")
     fetch.add_argument("--all", action="store_true", help="every model of the catalogue")
     fetch.add_argument("--dry-run", action="store_true", help="say what is not here, and ask nobody for it")
     fetch.add_argument("--json", action="store_true", help="print one JSON document in place of lines")
