@@ -45,7 +45,8 @@ in
   services.cortex-neuron = {
     enable = true;
     openFirewall = true;
-    environmentFile = "/run/secrets/neuron.env"; # HF_TOKEN=…
+    environmentFile = "/run/secrets/neuron.env"; # HTTPS_PROXY=…
+    hubTokenFile = "/run/secrets/hub-token";
     inherit models;
     settings.neuron = {
       devices = [ 0 ];

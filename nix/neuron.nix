@@ -65,7 +65,16 @@ in
       type = lib.types.nullOr lib.types.externalPath;
       default = null;
       example = "/run/secrets/neuron.env";
-      description = "Secrets of the environment, such as HF_TOKEN, as NAME=value lines. Those of `settings` are public.";
+      description = "Secrets of the environment, such as that of a proxy, as NAME=value lines. Those of `settings` are public.";
+    };
+    hubTokenFile = lib.mkOption {
+      type = lib.types.nullOr lib.types.externalPath;
+      default = null;
+      example = "/run/secrets/hub-token";
+      description = ''
+        A file outside the store that holds the token for the model hub and nothing else, which only root need be able to
+        read. It is read at the start: restart the unit when it changes.
+      '';
     };
     openFirewall = lib.mkEnableOption "the neuron's port in the firewall";
   };
@@ -110,6 +119,7 @@ in
         TimeoutStopSec = builtins.floor (told.drain_timeout_s + 20);
         User = "neuron";
         EnvironmentFile = lib.mkIf (cfg.environmentFile != null) [ cfg.environmentFile ];
+        LoadCredential = lib.mkIf (cfg.hubTokenFile != null) [ "hub-token:${cfg.hubTokenFile}" ];
         StateDirectory = "neuron";
         StateDirectoryMode = "0750";
         RuntimeDirectory = "neuron";

@@ -32,5 +32,7 @@ def test_the_document_of_a_running_fleet_has_every_answer(fleet: FleetOfOne) -> 
     assert gateway.catalogue is not None
     assert neuron.models is not None
     assert neuron.discovery is not None
+    assert gateway.version_answer is not None
+    assert set(gateway.version_answer.files) == {"cortex.toml", "models.toml", "keys.toml"}
     assert [row.status for row in neuron.models if row.id == "smollm2"] == ["loaded"]
     assert [entry.status for entry in gateway.catalogue.data] == ["loaded"]

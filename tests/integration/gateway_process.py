@@ -123,7 +123,12 @@ def write_config(
 
 @asynccontextmanager
 async def running(
-    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0, **settings: Any
+    folder: Path,
+    neurons: list[ScriptedNeuron],
+    models: list[dict[str, Any]],
+    exit_code: int = 0,
+    program: Path = BIN / "cortex-gateway",
+    **settings: Any,
 ) -> AsyncIterator[RunningGateway]:
     """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected.
 
@@ -131,7 +136,7 @@ async def running(
     """
     ports = (free_port(), free_port())
     write_config(folder, neurons, models, ports, **settings)
-    command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
+    command = [str(program), "--config", str(folder / "cortex.toml")]
     if (folder / "keys.toml").exists():
         command += ["--keys", str(folder / "keys.toml")]
     process = await asyncio.create_subprocess_exec(

@@ -103,6 +103,21 @@ async def test_a_key_is_needed_where_there_are_keys_and_never_reaches_a_neuron(t
         assert len(neuron.sent) == 2
 
 
+async def test_the_admin_key_asks_any_model_as_the_operator(tmp_path: Path) -> None:
+    """In both SDKs, whatever clients may use; logged and counted under that name, and told of no limit."""
+    async with guarded(tmp_path, {"models": ["a"], "requests_per_minute": 1}) as (gateway, neuron):
+        for model in (MODEL, OTHER):
+            assert await by_both(gateway, "canary-admin-key", model) == [None, None]
+        async with ask(gateway, "canary-admin-key") as response:
+            assert response.status == 200
+            assert not [name for name in response.headers if "ratelimit" in name]
+            line = await gateway.line_of(response.headers["x-request-id"])
+        assert line["key"] == "operator"
+        assert not [sent for sent in neuron.sent if "canary" in repr(sent)]
+        counted = 'cortex_key_requests_total{key="operator",model="model-a",outcome="ok"}'
+        assert (await gateway.metrics())[counted] == 3
+
+
 async def test_without_a_keys_file_everybody_is_served(tmp_path: Path) -> None:
     """Also who sends a key, as SDKs must."""
     async with scripted("one", MODEL) as neuron, running(tmp_path, [neuron], ENTRIES) as gateway:

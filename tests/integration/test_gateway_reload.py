@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import signal
+import sys
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,10 @@ STREAMS = 24
 def _write_keys(folder: Path, key: str) -> None:
     digest = hashlib.sha256(key.encode()).hexdigest()
     (folder / "keys.toml").write_text(f'[[keys]]\nname = "{key[:3]}"\nsha256 = "{digest}"\n')
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _ports(gateway: RunningGateway) -> tuple[int, int]:
@@ -110,6 +116,78 @@ async def test_a_bad_file_changes_nothing_and_is_named(tmp_path: Path, file: str
         assert (await _ask(gateway, STAYS, NEW_KEY))[0] == 401
         assert (await _ask(gateway, STAYS, OLD_KEY))[0] == 200
         assert (await stream)[1].endswith("data: [DONE]\n\n")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256((folder / name).read_bytes()) for name in ("cortex.toml", "models.toml", "keys.toml")}
+
+
+async def test_the_digests_are_of_what_runs_and_not_of_what_lies_there(tmp_path: Path) -> None:
+    """From the start, after a reload that is taken up, and not before it nor after one that is refused."""
+    _write_keys(tmp_path, OLD_KEY)
+    async with scripted("one", STAYS) as neuron, running(tmp_path, [neuron], [model_entry(STAYS)]) as gateway:
+        at_first = _digests(tmp_path)
+        assert await gateway.get("/version") == {
+            "version": version("cortex"), "release": None, "files": at_first, "awaits_restart": [],
+        }  # fmt: skip
+        _write_keys(tmp_path, NEW_KEY)
+        (tmp_path / "models.toml").write_bytes(b"# of another kind of host\r\n[[models]]\r\nid = 'x'\r\n")
+        assert (await gateway.get("/version"))["files"] == at_first
+        await _reload(gateway, "reload_refused")
+        assert (await gateway.get("/version"))["files"] == at_first
+        (tmp_path / "models.toml").write_bytes(b"# of another kind of host\r\n")
+        await _reload(gateway)
+        assert (await gateway.get("/version"))["files"] == _digests(tmp_path) != at_first
+
+
+async def test_without_keys_there_is_no_digest_of_them(tmp_path: Path) -> None:
+    """What was not read has none; a file that merely lies there counts for nothing."""
+    async with scripted("one", STAYS) as neuron, running(tmp_path, [neuron], [model_entry(STAYS)]) as gateway:
+        _write_keys(tmp_path, OLD_KEY)
+        await _reload(gateway)
+        assert set((await gateway.get("/version"))["files"]) == {"cortex.toml", "models.toml"}
+
+
+async def test_what_a_reload_cannot_take_up_awaits_a_restart_until_it_is_taken_back(tmp_path: Path) -> None:
+    """Also over further reloads; what the next reload does take up is not named."""
+    async with scripted("one", STAYS) as neuron, running(tmp_path, [neuron], [model_entry(STAYS)]) as gateway:
+        api, metrics = _ports(gateway)
+        for ports, more, awaited in (
+            ((api, 1), {"body_limit_mb": 3}, ["gateway.body_limit_mb", "gateway.metrics_listen"]),
+            ((api, 1), {"queue_limit": 7}, ["gateway.metrics_listen"]),
+            ((api, metrics), {}, []),
+        ):
+            write_config(tmp_path, [neuron], [model_entry(STAYS)], ports, **more)
+            for _ in range(2):
+                await _reload(gateway)
+                assert (await gateway.get("/version"))["awaits_restart"] == awaited
+
+
+async def test_a_gateway_says_of_which_release_it_is(tmp_path: Path) -> None:
+    """Of the environment it was started from, as it was then, though another be put in its place meanwhile."""
+    program = _environment(tmp_path / "environment")
+    (tmp_path / "environment" / "release").write_text("2026-11-25.1\n")
+    async with (
+        scripted("one", STAYS) as neuron,
+        running(tmp_path, [neuron], [model_entry(STAYS)], program=program) as gateway,
+    ):
+        (tmp_path / "environment" / "release").write_text("2026-11-26.1\n")
+        assert (await gateway.get("/version"))["release"] == "2026-11-25.1"
+
+
+def _environment(folder: Path) -> Path:
+    """A Python environment with what this one has; its cortex-gateway."""
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
+    mine = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "all.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in mine))
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    program = folder / "bin" / "cortex-gateway"
+    program.write_text(f"#!{folder}/bin/python\nfrom cortex_gateway.cli import main\nraise SystemExit(main())\n")
+    program.chmod(0o755)
+    return program
 
 
 async def test_many_reloads_in_a_row_under_streams_end_with_the_last_files(tmp_path: Path) -> None:

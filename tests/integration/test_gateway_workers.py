@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +299,59 @@ async def test_a_port_that_another_gateway_has_is_an_error_for_several_workers_t
         _, errors = await asyncio.wait_for(second.communicate(), 15)
         assert second.returncode == 1
         assert b"cannot listen on 127.0.0.1:" in errors
+
+
+async def test_a_digest_is_there_only_while_every_worker_has_the_same(tmp_path: Path) -> None:
+    """Whichever is asked: so who has reloaded a gateway knows when all of it runs with the new files."""
+    async with several(tmp_path) as (gateway, neuron):
+        at_first = await _version(gateway)
+        assert at_first["files"] == {name: _sha256(tmp_path / name) for name in ("cortex.toml", "models.toml")}
+        write_config(tmp_path, [neuron], [model_entry(MODEL), model_entry(OTHER)], _ports(gateway), workers=WORKERS)
+        _workers(gateway)[0].send_signal(signal.SIGHUP)
+        await until(lambda: _count(gateway, "reloaded") == 1)
+        half_way = {"cortex.toml": at_first["files"]["cortex.toml"], "models.toml": None}
+        for _ in range(10):  # each on a new connection: both workers are asked
+            assert (await _version(gateway))["files"] == half_way
+        gateway.process.send_signal(signal.SIGHUP)
+
+        async def all_have_it() -> bool:
+            return (await _version(gateway))["files"]["models.toml"] == _sha256(tmp_path / "models.toml")
+
+        await until_async(all_have_it)
+        for _ in range(10):
+            assert await all_have_it()
+
+
+async def test_a_worker_that_comes_later_awaits_the_same_restart(tmp_path: Path) -> None:
+    """It is started with the new files, and runs all the same with what the gateway was started with."""
+    async with several(tmp_path) as (gateway, neuron):
+        settings = {"workers": WORKERS + 1, "body_limit_mb": 1}
+        write_config(tmp_path, [neuron], [model_entry(MODEL)], _ports(gateway), **settings)
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: _count(gateway, "reloaded") == WORKERS)
+        for worker in _workers(gateway):
+            worker.kill()
+        await until(lambda: _count(gateway, "serving") == 2 * WORKERS)
+        assert (await _version(gateway))["awaits_restart"] == ["gateway.body_limit_mb", "gateway.workers"]
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * (2 * 1024 * 1024)}]}
+        headers = {"content-type": "application/json"}
+        async with gateway.http.post(
+            gateway.url + CHAT, data=BytesIO(json.dumps(body).encode()), headers=headers
+        ) as answer:
+            assert answer.status == 200
+        assert len(_workers(gateway)) == WORKERS
+
+
+def _ports(gateway: RunningGateway) -> tuple[int, int]:
+    return int(gateway.url.rpartition(":")[2]), int(gateway.metrics_url.rpartition(":")[2])
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+async def _version(gateway: RunningGateway) -> dict[str, Any]:
+    """On a connection of its own."""
+    async with aiohttp.ClientSession() as http, http.get(f"{gateway.url}/version") as response:
+        found: dict[str, Any] = await response.json()
+        return found

@@ -80,6 +80,7 @@ NEURON: dict[str, Any] = {
     "otlp_endpoint": "http://127.0.0.1:4319",
     "vllm_bin": "/opt/a vllm/bin/vllm",
     "vllm_ray_address": "192.0.2.5:6379",
+    "hub_token": "canary-of-the-hub",
 }
 
 
@@ -217,7 +218,7 @@ def test_neuron_toml_is_the_host_s_settings(rendered: Rendered, host: str) -> No
     file = rendered.read(host, "etc/neuron/neuron.toml", NeuronFile)
     declared = next(neuron for neuron in rendered.fleet.neurons if neuron.name == host)
     folders = {name: str(rendered.folder / host / path) for name, path in FOLDERS.items()}
-    assert file.neuron.model_dump() == declared.model_dump(exclude={"address"}) | folders
+    assert file.neuron.model_dump() == declared.model_dump(exclude={"address", "hub_token"}) | folders
 
 
 FOLDERS = {"runtime_dir": "run/neuron"}
@@ -234,9 +235,32 @@ def test_no_key_is_in_any_output_or_file(rendered: Rendered) -> None:
     """Neither with -vvv, nor in a diff, nor on a host: a canary of each is looked for everywhere."""
     runs = (rendered.fresh_check, rendered.first, rendered.second, rendered.converged_check, rendered.talkative)
     texts = [run.output for run in runs]
-    texts += [file.read_text() for file in (rendered.folder / "gw").rglob("*") if file.is_file()]
+    token = rendered.folder / "n1/etc/neuron/hub-token"
+    for host in ("gw", "n1", "n2"):
+        files = [file for file in (rendered.folder / host).rglob("*") if file.is_file() and file != token]
+        texts += [file.read_text() for file in files]
     assert not [text for text in texts if "canary" in text]
     assert not [run for run in runs if digest(GATEWAY["admin_key"]) in run.output]
+
+
+def test_the_hub_s_token_is_a_file_of_its_own_while_it_is_declared(rendered: Rendered, tmp_path: Path) -> None:
+    """Which nobody else may read (case D4), and which goes when the variable does."""
+    token = rendered.folder / "n1/etc/neuron/hub-token"
+    assert token.read_text() == NEURON["hub_token"]
+    assert token.stat().st_mode & 0o777 == 0o640
+    assert not (rendered.folder / "n2/etc/neuron/hub-token").exists()
+    hosts = {name: {"cortex_prefix": str(tmp_path / name)} for name in ("gw", "n1")}
+    declared = write_inventory(tmp_path / "declared", hosts, {"neuron_hub_token": "canary-of-the-hub"})
+    removed = write_inventory(tmp_path / "removed", hosts, {})
+    assert run_site(declared, "--tags", "neuron").returncode == 0
+    assert (tmp_path / "n1/etc/neuron/hub-token").exists()
+    dry, real, again = (
+        run_site(removed, "--tags", "neuron", *more) for more in (("--check", "--diff"), ("--diff",), ())
+    )
+    assert [run.returncode for run in (dry, real, again)] == [0, 0, 0]
+    assert (dry.count("changed"), real.count("changed"), again.count("changed")) == (1, 1, 0)
+    assert not (tmp_path / "n1/etc/neuron/hub-token").exists()
+    assert "canary" not in dry.output + real.output
 
 
 def test_an_environment_is_in_no_output_and_no_world_readable_file(rendered: Rendered) -> None:

@@ -32,7 +32,8 @@ def test_systemd_accepts_the_unit(role: str, tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     file = tmp_path / UNITS[role]
-    file.write_text(unit(role, cortex_bin_dir=str(tmp_path)))
+    secrets = {"neuron_hub_token": "a-token"} if role == "neuron" else {}
+    file.write_text(unit(role, cortex_bin_dir=str(tmp_path), **secrets))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", file], check=False, capture_output=True, text=True, timeout=60
     )
@@ -69,6 +70,15 @@ def test_the_neuron_is_reloaded_by_a_signal_and_keeps_its_runtime_folder_when_re
     assert {"ExecReload=kill -HUP $MAINPID", "RuntimeDirectoryPreserve=restart"} <= set(lines)
     [start] = [line for line in lines if line.startswith("ExecStart=")]
     assert start.endswith("--config /etc/neuron/neuron.toml --models /etc/neuron/models.toml")
+
+
+def test_the_neuron_is_given_the_hub_s_token_as_a_credential_while_there_is_one() -> None:
+    """It must not stand in the unit, which anybody may read; and a credential that is not there fails the start."""
+    credential = "LoadCredential=hub-token:/etc/neuron/hub-token"
+    assert credential not in unit("neuron").splitlines()
+    text = unit("neuron", neuron_hub_token="canary-of-the-hub")
+    assert credential in text.splitlines()
+    assert "canary" not in text
 
 
 def test_the_gateway_is_reloaded_by_a_signal() -> None:

@@ -1,4 +1,4 @@
-"""The drill of a pulled cable: asks a gateway all the while, pulls a neuron's cable for half a minute, and puts it back.
+"""The drill of a pulled cable: asks a gateway all the while, pulls a neuron's cable for half a minute, puts it back.
 
 Run inside the lab's network as `partition.py GATEWAY NEURON`. Exits with 1 where a request fails once the gateway could
 know, or where the neuron does not come back by itself.
@@ -32,15 +32,21 @@ async def main(gateway: str, neuron: str) -> int:
             outcomes.append((since, status, time.monotonic() - began - since))
         unhealthy = not await _healthy(session, neuron)
         await _lab("mend", neuron)
-        mended = time.monotonic()
-        while not await _healthy(session, neuron) and time.monotonic() - mended < BACK_S:
-            await asyncio.sleep(0.1)
-        back_s = time.monotonic() - mended
+        back_s = await _back_after_s(session, neuron)
     failed = [f"{since:.1f} s: {status}" for since, status, _ in outcomes if status != 200]
     slowest_s = max(took for _, _, took in outcomes)
-    print(f"{len(outcomes)} requests in {CUT_S:.0f} s without {neuron}: {len(failed)} failed {failed}, slowest {slowest_s:.1f} s")
-    print(f"the gateway {'knew' if unhealthy else 'did not know'} that {neuron} was away; it was back after {back_s:.1f} s")
+    print(f"{len(outcomes)} requests in {CUT_S:.0f} s: {len(failed)} failed {failed}, slowest {slowest_s:.1f} s")
+    print(f"{neuron} was {'known to be away' if unhealthy else 'thought to be there'}, and back {back_s:.1f} s later")
     return int(bool(failed) or not unhealthy or back_s >= BACK_S)
+
+
+async def _back_after_s(session: aiohttp.ClientSession, neuron: str) -> float:
+    began = time.monotonic()
+    while time.monotonic() - began < BACK_S:
+        if await _healthy(session, neuron):
+            break
+        await asyncio.sleep(0.1)
+    return time.monotonic() - began
 
 
 async def _ask(session: aiohttp.ClientSession) -> int:

@@ -68,12 +68,14 @@ def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
 
+    started_with = known.settings.gateway
+
     def read_again() -> config.Config:
         return config.read(config_path, models_path, keys_path)
 
     def work(known: config.Config, worker: Worker, sockets: Sequence[socket.socket]) -> int:
         logs.configure(worker=worker.number)
-        uvloop.run(gateway.serve(known, read_again, worker, sockets))
+        uvloop.run(gateway.serve(known, read_again, worker, sockets, started_with))
         return 0
 
     try:

@@ -6,22 +6,32 @@ Called by: cli.py at start and for --check-*, gateway.py on SIGHUP. Raises Confi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from cortex_contracts.inventory.files import ConfigInvalid, GatewayFile, KeysFile, ModelsFile, parse
+from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_gateway.admission.keys import Keys, key_clashes, unknown_models
 from cortex_gateway.catalogue import Catalogue, clashes
+from cortex_serving.provenance import digest
+
+# Of [gateway]: a reload cannot take these up, so what runs goes on with what it was started with.
+NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb", "workers", "otlp_endpoint")
+
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the gateway is told."""
+    """Everything the gateway is told. `files` are the digests of what was read for it, by the files' usual names."""
 
     settings: GatewayFile
     catalogue: Catalogue
     keys: Keys
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(config_path: str, models_path: str, keys_path: str | None) -> Config:
@@ -30,49 +40,46 @@ def read(config_path: str, models_path: str, keys_path: str | None) -> Config:
     Raises ConfigInvalid with the problems of all.
     """
     found: list[str] = []
-    settings, models, keys = GatewayFile(), ModelsFile(), KeysFile()
-    try:
-        settings = read_settings(config_path)
-    except ConfigInvalid as invalid:
-        found += invalid.problems
-    try:
-        models = read_models(models_path)
-    except ConfigInvalid as invalid:
-        found += invalid.problems
-    try:
-        keys = read_keys(keys_path) if keys_path is not None else keys
-    except ConfigInvalid as invalid:
-        found += invalid.problems
+    files: dict[str, str] = {}
+
+    def taken(name: str, path: str, judge: Callable[[bytes, str], _Content], stand_in: _Content) -> _Content:
+        try:
+            content = _content(path)
+            files[name] = digest(content)
+            return judge(content, path)
+        except ConfigInvalid as invalid:
+            found.extend(invalid.problems)
+            return stand_in
+
+    settings = taken("cortex.toml", config_path, _settings, GatewayFile())
+    models = taken("models.toml", models_path, _models, ModelsFile())
+    keys = taken("keys.toml", keys_path, _keys, KeysFile()) if keys_path is not None else KeysFile()
     catalogue = Catalogue.of(models.models)
     if not found:
         found = [f"{keys_path}: {line}" for line in unknown_models(keys, catalogue)]
     if found:
         raise ConfigInvalid(found)
-    return Config(settings=settings, catalogue=catalogue, keys=Keys.of(keys, catalogue))
+    return Config(settings, catalogue, Keys.of(keys, catalogue), MappingProxyType(files))
 
 
 def read_settings(path: str) -> GatewayFile:
     """cortex.toml. Raises ConfigInvalid."""
-    file = parse(_text(path), path, GatewayFile)
-    if found := [f"{path}: {line}" for line in _neuron_clashes(file)]:
-        raise ConfigInvalid(found)
-    return file
+    return _settings(_content(path), path)
 
 
 def read_models(path: str) -> ModelsFile:
     """models.toml. Raises ConfigInvalid."""
-    file = parse(_text(path), path, ModelsFile)
-    if found := [f"{path}: {line}" for line in clashes(file.models)]:
-        raise ConfigInvalid(found)
-    return file
+    return _models(_content(path), path)
 
 
 def read_keys(path: str) -> KeysFile:
     """keys.toml. Raises ConfigInvalid."""
-    file = parse(_text(path), path, KeysFile)
-    if found := [f"{path}: {line}" for line in key_clashes(file)]:
-        raise ConfigInvalid(found)
-    return file
+    return _keys(_content(path), path)
+
+
+def awaiting_a_restart(started_with: GatewaySettings, settings: GatewaySettings) -> list[str]:
+    """The keys of cortex.toml whose values only a restart takes up."""
+    return [f"gateway.{key}" for key in NEED_A_RESTART if getattr(settings, key) != getattr(started_with, key)]
 
 
 def address(listen: str) -> tuple[str, int]:
@@ -81,12 +88,41 @@ def address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _text(path: str) -> str:
+def _content(path: str) -> bytes:
+    """The file's bytes, read once: what is parsed is what is digested."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else str(failure)
-        raise ConfigInvalid([f"{path}: cannot be read: {reason}"]) from failure
+        return Path(path).read_bytes()
+    except OSError as failure:
+        raise ConfigInvalid([f"{path}: cannot be read: {failure.strerror}"]) from failure
+
+
+def _text(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as failure:
+        raise ConfigInvalid([f"{path}: cannot be read: {failure}"]) from failure
+
+
+def _settings(content: bytes, path: str) -> GatewayFile:
+    file = parse(_text(content, path), path, GatewayFile)
+    return _without(_neuron_clashes(file), path, file)
+
+
+def _models(content: bytes, path: str) -> ModelsFile:
+    file = parse(_text(content, path), path, ModelsFile)
+    return _without(clashes(file.models), path, file)
+
+
+def _keys(content: bytes, path: str) -> KeysFile:
+    file = parse(_text(content, path), path, KeysFile)
+    return _without(key_clashes(file), path, file)
+
+
+def _without(faults: Iterable[str], path: str, file: _Content) -> _Content:
+    """The file, which has none of these. Raises ConfigInvalid."""
+    if found := [f"{path}: {line}" for line in faults]:
+        raise ConfigInvalid(found)
+    return file
 
 
 def _neuron_clashes(file: GatewayFile) -> Iterator[str]:

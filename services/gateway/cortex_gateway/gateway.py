@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cortex_contracts.inventory.files import ConfigInvalid
+from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
-from cortex_gateway.api import fleet_status, routes
-from cortex_gateway.config import Config, address
+from cortex_gateway.api import fleet_status, routes, version
+from cortex_gateway.config import Config, address, awaiting_a_restart
 from cortex_gateway.fleet.beliefs import Beliefs
 from cortex_gateway.fleet.client import NeuronClient
 from cortex_gateway.fleet.outstanding import Outstanding
@@ -36,7 +37,6 @@ from cortex_serving import logs, tracing
 from cortex_serving.server import Lifecycle, Listener
 from cortex_serving.server import serve as serve_listeners
 
-_NEED_A_RESTART = ("listen", "metrics_listen", "body_limit_mb", "workers", "otlp_endpoint")
 _LAY_OUT_INTERVAL_S = 1.0
 
 
@@ -45,26 +45,29 @@ async def serve(
     read_again: Callable[[], Config],
     worker: Worker | None = None,
     sockets: Sequence[socket.socket | None] = (None, None),
+    started_with: GatewaySettings | None = None,
 ) -> None:
     """Serve until SIGTERM; `read_again` is called on SIGHUP. Raises CannotListen.
 
-    One of several workers is given its part of what they share, and its sockets: of the API, of the metrics.
+    One of several workers is given its part of what they share, its sockets (of the API, of the metrics), and what the
+    gateway was started with: a worker that comes later may find a newer `config`.
     """
     async with AsyncExitStack() as resources:
         client = await resources.enter_async_context(NeuronClient(POLL_TIMEOUT_S))
         upstream = await resources.enter_async_context(Upstream())
-        settings = config.settings.gateway
+        settings = started_with or config.settings.gateway
         worker = worker or Workers().seat(0)
         tracer = tracing.start(settings.otlp_endpoint, "cortex-gateway", f"{socket.gethostname()}/{worker.number}")
         if tracer is not None:
             resources.push_async_callback(tracer.stop)
         gateway = _assembled(config, client, upstream, read_again, worker)
-        gateway.state.tracer = tracer
+        gateway.state.tracer, gateway.state.started_with = tracer, settings
         listeners = [
             Listener(routes.api(gateway.state, gateway.operations), *address(settings.listen), sockets[0]),
             Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),
         ]
         if settings.workers > 1:
+            _tell_siblings(gateway.state)
             await resources.enter_async_context(_laying_out(gateway.state))
         await serve_listeners(listeners, Lifecycle(start=gateway.start, stop=gateway.stop, reload=gateway.reload))
 
@@ -101,9 +104,9 @@ class Gateway:
             logs.error("reload_refused", problems=invalid.problems)
             return
         state, before = self.state, self.state.config
-        for key in _NEED_A_RESTART:
-            if getattr(config.settings.gateway, key) != getattr(before.settings.gateway, key):
-                logs.warning("needs_restart", key=f"gateway.{key}", value=getattr(config.settings.gateway, key))
+        for key in awaiting_a_restart(state.started_with, config.settings.gateway):
+            value = getattr(config.settings.gateway, key.partition(".")[2])
+            logs.warning("needs_restart", key=key, value=value)
         state.config = config
         state.beliefs.set_neurons(config.settings.neurons)
         state.circuits.keep({neuron.name for neuron in config.settings.neurons}, config.catalogue.models)
@@ -112,6 +115,7 @@ class Gateway:
         if config.settings.gateway.access_log != before.settings.gateway.access_log:
             state.access_log.reopen(config.settings.gateway.access_log)
         await self._watch(config)
+        _tell_siblings(state)
         logs.info("reloaded", models=len(config.catalogue.models), neurons=len(config.settings.neurons))
 
     async def _watch(self, config: Config) -> None:
@@ -121,16 +125,12 @@ class Gateway:
 
 @asynccontextmanager
 async def _laying_out(state: State) -> AsyncIterator[None]:
-    """While inside, the other workers are told every second what this one has counted and is about."""
+    """While inside, the other workers are told every second what this one runs with, has counted and is about."""
 
     async def tell() -> None:
         while True:
             await asyncio.sleep(_LAY_OUT_INTERVAL_S)
-            try:
-                state.metrics.lay_out()
-                fleet_status.lay_out(state)
-            except OSError as failure:
-                logs.error("cannot_tell_siblings", exception=failure)
+            _tell_siblings(state)
 
     telling = asyncio.create_task(tell())
     try:
@@ -138,6 +138,15 @@ async def _laying_out(state: State) -> AsyncIterator[None]:
     finally:
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
+
+
+def _tell_siblings(state: State) -> None:
+    try:
+        version.lay_out(state)
+        state.metrics.lay_out()
+        fleet_status.lay_out(state)
+    except OSError as failure:
+        logs.error("cannot_tell_siblings", exception=failure)
 
 
 def _assembled(

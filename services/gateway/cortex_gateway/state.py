@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_gateway.admission.gate import Admission
 from cortex_gateway.admission.meter import Meter
 from cortex_gateway.config import Config
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class State:
-    """One gateway."""
+    """One gateway. `started_with` is what of `config` holds until a restart (config.NEED_A_RESTART)."""
 
     config: Config
     beliefs: Beliefs
@@ -42,8 +43,12 @@ class State:
     circuits: Circuits = field(default_factory=Circuits)
     tracer: Tracer | None = None
     worker: Worker = field(default_factory=lambda: Workers().seat(0))
+    started_with: GatewaySettings = field(init=False)
     _prefixes: PrefixMemory = field(default_factory=PrefixMemory)
     _rules: Rules | None = None
+
+    def __post_init__(self) -> None:
+        self.started_with = self.config.settings.gateway
 
     def rules(self) -> Rules:
         """The rules of a request that begins now; the same value until a reload."""

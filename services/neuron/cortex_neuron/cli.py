@@ -1,4 +1,5 @@
-"""The `cortex-neuron` command: read its files, check them, run the daemon; or examine this host (`doctor`).
+"""The `cortex-neuron` command: read its files, check them, run the daemon; or examine this host (`doctor`), or fetch
+the files of models (`fetch`).
 
 Owns: arguments and exit codes (2: the configuration cannot be used). Imports little at the top: children of the
 fork server import this module again.
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cortex_neuron.doctor import options
+from cortex_neuron.fetch import options as fetch_options
 
 DEFAULT_CONFIG = "/etc/neuron/neuron.toml"
 DEFAULT_MODELS = "/etc/neuron/models.toml"
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     if chosen.command == "doctor":
         return _doctor(chosen)
+    if chosen.command == "fetch":
+        return _fetch(chosen)
     from cortex_contracts.inventory.files import ConfigInvalid
 
     try:
@@ -77,11 +81,24 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return command.run(chosen, chosen.config)
 
 
+def _fetch(chosen: argparse.Namespace) -> int:
+    try:
+        from cortex_neuron.fetch import command
+    except ModuleNotFoundError as missing:
+        print(f"what a neuron needs is not installed here ({missing}): install cortex[neuron]", file=sys.stderr)
+        return fetch_options.UNUSABLE
+    except KeyboardInterrupt:
+        return fetch_options.INTERRUPTED
+    return command.run(chosen, chosen.config or DEFAULT_CONFIG, chosen.models)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cortex-neuron", description="Serve models from this host's devices.")
     parser.add_argument("--config", metavar="FILE", help=f"the neuron's file (default: {DEFAULT_CONFIG})")
     parser.add_argument("--models", metavar="FILE", default=DEFAULT_MODELS, help="the catalogue (default: %(default)s)")
     parser.add_argument("--check-config", metavar="FILE", help="check a neuron.toml, say what is wrong, and exit")
     parser.add_argument("--check-models", metavar="FILE", help="check a models.toml, say what is wrong, and exit")
-    options.add_to(parser.add_subparsers(dest="command", metavar="[doctor]"))
+    commands = parser.add_subparsers(dest="command", metavar="[doctor | fetch]")
+    options.add_to(commands)
+    fetch_options.add_to(commands)
     return parser

@@ -128,6 +128,7 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
         '[neuron]\nname = "a"\n[environment]\nHF_TOKEN = "hf_secret"\n',  # the table is in the wrong place
         '[neuron]\nname = "a"\n[neuron.environment]\nHF_TOKEN = ["hf_secret"]\n',
         '[neuron]\nname = "a"\nenvironment = "HF_TOKEN=hf_secret"\n',
+        '[neuron]\nname = "a"\nhub_token = "hf_secret"\n',  # it has no place in this file
         '[[neuron]]\nname = "a"\n[neuron.environment]\nHF_TOKEN = "hf_secret"\n',
     ],
 )

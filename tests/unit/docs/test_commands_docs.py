@@ -10,6 +10,8 @@ from pages import page, rows
 
 from cortex_gateway.records.decisions import KEPT
 from cortex_neuron.doctor import options as doctor_options
+from cortex_neuron.fetch import options as fetch_options
+from cortex_neuron.fetch.report import Outcome, State
 from cortex_status.cli import _parser
 from cortex_status.operate.commands import COMMANDS
 from cortex_status.operate.options import EXITS
@@ -59,6 +61,20 @@ def test_the_doctors_options_and_exit_codes_are_those_of_its_help() -> None:
     codes = [line.split()[0] for line in doctor_options.EXITS.splitlines() if line.startswith("  ")]
     (told,) = [line for line in TEXT.splitlines() if line.startswith("It exits with ")]
     assert re.findall(r"\d+", told) == codes
+
+
+def test_the_arguments_and_exit_codes_of_fetch_are_those_of_its_help() -> None:
+    """And so are the states of its document."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    fetch_options.add_to(commands)
+    (fetch,) = commands.choices.values()
+    taken = [name for action in fetch._actions if action.dest != "help" for name in action.option_strings or ["MODEL"]]
+    told = {name.strip("`"): text for name, text in rows(TEXT, "Fetch")}
+    assert list(told) == taken
+    codes = [line.split()[0] for line in fetch_options.EXITS.splitlines() if line.startswith("  ")]
+    (words,) = re.findall(r"^Fetch exits with .*?\n\n", TEXT, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\b\d+\b", words) == codes
+    assert set(re.findall(r"`(\w+)`", told["--json"])) == {"models", *Outcome.model_fields, *State}
 
 
 def test_how_many_decisions_are_kept_is_told_as_it_is() -> None:

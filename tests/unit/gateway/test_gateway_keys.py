@@ -122,14 +122,37 @@ def test_the_admin_key_opens_the_operator_api_and_no_other_does() -> None:
             known.check_operator(headers)
     with pytest.raises(NotAllowed, match="gateway_admin_key"):
         keys(ALICE).check_operator({"authorization": f"Bearer {ADMIN}"})
+
+
+@pytest.mark.parametrize("fields", [{}, {"anonymous": "allow"}, {"anonymous": "refuse"}])
+def test_with_the_admin_key_the_operator_asks_whom_nothing_limits(fields: dict[str, Any]) -> None:
+    """Every model, no account, under one name; also where other keys, or none, would count as no key."""
+    for declared in ([], [ALICE, BOB]):
+        known = keys(*declared, admin_sha256=digest(ADMIN), anonymous_allowance=Allowance(models=("small",)), **fields)
+        for headers in ({"x-api-key": ADMIN}, {"authorization": f"Bearer {ADMIN}"}):
+            operator = known.client(headers)
+            assert (operator.name, operator.account, operator.allowance) == ("operator", 0, Allowance())
+            assert [operator.resolve(name).id for name in ("small", "large")] == ["small", "large"]
+        assert "operator" in known.names()
+
+
+def test_without_an_admin_key_nobody_is_the_operator() -> None:
+    """What is sent is then a key like any other."""
     with pytest.raises(Unauthenticated):
-        known.client({"x-api-key": ADMIN})
+        keys(ALICE).client({"x-api-key": ADMIN})
 
 
 def test_what_is_there_twice_or_nowhere_is_a_fault_of_the_file() -> None:
     """Names, keys and models (case L11)."""
     file = KeysFile(
-        keys=(ALICE, entry("alice", OTHER), entry("carol", KEY), entry("anonymous", "x" * 20), entry("dave", ADMIN)),
+        keys=(
+            ALICE,
+            entry("alice", OTHER),
+            entry("carol", KEY),
+            entry("anonymous", "x" * 20),
+            entry("dave", ADMIN),
+            entry("operator", "y" * 20),
+        ),
         admin_sha256=digest(ADMIN),
         anonymous_allowance=Allowance(models=("smal",)),
     )
@@ -138,6 +161,7 @@ def test_what_is_there_twice_or_nowhere_is_a_fault_of_the_file() -> None:
         "keys.2.sha256",
         "keys.3.name",
         "keys.4.sha256",
+        "keys.5.name",
     ]
     assert list(unknown_models(file, MODELS)) == ["anonymous_allowance.models.0: 'smal' is no model of models.toml"]
 

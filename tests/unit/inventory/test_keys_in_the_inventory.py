@@ -76,6 +76,10 @@ def test_keys_are_declared_by_gateway() -> None:
         ({"api_keys": [ALICE, {**ALICE, "name": "carol"}]}, ["carol: key: is also that of alice"]),
         ({"api_keys": [{**BOB, "name": "anonymous"}]}, ["anonymous: name: is what requests without a key go by"]),
         (
+            {"api_keys": [{**BOB, "name": "operator"}]},
+            ["operator: name: is what requests with gateway_admin_key go by"],
+        ),
+        (
             {"api_keys": [{**ALICE, "models": ["qwen3-8"]}]},
             ["alice: models: 'qwen3-8' is no model of cortex_models; did you mean qwen3-8b?"],
         ),

@@ -239,6 +239,11 @@ def test_a_faulty_environment_never_shows_its_value() -> None:
     """Environments hold tokens, and reports end in logs."""
     [line] = found(beast={"neuron_environment": {"HF_TOKEN": 12345}})
     assert line == "host beast: neuron_environment.HF_TOKEN: should be a valid string, is a int"
+    for token, kind in (("hf canary", "str"), ("", "str"), ("hf\ncanary", "str"), (["canary"], "list")):
+        [line] = found(beast={"neuron_hub_token": token})
+        assert line.startswith("host beast: neuron_hub_token: should be ")
+        assert line.endswith(f", is a {kind}")
+        assert "canary" not in line
     [line] = found(beast={"neuron_environment": "HF_TOKEN=12345"})
     assert "12345" not in line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -148,3 +149,27 @@ def test_a_hub_that_does_not_answer_is_worth_another_try(hub_cache: Path, monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(SourceUnreachable, match="org/name"):
         sources.fetch("org/name")
+
+
+@pytest.mark.parametrize(("credential", "shown"), [("canary\n", "canary"), (None, None)])
+def test_the_hub_is_shown_the_credential_and_the_environment_is_not(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credential: str | None, shown: str | None
+) -> None:
+    """Engines of vLLM get the daemon's environment. Without the file the library looks for itself; on the disk nobody
+    need show anything."""
+    asked: list[tuple[bool, str | None]] = []
+
+    def answer(*_: object, local_files_only: bool, token: str | None, **__: object) -> str:
+        asked.append((local_files_only, token))
+        raise LocalEntryNotFoundError("no")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if credential is not None:
+        (tmp_path / "hub-token").write_text(credential)
+    before = dict(os.environ)
+    assert sources.find("org/name") is None
+    with pytest.raises(SourceUnreachable):
+        sources.fetch("org/name")
+    assert asked == [(True, None), (False, shown)]
+    assert dict(os.environ) == before

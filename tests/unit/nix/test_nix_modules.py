@@ -87,9 +87,11 @@ def test_the_gateways_unit_is_the_roles(example: Any) -> None:
 def test_the_neurons_unit_is_the_roles(example: Any) -> None:
     """Every directive, and the user that owns its folder of models."""
     about, service = units(example, "cortex-neuron")
-    roles_about, roles_service = roles_unit("neuron", neuron_drain_timeout_s=30.0)
+    roles_about, roles_service = roles_unit("neuron", neuron_drain_timeout_s=30.0, neuron_hub_token="-")
     assert about == roles_about
     assert service.pop("EnvironmentFile") == ["/run/secrets/neuron.env"]
+    assert service.pop("LoadCredential") == ["hub-token:/run/secrets/hub-token"]
+    assert roles_service.pop("LoadCredential") == ["hub-token:/etc/neuron/hub-token"]
     service["Environment"] = [f"{k}={v}" for k, v in example["services"]["cortex-neuron"]["environment"].items()]
     assert sorted(service.pop("Environment")) == sorted(roles_service.pop("Environment"))
     assert command(service, "ExecStart") == command(roles_service, "ExecStart")
@@ -188,6 +190,7 @@ def test_a_host_that_enables_nothing_gets_nothing(evaluate: Evaluate) -> None:
         ("neuron", "settings.neuron.drain_timeout_s = 0", "drain_timeout_s' is not of type `positive"),
         ("neuron", "prt = 1", "cortex-neuron.prt' does not exist"),
         ("neuron", 'environmentFile = builtins.toFile "a" "HF_TOKEN=b"', "environmentFile' is not of type"),
+        ("neuron", 'hubTokenFile = builtins.toFile "a" "b"', "hubTokenFile' is not of type `null or absolute path"),
         ("gateway", 'keysFile = builtins.toFile "a" ""', "keysFile' is not of type `null or absolute path not in"),
         ("gateway", "keysFile = ./keys.toml", "keysFile' is not of type `null or absolute path not in"),
         ("gateway", "settings.gateway.listen = 31313", "gateway.listen' is not of type `string matching"),

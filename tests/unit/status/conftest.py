@@ -57,7 +57,7 @@ def neuron_answers() -> Answers:
             gemma,
             {"id": "llama", "harness": "torch", "status": "unloaded"},
         ],
-        "/version": {"version": "0.1.0", "protocol": 1},
+        "/version": {"version": "0.1.0", "protocol": 1, "release": "r1"},
     }  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def gateway_answers() -> Answers:
             "in_flight": 5,
             "neurons": [neuron],
         },
+        "/version": {"version": "0.1.0", "release": "r1", "files": {"cortex.toml": "5e1f"}, "awaits_restart": []},
         "/v1/models": {
             "object": "list",
             "data": [

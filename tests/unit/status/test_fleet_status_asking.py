@@ -19,6 +19,7 @@ from cortex_status.fleet_status.asking import ANSWER_LIMIT, NEURON_ENDPOINTS, as
 from cortex_status.fleet_status.observed import (
     CatalogueEntry,
     GatewayHealth,
+    GatewayVersion,
     Location,
     NeuronBelief,
     NeuronSeen,
@@ -93,14 +94,18 @@ async def test_all_that_a_gateway_says_is_read(serve: Serve, gateway_answers: An
     assert seen.health.neurons[0].healthy is True
     assert seen.catalogue is not None
     assert seen.catalogue.data[0].locations[0].in_flight == 6
+    assert seen.version_answer is not None
+    assert (seen.version_answer.release, seen.version_answer.files) == ("r1", {"cortex.toml": "5e1f"})
 
 
 def test_the_answers_these_tests_play_are_the_contracts(gateway_answers: Answers, neuron_answers: Answers) -> None:
     """A played host that no real one resembles would prove nothing; neither would a name that no gateway sends."""
     contracts = {GatewayHealth: gateway.GatewayHealth, NeuronBelief: gateway.NeuronSeen, Location: gateway.Location}
+    contracts |= {GatewayVersion: gateway.GatewayVersion}
     for ours, theirs in {**contracts, CatalogueEntry: gateway.ModelEntry}.items():
         assert set(ours.model_fields) <= set(theirs.model_fields)
     gateway.GatewayHealth.model_validate(gateway_answers["/health"])
+    gateway.GatewayVersion.model_validate(gateway_answers["/version"])
     gateway.ModelCatalogue.model_validate(gateway_answers["/v1/models"])
     for path, shape in NEURON_ENDPOINTS.values():
         shape.validate_python(neuron_answers[path])
@@ -108,7 +113,9 @@ def test_the_answers_these_tests_play_are_the_contracts(gateway_answers: Answers
 
 async def test_a_gateway_of_another_version_is_read_as_far_as_it_goes(serve: Serve) -> None:
     """Keys that are missing or new are no reason to call a gateway broken."""
-    port = await serve({"/health": {"status": "ok", "moon": "full"}, "/v1/models": {"data": [{"id": "m"}]}})
+    port = await serve(
+        {"/health": {"status": "ok", "moon": "full"}, "/v1/models": {"data": [{"id": "m"}]}, "/version": {}}
+    )
     host = GatewayHost(name="gw", address="127.0.0.1", listen=f"0.0.0.0:{port}")
     seen = (await ask(Fleet(gateways=(host,), neurons=(), models=()), SOON_S)).gateways[0]
     assert seen.problems == []

@@ -10,7 +10,14 @@ import pytest
 from cortex_contracts.inventory.fleet import Fleet, GatewayHost, Model, NeuronHost
 from cortex_status.fleet_status.drift import find
 from cortex_status.fleet_status.findings import FindingKind
-from cortex_status.fleet_status.observed import Catalogue, GatewayHealth, GatewaySeen, NeuronSeen, Observed
+from cortex_status.fleet_status.observed import (
+    Catalogue,
+    GatewayHealth,
+    GatewaySeen,
+    GatewayVersion,
+    NeuronSeen,
+    Observed,
+)
 
 K = FindingKind
 Answers = dict[str, Any]
@@ -46,6 +53,7 @@ def gateway_seen(answers: Answers) -> GatewaySeen:
         problems=answers.get("problems", []),
         health=GatewayHealth.model_validate(answers["/health"]) if "/health" in answers else None,
         catalogue=Catalogue.model_validate(answers["/v1/models"]) if "/v1/models" in answers else None,
+        version_answer=GatewayVersion.model_validate(answers["/version"]) if "/version" in answers else None,
     )
 
 
@@ -94,6 +102,13 @@ CASES: dict[str, tuple[Change, FindingKind, str | None, str | None, str]] = {
         {"reason": "bad_answer", "endpoint": "/version", "message": "HTTP status 500"}]) or n.pop("/version"),
         K.BAD_ANSWER, "rack1", None, "/version: bad answer: HTTP status 500"),
     "versions": (lambda d, g, n: upgrade(n), K.VERSION_DIFFERS, None, None, "0.1.0 on gw; 0.2.0 on rack1"),
+    "releases": (lambda d, g, n: n["/version"].update(release="r2"), K.RELEASE_DIFFERS, None, None,
+                 "hosts run different releases: r1 on gw; r2 on rack1"),
+    "no release": (lambda d, g, n: n["/version"].update(release=None), K.RELEASE_DIFFERS, None, None,
+                   "none on rack1; r1 on gw"),
+    "restart": (lambda d, g, n: g["/version"].update(awaits_restart=["gateway.listen", "gateway.workers"]),
+                K.AWAITS_RESTART, "gw", None,
+                "other values than its cortex.toml has: gateway.listen, gateway.workers; restart it"),
     "gateway unwell": (lambda d, g, n: g["/health"].update(status="stopping"), K.HOST_UNHEALTHY, "gw", None,
                        "says of itself: stopping"),
     "stopping": (lambda d, g, n: n["/health"].update(state="stopping"), K.HOST_UNHEALTHY, "rack1", None, "stopping"),

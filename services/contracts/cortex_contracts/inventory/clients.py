@@ -22,6 +22,7 @@ DIGEST_PREFIX = "sha256:"
 SHORTEST_KEY = 16
 MOST_KEYS = 1000  # of one gateway
 NO_KEY = "anonymous"  # the name that requests without a key go by
+OPERATOR = "operator"  # that of requests with the admin key
 
 
 class Allowance(Strict):

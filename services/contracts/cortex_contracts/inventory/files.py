@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cortex_contracts.inventory.clients import MOST_KEYS, Allowance, Anonymous, Digest, KeyEntry
-from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, Neuron
+from cortex_contracts.inventory.fleet import EvictionStrategy, GatewaySettings, Model, NeuronSettings
 from cortex_contracts.inventory.strict import Strict
 
 
@@ -64,8 +64,8 @@ class KeysFile(Strict):
     keys: Annotated[tuple[KeyEntry, ...], Field(max_length=MOST_KEYS)] = ()
 
 
-class NeuronSection(Neuron):
-    """[neuron] of neuron.toml: inventory.Neuron, the host's name and its folder of sockets."""
+class NeuronSection(NeuronSettings):
+    """[neuron] of neuron.toml: NeuronSettings, the host's name and its folder of sockets."""
 
     name: str
     runtime_dir: str = "/run/neuron"
@@ -78,7 +78,7 @@ class NeuronFile(Strict):
 
 
 # Below these a value is never shown: a key may stand where its digest belongs, or its owner's name.
-_SECRET = frozenset({"environment", "keys", "admin_sha256", "admin_key"})
+_SECRET = frozenset({"environment", "keys", "admin_sha256", "admin_key", "hub_token"})
 
 File = TypeVar("File", GatewayFile, ModelsFile, KeysFile, NeuronFile)
 

@@ -130,7 +130,10 @@ class Gateway(GatewaySettings):
     api_keys: Annotated[tuple[ApiKey, ...], Field(description="Who may call, and how much; belongs in a vault")] = ()
     admin_key: Annotated[
         SecretStr | None,
-        Field(description="The key of the operator API, as a key of gateway_api_keys is; none closes that API"),
+        Field(
+            description="The key of the operator API, as a key of gateway_api_keys is; inference takes it too, without "
+            "limits; none closes that API"
+        ),
     ] = None
     anonymous: Annotated[
         Anonymous, Field(description="Requests without a key; auto serves them while there is no key")
@@ -147,8 +150,8 @@ class Gateway(GatewaySettings):
         return value
 
 
-class Neuron(Strict):
-    """A host of the group `neurons`: variables `neuron_*`."""
+class NeuronSettings(Strict):
+    """What a neuron is told in [neuron] of neuron.toml."""
 
     bind: Annotated[str, Field(min_length=1, description="Address it listens on")] = "0.0.0.0"  # noqa: S104  the gateway is elsewhere
     port: Annotated[Port, Field(description="Port it listens on")] = 13131
@@ -180,6 +183,24 @@ class Neuron(Strict):
     vllm_ray_address: Annotated[
         RayAddress, Field(description="Ray cluster that this host is in, for models of several ray_hosts")
     ] = ""
+
+
+class Neuron(NeuronSettings):
+    """A host of the group `neurons`: variables `neuron_*`."""
+
+    hub_token: Annotated[
+        SecretStr | None,
+        Field(description="Token for the model hub, which the daemon alone is given; belongs in a vault"),
+    ] = None
+
+    @field_validator("hub_token")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        """It goes into a header as it is."""
+        text = value.get_secret_value() if value is not None else "-"
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("should be printable ASCII characters without blanks")
+        return value
 
 
 class NeuronHost(Neuron):

@@ -20,7 +20,7 @@ from cortex_contracts.inventory.variables import Unreadable
 Shape = TypeVar("Shape", bound=Strict)
 
 # A fault in one of these never shows the value: environments hold tokens, and a name may be a key in the wrong place.
-SECRET = frozenset({"environment", "key", "admin_key", "name"})
+SECRET = frozenset({"environment", "key", "admin_key", "hub_token", "name"})
 SHOWN_CHARACTERS = 80
 
 

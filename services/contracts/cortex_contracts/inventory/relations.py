@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cortex_contracts.inventory.clients import MOST_KEYS, NO_KEY, digest_of
+from cortex_contracts.inventory.clients import MOST_KEYS, NO_KEY, OPERATOR, digest_of
 from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, NeuronHost
 from cortex_contracts.inventory.reading import suggestion
@@ -56,6 +56,8 @@ def key_faults(gateway: Gateway, models: tuple[Model, ...]) -> Iterator[str]:
             yield f"gateway_api_keys: {key.name}: name: is there twice"
         if key.name == NO_KEY:
             yield f"gateway_api_keys: {key.name}: name: is what requests without a key go by"
+        if key.name == OPERATOR:
+            yield f"gateway_api_keys: {key.name}: name: is what requests with gateway_admin_key go by"
         names.add(key.name)
         owner = owners.setdefault(digest_of(key.key), key.name)
         if owner != key.name:

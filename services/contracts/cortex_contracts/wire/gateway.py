@@ -1,6 +1,6 @@
 """What the gateway says of itself and of the fleet's models.
 
-Owns: the shapes of its /health and /v1/models. Called by: the gateway (answers), whoever shows them (reads).
+Owns: the shapes of its /health, /version and /v1/models. Called by: the gateway (answers), whoever shows them (reads).
 """
 
 from __future__ import annotations
@@ -32,6 +32,17 @@ class GatewayHealth(BaseModel):
     version: str
     in_flight: int
     neurons: list[NeuronSeen]
+
+
+class GatewayVersion(BaseModel):
+    """GET /version: what runs. `files` are SHA-256, by name, of what was read at the start or by the last reload that
+    was taken up; null where workers differ. `awaits_restart` are keys of cortex.toml whose values are not taken up yet.
+    """
+
+    version: str
+    release: str | None
+    files: dict[str, str | None]
+    awaits_restart: list[str]
 
 
 class Location(BaseModel):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cortex_contracts.inventory.clients import NO_KEY, Allowance
+from cortex_contracts.inventory.clients import NO_KEY, OPERATOR, Allowance
 from cortex_contracts.inventory.files import KeysFile
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import NotAllowed, Unauthenticated
@@ -55,23 +55,25 @@ class Keys:
             clients=MappingProxyType({key.sha256: _client(key.name, key.sha256, key, catalogue) for key in file.keys}),
             anonymous=_client(NO_KEY, _digest(NO_KEY), file.anonymous_allowance, catalogue) if served else None,
             admin=file.admin_sha256,
-            operator=Client("operator", 0, Allowance(), everything=catalogue, allowed=catalogue),
+            operator=Client(OPERATOR, 0, Allowance(), everything=catalogue, allowed=catalogue),
         )
 
     def client(self, headers: Mapping[str, str]) -> Client:
-        """Who sends these headers. Raises Unauthenticated.
+        """Who sends these headers; with the admin key the operator, whom nothing limits. Raises Unauthenticated.
 
         While no key is declared any is taken for none: SDKs must send one. Where keys are declared, one that is wrong
         never counts as none, so that who mistypes it or lost it learns so.
         """
+        digests = [_digest(key) for key in _sent(headers)]
+        if self._is_admin(digests):
+            return self.operator
         if not self.clients and self.anonymous is not None:
             return self.anonymous
-        sent = list(_sent(headers))
-        for key in sent:
+        for digest in digests:
             # The lookup's time may tell of a digest, which nobody can choose: who could aim at one had broken SHA-256.
-            if (client := self.clients.get(_digest(key))) is not None:
+            if (client := self.clients.get(digest)) is not None:
                 return client
-        if sent:
+        if digests:
             raise Unauthenticated("this gateway knows no such API key")
         if self.anonymous is None:
             raise Unauthenticated("an API key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`")
@@ -81,28 +83,25 @@ class Keys:
         """Whether the caller may operate the fleet. Raises NotAllowed, Unauthenticated."""
         if self.admin is None:
             raise NotAllowed("the operator API is closed: this gateway has no admin key (gateway_admin_key)")
-        if self._has_admin_key(headers):
+        digests = [_digest(key) for key in _sent(headers)]
+        if self._is_admin(digests):
             return
-        if any(_digest(key) in self.clients for key in _sent(headers)):
+        if any(digest in self.clients for digest in digests):
             raise NotAllowed("the operator API takes the admin key alone")
         raise Unauthenticated("the operator API needs the admin key, as `Authorization: Bearer KEY`")
 
-    def reader(self, headers: Mapping[str, str]) -> Client:
-        """Who reads the catalogue: a client, or an operator, who sees all of it. Raises Unauthenticated."""
-        return self.operator if self._has_admin_key(headers) else self.client(headers)
-
     def names(self) -> set[str]:
         """Whom requests may come from."""
-        return {NO_KEY, *(client.name for client in self.clients.values())}
+        return {NO_KEY, OPERATOR, *(client.name for client in self.clients.values())}
 
     def accounts(self) -> set[int]:
         """Of every client that has a limit."""
         everybody = [*self.clients.values(), *([self.anonymous] if self.anonymous is not None else [])]
         return {client.account for client in everybody if client.account}
 
-    def _has_admin_key(self, headers: Mapping[str, str]) -> bool:
+    def _is_admin(self, digests: Iterable[str]) -> bool:
         admin = self.admin
-        return admin is not None and any(hmac.compare_digest(_digest(key), admin) for key in _sent(headers))
+        return admin is not None and any(hmac.compare_digest(digest, admin) for digest in digests)
 
 
 def unknown_models(file: KeysFile, catalogue: Catalogue) -> Iterator[str]:
@@ -117,11 +116,11 @@ def unknown_models(file: KeysFile, catalogue: Catalogue) -> Iterator[str]:
 
 def key_clashes(file: KeysFile) -> Iterator[str]:
     """Names and keys that are there twice, as lines without the file's name."""
-    names: set[str] = {NO_KEY}
+    names: set[str] = {NO_KEY, OPERATOR}
     digests: dict[str, str] = {file.admin_sha256: "admin_sha256"} if file.admin_sha256 else {}
     for number, key in enumerate(file.keys):
         if key.name in names:
-            yield f"keys.{number}.name: {key.name!r} is there twice, or stands for requests without a key"
+            yield f"keys.{number}.name: {key.name!r} is there twice, or what another kind of caller goes by"
         names.add(key.name)
         if (owner := digests.setdefault(key.sha256, key.name)) != key.name:
             yield f"keys.{number}.sha256: is also that of {owner}"

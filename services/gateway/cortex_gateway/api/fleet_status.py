@@ -14,8 +14,8 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from cortex_contracts.wire.fleet import DeviceNow, FleetStatus, GatewayNow, ModelNow, NeuronNow, RequestNow
-from cortex_gateway.api.health import VERSION
 from cortex_gateway.api.models import entry
+from cortex_gateway.api.version import VERSION
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
 from cortex_gateway.state import State

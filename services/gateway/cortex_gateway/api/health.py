@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Literal
 
 from sanic import HTTPResponse, Request
@@ -13,10 +12,9 @@ from cortex_contracts.wire.gateway import GatewayHealth, NeuronSeen
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.admission.gate import Gate
 from cortex_gateway.api.answers import json_answer
+from cortex_gateway.api.version import VERSION
 from cortex_gateway.fleet.snapshot import NeuronView, Snapshot
 from cortex_gateway.state import State
-
-VERSION = version("cortex")
 
 
 class HealthPage:

@@ -40,7 +40,7 @@ class Models:
 
     async def all(self, request: Request) -> HTTPResponse:
         """Every declared model that the caller may use."""
-        state, models = self._state, self._state.config.keys.reader(request.headers).allowed.models
+        state, models = self._state, self._state.config.keys.client(request.headers).allowed.models
         if dialect(request) is Dialect.ANTHROPIC:
             return json_answer(anthropic_models(sorted(models), self._created))
         snapshot = state.beliefs.snapshot()
@@ -52,7 +52,7 @@ class Models:
         state, name = self._state, unquote(model_id).rstrip("/")
         if not name:
             return await self.all(request)
-        model = state.config.keys.reader(request.headers).resolve(name)
+        model = state.config.keys.client(request.headers).resolve(name)
         if dialect(request) is Dialect.ANTHROPIC:
             return json_answer(_anthropic_model(model.id, self._created))
         return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))

@@ -13,14 +13,15 @@ from sanic import HTTPResponse, Request
 
 from cortex_contracts.wire import anthropic, openai
 from cortex_contracts.wire.errors import AnthropicErrorBody
-from cortex_contracts.wire.gateway import GatewayHealth, ModelCatalogue, ModelEntry
+from cortex_contracts.wire.gateway import GatewayHealth, GatewayVersion, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
 from cortex_gateway.api import fleet
 from cortex_gateway.api.fleet import FleetApi
-from cortex_gateway.api.health import VERSION, HealthPage
+from cortex_gateway.api.health import HealthPage
 from cortex_gateway.api.inference import Inference, answer_exception
 from cortex_gateway.api.models import Models
 from cortex_gateway.api.page import Page
+from cortex_gateway.api.version import VERSION, VersionPage
 from cortex_gateway.operations import Operations
 from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.state import State
@@ -53,15 +54,14 @@ PAGES = (
     Route("GET", "/v1/models", "Every declared model and where it stands", response=ModelCatalogue),
     Route("GET", "/v1/models/{model_id}", "One of them", response=ModelEntry),
     Route("GET", "/health", "The gateway and its neurons", response=GatewayHealth),
+    Route("GET", "/version", "What the gateway runs with", response=GatewayVersion),
 )
 _READ = ("GET", "HEAD")  # load balancers ask with the latter
 
 
 def api(state: State, operations: Operations) -> App:
     """The application of `gateway.listen`."""
-    app = build(
-        "cortex-gateway", state.config.settings.gateway.body_limit_mb, partial(answer_exception, state.access_log)
-    )
+    app = build("cortex-gateway", state.started_with.body_limit_mb, partial(answer_exception, state.access_log))
     created = int(time.time())
     inference, models = Inference(state), Models(state, created)
     for route in INFERENCE:
@@ -69,6 +69,7 @@ def api(state: State, operations: Operations) -> App:
     app.add_route(models.all, "/v1/models", _READ, name="models")
     app.add_route(models.one, "/v1/models/<model_id:path>", _READ, name="model")
     app.add_route(HealthPage(state), "/health", _READ, name="health")
+    app.add_route(VersionPage(state), "/version", _READ, name="version")
     FleetApi(state, operations, created).add_to(app)
     page = Page()
     app.add_route(page, "/ui", _READ, name="ui")

@@ -1,12 +1,13 @@
 """Where a model's files are: a local folder, a GGUF file, or a hub repository.
 
-Owns: telling them apart, and fetching a repository: what is on disk already first, the network after (case L3).
-Does not own: retries (loading.py). Called by: residency, from a thread.
+Owns: telling them apart, and fetching a repository: what is on disk already first, the network after (case L3); and the
+token that the hub is shown. Does not own: retries (loading.py). Called by: residency, from a thread; fetch.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_CREDENTIAL = "hub-token"  # a file of $CREDENTIALS_DIRECTORY, by LoadCredential of the unit
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
@@ -58,15 +60,47 @@ def fetch(source: str) -> Path:
     return path
 
 
+def absence(source: str) -> str:
+    """What of a repository that `find` has not found is not on this host, in words."""
+    snapshot = _snapshot(source, local_files_only=True)
+    lacking = _lacking(snapshot) if snapshot is not None else None
+    return f"{lacking} is not on this host" if lacking else "it is not on this host, or not whole"
+
+
+def cache_folder(source: str) -> Path:
+    """Where the library keeps a repository; it need not be there yet."""
+    from huggingface_hub import constants  # read from the environment when this is first imported, not before
+    from huggingface_hub.file_download import repo_folder_name
+
+    repository = source.partition("@")[0]
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"))
+
+
 def _snapshot(source: str, *, local_files_only: bool) -> Path | None:
     repository, _, revision = source.partition("@")
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, local_files_only=local_files_only, allow_patterns=_WANTED
+            repository,
+            revision=revision or None,
+            local_files_only=local_files_only,
+            allow_patterns=_WANTED,
+            token=None if local_files_only else _token(),
         )
     except LocalEntryNotFoundError:
         return None
     return Path(folder)
+
+
+def _token() -> str | None:
+    """The unit's credential. Without one it is the library that looks: HF_TOKEN, or what a login has left.
+
+    Raises OSError. Read each time and kept nowhere: what stands in the environment reaches the engines as well.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        return (Path(folder) / _CREDENTIAL).read_text(encoding="ascii").strip() if folder else None
+    except FileNotFoundError:
+        return None
 
 
 def _lacking(folder: Path) -> str | None:

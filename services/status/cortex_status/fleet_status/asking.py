@@ -21,6 +21,7 @@ from cortex_status.fleet_status.observed import (
     Catalogue,
     GatewayHealth,
     GatewaySeen,
+    GatewayVersion,
     NeuronSeen,
     Observed,
     Problem,
@@ -37,6 +38,7 @@ NEURON_ENDPOINTS: dict[str, tuple[str, TypeAdapter[Any]]] = {
 GATEWAY_ENDPOINTS: dict[str, tuple[str, TypeAdapter[Any]]] = {
     "health": ("/health", TypeAdapter(GatewayHealth)),
     "catalogue": ("/v1/models", TypeAdapter(Catalogue)),
+    "version_answer": ("/version", TypeAdapter(GatewayVersion)),
 }
 ANSWER_LIMIT = 16 * 2**20  # bytes; a catalogue of thousands of models is far below it
 

@@ -28,6 +28,7 @@ def _findings(fleet: Fleet, observed: Observed) -> Iterator[Finding]:
     for gateway in observed.gateways:
         yield from _answering("gateway", gateway)
         yield from _gateway_health(gateway)
+        yield from _restart(gateway)
         yield from _beliefs(gateway, neurons, answering)
         yield from _catalogue(gateway, fleet)
     for seen in observed.neurons:
@@ -38,13 +39,22 @@ def _findings(fleet: Fleet, observed: Observed) -> Iterator[Finding]:
 
 
 def _versions(observed: Observed) -> Iterator[Finding]:
-    hosts: dict[str, list[str]] = {}
-    for seen in observed.hosts:
-        if seen.version is not None and seen.name not in hosts.setdefault(seen.version, []):
-            hosts[seen.version].append(seen.name)
-    if len(hosts) > 1:
-        parts = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(hosts.items()))
+    said = [(seen.version, seen.name) for seen in observed.hosts if seen.version is not None]
+    if parts := _differing(said):
         yield Finding(kind=FindingKind.VERSION_DIFFERS, host=None, message=f"hosts run different versions: {parts}")
+    answers = [(seen.version_answer, seen.name) for seen in observed.hosts]
+    releases = [(answer.release or "none", name) for answer, name in answers if answer is not None]
+    if parts := _differing(releases):
+        yield Finding(kind=FindingKind.RELEASE_DIFFERS, host=None, message=f"hosts run different releases: {parts}")
+
+
+def _differing(said: list[tuple[str, str]]) -> str:
+    """What is said by which hosts, each named once; empty where all say the same."""
+    hosts: dict[str, list[str]] = {}
+    for value, name in said:
+        if name not in hosts.setdefault(value, []):
+            hosts[value].append(name)
+    return "; ".join(f"{value} on {', '.join(names)}" for value, names in sorted(hosts.items()) if len(hosts) > 1)
 
 
 def _answering(role: str, seen: GatewaySeen | NeuronSeen) -> Iterator[Finding]:
@@ -64,6 +74,13 @@ def _gateway_health(gateway: GatewaySeen) -> Iterator[Finding]:
     if not (missing and gateway.health.status in ("degraded", "unavailable")):
         message = f"gateway says of itself: {gateway.health.status}"
         yield Finding(kind=FindingKind.HOST_UNHEALTHY, host=gateway.name, message=message)
+
+
+def _restart(gateway: GatewaySeen) -> Iterator[Finding]:
+    awaited = gateway.version_answer.awaits_restart if gateway.version_answer else []
+    if awaited:
+        message = f"gateway runs with other values than its cortex.toml has: {', '.join(awaited)}; restart it"
+        yield Finding(kind=FindingKind.AWAITS_RESTART, host=gateway.name, message=message)
 
 
 def _beliefs(gateway: GatewaySeen, neurons: dict[str, NeuronHost], answering: set[str]) -> Iterator[Finding]:

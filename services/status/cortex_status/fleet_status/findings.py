@@ -18,6 +18,8 @@ class FindingKind(StrEnum):
     HOST_UNREACHABLE = "host_unreachable"  # a declared gateway or neuron does not answer
     BAD_ANSWER = "bad_answer"  # something answers there, but not everything, or not as the contract says
     VERSION_DIFFERS = "version_differs"  # not all hosts run the same version
+    RELEASE_DIFFERS = "release_differs"  # not all hosts were started from the same release
+    AWAITS_RESTART = "awaits_restart"  # a gateway has read settings that only a restart takes up
     HOST_UNHEALTHY = "host_unhealthy"  # it is stopping, or calls itself something else than well
     DRIVER_PROBLEM = "driver_problem"
     DEVICES_MISSING = "devices_missing"  # fewer devices than the inventory gives the host

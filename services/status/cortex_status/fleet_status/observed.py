@@ -57,6 +57,15 @@ class GatewayHealth(Answer):
     neurons: list[NeuronBelief] | None = None
 
 
+class GatewayVersion(Answer):
+    """GET /version of a gateway."""
+
+    version: str | None = None
+    release: str | None = None
+    files: dict[str, str | None] = Field(default_factory=dict)
+    awaits_restart: list[str] = Field(default_factory=list)
+
+
 class Location(Answer):
     """A neuron on which the gateway knows a model to be. `in_flight` counts the requests of every gateway."""
 
@@ -87,14 +96,16 @@ class GatewaySeen(Shown):
     problems: list[Problem] = Field(default_factory=list)
     health: GatewayHealth | None = None
     catalogue: Catalogue | None = None
+    version_answer: GatewayVersion | None = None
 
     @property
     def answers(self) -> bool:
-        return self.health is not None or self.catalogue is not None
+        return any(part is not None for part in (self.health, self.catalogue, self.version_answer))
 
     @property
     def version(self) -> str | None:
-        return self.health.version if self.health else None
+        answer = self.version_answer or self.health
+        return answer.version if answer else None
 
 
 class NeuronSeen(Shown):
