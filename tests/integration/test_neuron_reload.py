@@ -114,8 +114,12 @@ async def test_names_and_sampling_are_taken_up_while_the_engine_runs(echo_model:
         assert [rank.pid for rank in neuron.engines()] == [engine.pid]
         assert (await neuron.row("first"))["loads"] == 1
         engine.kill()  # what it is started with again is the new word, too
-        await neuron.until_status("recovering", "first")
-        await neuron.until_status("loaded", "first")
+
+        async def loaded_again() -> bool:
+            row = await neuron.row("first")
+            return (row["status"], row["loads"]) == ("loaded", 2)
+
+        await until(loaded_again)
         assert _said(await neuron.chat({"tell_temperature": True}, "first")) == "0.75"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +102,15 @@ async def test_a_model_that_does_not_work_is_an_error_with_the_reason(tmp_path: 
         assert _refusal(bad) == (503, "model_failed")
         assert "no room" in bad.json["error"]["message"]
         assert _refusal(await _verify(neuron, "mute")) == (500, "engine_failed")
-        assert _refusal(await _verify(neuron, "empty", timeout_s=1.0)) == (500, "engine_failed")
+        for name in ("empty", "slow"):  # how long a load takes is no matter here
+            await neuron.post(LOAD, {"model_id": name})
+            await neuron.until_status("loaded", name)
+            assert _refusal(await _verify(neuron, name, timeout_s=1.0)) == (500, "engine_failed")
         assert _refusal(await _verify(neuron, "nan")) == (500, "non_finite_logits")
         assert _refusal(await _verify(neuron, "dies")) == (500, "group_died")
         assert _refusal(await _verify(neuron, "nobody")) == (404, "model_not_found")
         assert _refusal(await _verify(neuron, "nan", timeout_s=0)) == (400, "invalid_parameter")
-        began = time.monotonic()
         assert _refusal(await _verify(neuron, "late", timeout_s=0.5)) == (503, "model_loading")
-        assert _refusal(await _verify(neuron, "slow", timeout_s=2.0)) == (500, "engine_failed")
-        assert time.monotonic() - began < 10.0
         await neuron.until_idle("slow")  # its seat and its blocks are free again
         assert [line for line in neuron.log() if "traceback" in line] == []
 

@@ -216,9 +216,7 @@ def test_an_endpoint_without_the_extra_is_an_error_at_start(tmp_path: Path, serv
         "sys.meta_path.insert(0, Without())\n"
         f"from cortex_{service}.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    arguments = ["--config", str(file)]
-    if service == "gateway":
-        arguments += ["--models", str(tmp_path / "models.toml")]
+    arguments = ["--config", str(file), "--models", str(tmp_path / "models.toml")]
     ended = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert f"{file}: {service}.otlp_endpoint: it is 'http://127.0.0.1:4318'" in ended.stderr
