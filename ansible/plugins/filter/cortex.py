@@ -15,19 +15,20 @@ from pydantic import SecretStr
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
-    from cortex_contracts.inventory.variables import GROUPS, Hosts, Unreadable, is_ours, plain
+    from cortex_contracts.inventory.variables import GROUPS, Hosts, plain
+    from cortex_status.shared_values import SharedValues
 except ImportError as error:
     raise AnsibleError(
         f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}"
     ) from error
 
 
-def cortex_problems(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
+def cortex_problems(groups: Mapping[str, Any], hostvars: Any) -> list[str]:
     """Everything that is wrong with the inventory, a line each; [] when nothing is."""
     return problems(_hosts(groups, hostvars), plain(groups))
 
 
-def cortex_neurons(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[dict[str, str]]:
+def cortex_neurons(groups: Mapping[str, Any], hostvars: Any) -> list[dict[str, str]]:
     """Every neuron's name and URL, as the gateway's [[neurons]]."""
     try:
         fleet = build(_hosts(groups, hostvars), plain(groups))
@@ -68,19 +69,11 @@ def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in tables} | inner
 
 
-def _hosts(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Hosts:
+def _hosts(groups: Mapping[str, Any], hostvars: Any) -> Hosts:
+    """`hostvars` templates what is asked of a host; its `raw_get` gives what would be templated."""
     names = dict.fromkeys(str(name) for group in GROUPS for name in groups.get(group, []))
-    return {name: _variables(hostvars[name]) for name in names}
-
-
-def _variables(host: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in filter(is_ours, host):
-        try:
-            values[str(name)] = plain(host[name])
-        except AnsibleError as error:
-            values[str(name)] = Unreadable.because(error)
-    return values
+    shared = SharedValues()
+    return {name: shared.of(hostvars.raw_get(name), hostvars[name].__getitem__) for name in names}
 
 
 class FilterModule:

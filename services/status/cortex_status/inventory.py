@@ -1,7 +1,7 @@
 """An inventory, read in this process with ansible-core: static, dynamic or vaulted.
 
-Owns: the sources, the vault's passwords, and the templating of cortex's own variables; nothing else is templated, so a
-secret or a lookup that only a playbook needs is never touched. Does not own: what the variables mean
+Owns: the sources, the vault's passwords, and the templating of cortex's own variables (shared_values.py); nothing else
+is templated, so a secret or a lookup that only a playbook needs is never touched. Does not own: what the variables mean
 (cortex_contracts.inventory). Called by: `cortex inventory check`, `cortex up`, `cortex status`.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from cortex_contracts.inventory.fleet import Fleet
 from cortex_contracts.inventory.problems import build
-from cortex_contracts.inventory.variables import GROUPS, Unreadable, is_ours, plain
+from cortex_contracts.inventory.variables import GROUPS
+from cortex_status.shared_values import SharedValues
 
 
 class InventoryUnreadable(Exception):
@@ -83,7 +84,8 @@ def _read(sources: list[str], vault_password_files: list[str]) -> Declared:
     variables = VariableManager(loader=loader, inventory=inventory)
     groups = {str(name): [str(host) for host in hosts] for name, hosts in inventory.get_groups_dict().items()}
     names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, []))
-    hosts = {name: _templated(loader, variables.get_vars(host=inventory.get_host(name))) for name in names}
+    shared = SharedValues()
+    hosts = {name: _templated(shared, loader, variables.get_vars(host=inventory.get_host(name))) for name in names}
     return Declared(hosts=hosts, groups=groups)
 
 
@@ -104,15 +106,8 @@ def _unlock(loader: Any, vault_password_files: list[str]) -> None:
         context.secrets = secrets
 
 
-def _templated(loader: Any, variables: dict[str, Any]) -> dict[str, Any]:
-    from ansible.errors import AnsibleError
+def _templated(shared: SharedValues, loader: Any, variables: dict[str, Any]) -> dict[str, Any]:
     from ansible.template import Templar
 
     templar = Templar(loader=loader, variables=variables)
-    values: dict[str, Any] = {}
-    for name in sorted(filter(is_ours, variables)):
-        try:
-            values[str(name)] = plain(templar.template(variables[name]))
-        except AnsibleError as error:
-            values[str(name)] = Unreadable.because(error)
-    return values
+    return shared.of(variables, lambda name: templar.template(variables[name]))
