@@ -7,16 +7,19 @@ Works with ansible-core 2.19 to 2.21, whose lazy and tagged values `plain` undoe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.template import Templar
 from pydantic import SecretStr
 
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
-    from cortex_contracts.inventory.variables import GROUPS, Hosts, plain
+    from cortex_contracts.inventory.variables import Hosts, plain
     from cortex_status.shared_values import SharedValues
+    from cortex_status.variable_files import stray
 except ImportError as error:
     raise AnsibleError(
         f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}"
@@ -25,7 +28,9 @@ except ImportError as error:
 
 def cortex_problems(groups: Mapping[str, Any], hostvars: Any) -> list[str]:
     """Everything that is wrong with the inventory, a line each; [] when nothing is."""
-    return problems(_hosts(groups, hostvars), plain(groups))
+    hosts, folders = _hosts(groups, hostvars), {hostvars.raw_get(name).get("inventory_dir") for name in groups["all"]}
+    found = stray([Path(folder) for folder in sorted(filter(None, folders))], hosts, map(str, groups))
+    return problems(hosts, plain(groups)) + found
 
 
 def cortex_neurons(groups: Mapping[str, Any], hostvars: Any) -> list[dict[str, str]]:
@@ -70,10 +75,15 @@ def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hosts(groups: Mapping[str, Any], hostvars: Any) -> Hosts:
-    """`hostvars` templates what is asked of a host; its `raw_get` gives what would be templated."""
-    names = dict.fromkeys(str(name) for group in GROUPS for name in groups.get(group, []))
     shared = SharedValues()
-    return {name: shared.of(hostvars.raw_get(name), hostvars[name].__getitem__) for name in names}
+    return {str(name): _variables(name, hostvars, shared) for name in groups["all"]}
+
+
+def _variables(name: str, hostvars: Any, shared: SharedValues) -> dict[str, Any]:
+    """In place of hostvars[name], whose values are whole or not at all, and which knows no other host."""
+    raw = hostvars.raw_get(name)
+    templar = Templar(loader=hostvars._loader, variables={**raw, "hostvars": hostvars})
+    return shared.of(raw, templar.template)
 
 
 class FilterModule:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cortex_contracts.inventory.fleet import Fleet
-from cortex_contracts.inventory.problems import build
-from cortex_contracts.inventory.variables import GROUPS
+from cortex_contracts.inventory.problems import InventoryInvalid, build, problems
 from cortex_status.shared_values import SharedValues
+from cortex_status.variable_files import stray
 
 
 class InventoryUnreadable(Exception):
@@ -25,14 +25,20 @@ class InventoryUnreadable(Exception):
 
 @dataclass(frozen=True)
 class Declared:
-    """What the inventory says, templated: each host's variables that are cortex's, and each group's hosts."""
+    """What the inventory says, templated: each host's variables that are cortex's, and each group's hosts.
+
+    `stray` is a line for each file that belongs to neither.
+    """
 
     hosts: dict[str, dict[str, Any]]
     groups: dict[str, list[str]]
+    stray: list[str]
 
 
 def fleet(declared: Declared) -> Fleet:
     """The fleet that is declared. Raises InventoryInvalid with every problem at once."""
+    if declared.stray:
+        raise InventoryInvalid([*problems(declared.hosts, declared.groups), *declared.stray])
     return build(declared.hosts, declared.groups)
 
 
@@ -76,17 +82,26 @@ def _prepare() -> None:
 def _read(sources: list[str], vault_password_files: list[str]) -> Declared:
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
+    from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
     loader = DataLoader()
     _unlock(loader, vault_password_files)
     inventory = InventoryManager(loader=loader, sources=sources)
     variables = VariableManager(loader=loader, inventory=inventory)
+    HostVars(
+        inventory, variables, loader
+    )  # makes itself known to the manager, so that a variable may name another host's
     groups = {str(name): [str(host) for host in hosts] for name, hosts in inventory.get_groups_dict().items()}
-    names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, []))
     shared = SharedValues()
+    names = [str(host.name) for host in inventory.get_hosts("all")]
     hosts = {name: _templated(shared, loader, variables.get_vars(host=inventory.get_host(name))) for name in names}
-    return Declared(hosts=hosts, groups=groups)
+    return Declared(hosts=hosts, groups=groups, stray=stray(map(_folder, sources), hosts, groups))
+
+
+def _folder(source: str) -> Path:
+    path = Path(source).absolute()
+    return path if path.is_dir() else path.parent
 
 
 def _unlock(loader: Any, vault_password_files: list[str]) -> None:
@@ -110,4 +125,4 @@ def _templated(shared: SharedValues, loader: Any, variables: dict[str, Any]) -> 
     from ansible.template import Templar
 
     templar = Templar(loader=loader, variables=variables)
-    return shared.of(variables, lambda name: templar.template(variables[name]))
+    return shared.of(variables, templar.template)

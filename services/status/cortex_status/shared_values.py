@@ -18,6 +18,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 # What can read a variable by a name that no text need hold; a value that uses one is its host's own.
 _ANYTHING = frozenset({"lookup", "query", "q", "vars", "hostvars"})
 
+Template = Callable[[Any], Any]
 Key = tuple[Any, ...]
 
 
@@ -29,17 +30,17 @@ class SharedValues:
         self._values: dict[Key, tuple[Any, list[Any]]] = {}
         self._named: dict[int, tuple[frozenset[str], Any]] = {}
 
-    def of(self, raw: Mapping[str, Any], template: Callable[[str], Any]) -> dict[str, Any]:
-        """One host's variables that are cortex's: `raw` is all that it has, `template` gives the value of one."""
+    def of(self, raw: Mapping[str, Any], template: Template) -> dict[str, Any]:
+        """One host's variables that are cortex's: `raw` is all that it has, `template` gives a raw value's value."""
         return {str(name): self._value(name, raw, template) for name in sorted(filter(is_ours, raw))}
 
-    def _value(self, name: str, raw: Mapping[str, Any], template: Callable[[str], Any]) -> Any:
+    def _value(self, name: str, raw: Mapping[str, Any], template: Template) -> Any:
         ingredients = self._ingredients(name, raw)
         if ingredients is None:
-            return _templated(name, template)
+            return _templated(raw[name], template)
         key = tuple(part for item in ingredients.items() for part in (item[0], _identity(item[1])))
         if key not in self._values:
-            self._values[key] = _templated(name, template), [*ingredients.values()]
+            self._values[key] = _templated(raw[name], template), [*ingredients.values()]
         return self._values[key][0]
 
     def _ingredients(self, name: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -62,12 +63,21 @@ class SharedValues:
         return self._named[id(value)][0]
 
 
-def _templated(name: str, template: Callable[[str], Any]) -> Any:
+def _templated(value: Any, template: Template) -> Any:
+    """The value; where that cannot be had, as much of it as can, and reasons in the place of the rest."""
     from ansible.errors import AnsibleError  # late: ansible-core wants to be started first
+    from jinja2 import Undefined, UndefinedError
 
     try:
-        return plain(template(name))
-    except AnsibleError as error:
+        made = template(value)
+        if isinstance(made, Undefined):  # inside a play an error is a value at first
+            made.trip()  # ansible-core's own have it
+        return plain(made)
+    except (AnsibleError, UndefinedError) as error:
+        if isinstance(value, Mapping):
+            return {str(key): _templated(item, template) for key, item in value.items()}
+        if isinstance(value, list):
+            return [_templated(item, template) for item in value]
         return Unreadable.because(error)
 
 

@@ -20,7 +20,8 @@ class Templar:
         self.asked: list[tuple[str, str]] = []
 
     def values(self, shared: SharedValues, host: str, raw: dict[str, Any]) -> dict[str, Any]:
-        def template(name: str) -> str:
+        def template(value: Any) -> str:
+            name = next(name for name, of in raw.items() if of is value)
             self.asked.append((host, name))
             return f"{name} of {host}"
 
@@ -72,12 +73,15 @@ def test_variables_that_name_each_other_are_no_endless_loop(templar: Templar) ->
 
 
 def test_a_value_that_cannot_be_templated_stands_as_its_reason_for_every_host() -> None:
-    """The hosts share its line in the report, too."""
+    """The hosts share its line in the report, too; what stands beside it in a list or table is there."""
     shared = SharedValues()
 
-    def fail(_: str) -> str:
-        raise AnsibleError("'lab_port' is undefined")
+    def fail(value: Any) -> Any:
+        if "lab_port" in str(value):
+            raise AnsibleError("'lab_port' is undefined")
+        return value
 
-    raw = {"neuron_port": "{{ lab_port }}", "lab": "{{ not_ours }}"}
+    raw = {"neuron_port": "{{ lab_port }}", "neuron_devices": [{"a": "{{ lab_port }}", "b": 1}, 2], "lab": "{{ none }}"}
+    reason = Unreadable("'lab_port' is undefined")
     values = [shared.of(raw, fail) for _ in range(2)]
-    assert values == [{"neuron_port": Unreadable("'lab_port' is undefined")}] * 2
+    assert values == [{"neuron_port": reason, "neuron_devices": [{"a": reason, "b": 1}, 2]}] * 2
