@@ -16,8 +16,10 @@ from pydantic import SecretStr
 
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
+    from cortex_contracts.inventory.fleet import Fleet
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
     from cortex_contracts.inventory.variables import Hosts, plain
+    from cortex_status.scrape_targets import Targets, scrape_targets
     from cortex_status.shared_values import SharedValues
     from cortex_status.variable_files import stray
 except ImportError as error:
@@ -35,11 +37,12 @@ def cortex_problems(groups: Mapping[str, Any], hostvars: Any) -> list[str]:
 
 def cortex_neurons(groups: Mapping[str, Any], hostvars: Any) -> list[dict[str, str]]:
     """Every neuron's name and URL, as the gateway's [[neurons]]."""
-    try:
-        fleet = build(_hosts(groups, hostvars), plain(groups))
-    except InventoryInvalid as invalid:
-        raise AnsibleFilterError(str(invalid)) from invalid
-    return [{"name": neuron.name, "url": neuron.url} for neuron in fleet.neurons]
+    return [{"name": neuron.name, "url": neuron.url} for neuron in _fleet(groups, hostvars).neurons]
+
+
+def cortex_targets(groups: Mapping[str, Any], hostvars: Any) -> list[Targets]:
+    """Every gateway's and neuron's metrics, as Prometheus' file_sd_configs takes them."""
+    return scrape_targets(_fleet(groups, hostvars))
 
 
 def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
@@ -74,6 +77,13 @@ def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in tables} | inner
 
 
+def _fleet(groups: Mapping[str, Any], hostvars: Any) -> Fleet:
+    try:
+        return build(_hosts(groups, hostvars), plain(groups))
+    except InventoryInvalid as invalid:
+        raise AnsibleFilterError(str(invalid)) from invalid
+
+
 def _hosts(groups: Mapping[str, Any], hostvars: Any) -> Hosts:
     shared = SharedValues()
     return {str(name): _variables(name, hostvars, shared) for name in groups["all"]}
@@ -93,6 +103,7 @@ class FilterModule:
         return {
             "cortex_problems": cortex_problems,
             "cortex_neurons": cortex_neurons,
+            "cortex_targets": cortex_targets,
             "cortex_catalogue": cortex_catalogue,
             "cortex_keys": cortex_keys,
             "cortex_allowance": cortex_allowance,
