@@ -4,7 +4,7 @@
 # make faults every fault of every rank of a tensor-parallel group, over gloo; writes the table of docs/protocol.md
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
-# make bench  what this machine does: tokens a second, fail-over, polling, routing (ARGS names parts)
+# make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
 
 PYTHON ?= python3
