@@ -65,6 +65,7 @@ gateway_api_keys:
     "host_vars/desk.yml": "neuron_port: 70000\nneuron_devices: gpu\nneuron_prot: 1\nneuron_drained: sometimes\n",
     "host_vars/tower.yml": "neuron_devices: [0, 0]\nneuron_environment: [A=b]\nneuron_bind: '{{ lab_address }}'\n",
     "host_vars/spare.yml": "cortex_models: []\nneuron_load_timeout_s: -5\nneuron_environment: {A: '{{ nowhere }}'}\n",
+    "host_vars/rack.yml": "neuron_vllm_ray_address: \"{{ hostvars['desk'].ansible_host }}:6379\"\n",  # no mistake
     "host_vars/racc.yml": "neuron_devices: [0, 1]\n",
     "group_vars/neuron.yml": "neuron_queue_limit: 5\n",
     "group_vars/nobody.yml": "somebody_else_s: 5\n",
@@ -198,6 +199,7 @@ def test_site_yml_tells_the_same_in_one_run(mistaken: Mistaken, refused: Run) ->
     assert refused.returncode != 0
     said = {line.strip() for line in refused.output.splitlines()}
     assert [line for line in mistaken.expected if line not in said] == []
+    assert "vllm_ray_address" not in refused.output
 
 
 def test_nothing_is_touched_and_no_key_is_told(mistaken: Mistaken, refused: Run) -> None:

@@ -69,6 +69,14 @@ def test_a_value_of_a_group_that_names_its_host_s_own_is_each_host_s_own(folder:
     assert declared.hosts["beast"]["cortex_models"][0]["source"] == "/srv/a"
 
 
+def test_a_value_may_name_another_host_s(folder: Path) -> None:
+    """As in a play."""
+    (folder / "group_vars/neurons.yml").write_text(
+        "neuron_vllm_ray_address: \"{{ hostvars['beast'].ansible_host }}:1\"\n"
+    )
+    assert read([str(folder)]).hosts["benjy"]["neuron_vllm_ray_address"] == "10.0.0.11:1"
+
+
 def test_an_executable_inventory_is_run(tmp_path: Path) -> None:
     """A script that prints JSON is an inventory, with group_vars beside it."""
     content = {

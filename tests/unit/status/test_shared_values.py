@@ -53,6 +53,7 @@ def test_what_hosts_share_is_templated_once(templar: Templar) -> None:
         ("{{ a is defined }}", ({"a": 1}, {})),
         ("{% if b %}1{% endif %}", ({"b": True}, {"b": 1})),
         ("{{ lookup('vars', 'a' ~ 'b') }}", ({"ab": 1}, {"ab": 2})),
+        ("{{ hostvars.gw.a }}", ({}, {})),
         ("{{ a }}", ({"a": "{{ query('file', '/x') }}"}, {"a": "{{ query('file', '/x') }}"})),
     ],
 )
