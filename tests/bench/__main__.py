@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import cycles, engine_speed, failover, polling_cost, routing_cost
+from tests.bench import cycles, engine_speed, failover, operating_cost, polling_cost, routing_cost
 
 
 def _tensor_parallel() -> dict[str, float]:
@@ -25,6 +25,7 @@ _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "cycles": cycles.measure,
     "engine": engine_speed.measure,
     "failover": failover.measure,
+    "operating": operating_cost.measure,
     "polling": polling_cost.measure,
     "routing": routing_cost.measure,
     "tensor_parallel": _tensor_parallel,

@@ -41,10 +41,10 @@ def write_inventory(folder: Path, hosts: dict[str, Any], everywhere: dict[str, A
     return folder
 
 
-def run_site(inventory: Path, *arguments: str) -> Run:
+def run_site(inventory: Path, *arguments: str, playbook: str = "site.yml") -> Run:
     """`ansible-playbook site.yml`, as an operator runs it, from the top folder."""
     done = subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory, "site.yml", *arguments],
+        [BIN / "ansible-playbook", "-i", inventory, playbook, *arguments],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "COLUMNS": "500"},
         check=False,

@@ -8,38 +8,48 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.template import Templar
 from pydantic import SecretStr
 
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
+    from cortex_contracts.inventory.fleet import Fleet
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
-    from cortex_contracts.inventory.variables import GROUPS, Hosts, Unreadable, is_ours, plain
+    from cortex_contracts.inventory.variables import Hosts, plain
+    from cortex_status.scrape_targets import Targets, scrape_targets
+    from cortex_status.shared_values import SharedValues
+    from cortex_status.variable_files import stray
 except ImportError as error:
     raise AnsibleError(
         f"cortex is not installed for the Python that runs Ansible; `make` does so in .venv: {error}"
     ) from error
 
 
-def cortex_problems(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[str]:
+def cortex_problems(groups: Mapping[str, Any], hostvars: Any) -> list[str]:
     """Everything that is wrong with the inventory, a line each; [] when nothing is."""
-    return problems(_hosts(groups, hostvars), plain(groups))
+    hosts, folders = _hosts(groups, hostvars), {hostvars.raw_get(name).get("inventory_dir") for name in groups["all"]}
+    found = stray([Path(folder) for folder in sorted(filter(None, folders))], hosts, map(str, groups))
+    return problems(hosts, plain(groups)) + found
 
 
-def cortex_neurons(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[dict[str, str]]:
+def cortex_neurons(groups: Mapping[str, Any], hostvars: Any) -> list[dict[str, str]]:
     """Every neuron's name and URL, as the gateway's [[neurons]]."""
-    try:
-        fleet = build(_hosts(groups, hostvars), plain(groups))
-    except InventoryInvalid as invalid:
-        raise AnsibleFilterError(str(invalid)) from invalid
-    return [{"name": neuron.name, "url": neuron.url} for neuron in fleet.neurons]
+    return [{"name": neuron.name, "url": neuron.url} for neuron in _fleet(groups, hostvars).neurons]
+
+
+def cortex_targets(groups: Mapping[str, Any], hostvars: Any) -> list[Targets]:
+    """Every gateway's and neuron's metrics, as Prometheus' file_sd_configs takes them."""
+    return scrape_targets(_fleet(groups, hostvars))
 
 
 def cortex_sources(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where gateways ask neurons from: each one's address, and whether that is a name yet."""
-    addresses = [str(plain(hostvars[name].get("ansible_host", name))) for name in groups.get("gateway", [])]
+    """Where neurons are asked from by gateways and Prometheus: each one's address, and whether that is a name yet."""
+    names = [name for group in ("gateway", "monitoring") for name in groups.get(group, [])]
+    addresses = [str(plain(hostvars[name].get("ansible_host", name))) for name in names]
     return [{"address": address, "is_name": not _is_address(address)} for address in dict.fromkeys(addresses)]
 
 
@@ -83,19 +93,23 @@ def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in tables} | inner
 
 
-def _hosts(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Hosts:
-    names = dict.fromkeys(str(name) for group in GROUPS for name in groups.get(group, []))
-    return {name: _variables(hostvars[name]) for name in names}
+def _fleet(groups: Mapping[str, Any], hostvars: Any) -> Fleet:
+    try:
+        return build(_hosts(groups, hostvars), plain(groups))
+    except InventoryInvalid as invalid:
+        raise AnsibleFilterError(str(invalid)) from invalid
 
 
-def _variables(host: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in filter(is_ours, host):
-        try:
-            values[str(name)] = plain(host[name])
-        except AnsibleError as error:
-            values[str(name)] = Unreadable.because(error)
-    return values
+def _hosts(groups: Mapping[str, Any], hostvars: Any) -> Hosts:
+    shared = SharedValues()
+    return {str(name): _variables(name, hostvars, shared) for name in groups["all"]}
+
+
+def _variables(name: str, hostvars: Any, shared: SharedValues) -> dict[str, Any]:
+    """In place of hostvars[name], whose values are whole or not at all, and which knows no other host."""
+    raw = hostvars.raw_get(name)
+    templar = Templar(loader=hostvars._loader, variables={**raw, "hostvars": hostvars})
+    return shared.of(raw, templar.template)
 
 
 class FilterModule:
@@ -106,6 +120,7 @@ class FilterModule:
             "cortex_problems": cortex_problems,
             "cortex_neurons": cortex_neurons,
             "cortex_sources": cortex_sources,
+            "cortex_targets": cortex_targets,
             "cortex_catalogue": cortex_catalogue,
             "cortex_keys": cortex_keys,
             "cortex_allowance": cortex_allowance,

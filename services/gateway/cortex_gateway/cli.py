@@ -1,6 +1,7 @@
 """`cortex-gateway`: reads the command line and the files, then serves or only checks.
 
-Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is wrong).
+Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is wrong). Imports little at the top: each
+file that the role renders is checked by a process of its own.
 """
 
 from __future__ import annotations
@@ -10,15 +11,8 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-import prometheus_client
-import uvloop
-
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway import config, gateway
-from cortex_gateway.processes import supervisor
-from cortex_gateway.processes.workers import Worker
-from cortex_serving import logs, tracing
-from cortex_serving.server import CannotListen
+from cortex_gateway import config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +57,15 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 
 
 def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
+    import prometheus_client
+    import uvloop
+
+    from cortex_gateway import gateway
+    from cortex_gateway.processes import supervisor
+    from cortex_gateway.processes.workers import Worker
+    from cortex_serving import logs, tracing
+    from cortex_serving.server import CannotListen
+
     known = config.read(config_path, models_path, keys_path)
     tracing.check(known.settings.gateway.otlp_endpoint, f"{config_path}: gateway.otlp_endpoint")
     logs.configure()

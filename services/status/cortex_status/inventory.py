@@ -1,7 +1,7 @@
 """An inventory, read in this process with ansible-core: static, dynamic or vaulted.
 
-Owns: the sources, the vault's passwords, and the templating of cortex's own variables; nothing else is templated, so a
-secret or a lookup that only a playbook needs is never touched. Does not own: what the variables mean
+Owns: the sources, the vault's passwords, and the templating of cortex's own variables (shared_values.py); nothing else
+is templated, so a secret or a lookup that only a playbook needs is never touched. Does not own: what the variables mean
 (cortex_contracts.inventory). Called by: `cortex inventory check`, `cortex up`, `cortex status`.
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cortex_contracts.inventory.fleet import Fleet
-from cortex_contracts.inventory.problems import build
-from cortex_contracts.inventory.variables import GROUPS, Unreadable, is_ours, plain
+from cortex_contracts.inventory.problems import InventoryInvalid, build, problems
+from cortex_status.shared_values import SharedValues
+from cortex_status.variable_files import stray
 
 
 class InventoryUnreadable(Exception):
@@ -24,14 +25,20 @@ class InventoryUnreadable(Exception):
 
 @dataclass(frozen=True)
 class Declared:
-    """What the inventory says, templated: each host's variables that are cortex's, and each group's hosts."""
+    """What the inventory says, templated: each host's variables that are cortex's, and each group's hosts.
+
+    `stray` is a line for each file that belongs to neither.
+    """
 
     hosts: dict[str, dict[str, Any]]
     groups: dict[str, list[str]]
+    stray: list[str]
 
 
 def fleet(declared: Declared) -> Fleet:
     """The fleet that is declared. Raises InventoryInvalid with every problem at once."""
+    if declared.stray:
+        raise InventoryInvalid([*problems(declared.hosts, declared.groups), *declared.stray])
     return build(declared.hosts, declared.groups)
 
 
@@ -75,16 +82,26 @@ def _prepare() -> None:
 def _read(sources: list[str], vault_password_files: list[str]) -> Declared:
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
+    from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
     loader = DataLoader()
     _unlock(loader, vault_password_files)
     inventory = InventoryManager(loader=loader, sources=sources)
     variables = VariableManager(loader=loader, inventory=inventory)
+    HostVars(
+        inventory, variables, loader
+    )  # makes itself known to the manager, so that a variable may name another host's
     groups = {str(name): [str(host) for host in hosts] for name, hosts in inventory.get_groups_dict().items()}
-    names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, []))
-    hosts = {name: _templated(loader, variables.get_vars(host=inventory.get_host(name))) for name in names}
-    return Declared(hosts=hosts, groups=groups)
+    shared = SharedValues()
+    names = [str(host.name) for host in inventory.get_hosts("all")]
+    hosts = {name: _templated(shared, loader, variables.get_vars(host=inventory.get_host(name))) for name in names}
+    return Declared(hosts=hosts, groups=groups, stray=stray(map(_folder, sources), hosts, groups))
+
+
+def _folder(source: str) -> Path:
+    path = Path(source).absolute()
+    return path if path.is_dir() else path.parent
 
 
 def _unlock(loader: Any, vault_password_files: list[str]) -> None:
@@ -104,15 +121,8 @@ def _unlock(loader: Any, vault_password_files: list[str]) -> None:
         context.secrets = secrets
 
 
-def _templated(loader: Any, variables: dict[str, Any]) -> dict[str, Any]:
-    from ansible.errors import AnsibleError
+def _templated(shared: SharedValues, loader: Any, variables: dict[str, Any]) -> dict[str, Any]:
     from ansible.template import Templar
 
     templar = Templar(loader=loader, variables=variables)
-    values: dict[str, Any] = {}
-    for name in sorted(filter(is_ours, variables)):
-        try:
-            values[str(name)] = plain(templar.template(variables[name]))
-        except AnsibleError as error:
-            values[str(name)] = Unreadable.because(error)
-    return values
+    return shared.of(variables, templar.template)

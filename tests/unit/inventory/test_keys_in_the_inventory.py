@@ -60,7 +60,7 @@ def test_keys_are_declared_by_gateway() -> None:
         ({"api_keys": [{"name": f"{CANARY}=", "key": CANARY}]}, ["entry 1: name: should be such as 'alice'"]),
         (
             {"api_keys": [{"name": "alice", "key": 1234567890123456}]},
-            ["entry 1: key: should be a valid string, is a int"],
+            ["entry 1: key: should be text, is a int"],
         ),
         ({"api_keys": [ALICE, {"name": "bob"}]}, ["entry 2: key: is missing"]),
         ({"api_keys": [{**ALICE, "modles": ["chat"]}]}, ["entry 1: modles: no such key; did you mean models?"]),
@@ -101,7 +101,7 @@ def test_a_fault_of_a_key_names_the_entry_and_never_the_key(variables: dict[str,
     ("variables", "line"),
     [
         ({"admin_key": "canary-short"}, "gateway_admin_key: should be 16 or more printable ASCII"),
-        ({"admin_key": [CANARY]}, "gateway_admin_key: should be a valid string, is a list"),
+        ({"admin_key": [CANARY]}, "gateway_admin_key: should be text, is a list"),
         (
             {"admin_key": ALICE["key"], "api_keys": [ALICE]},
             "gateway_api_keys: alice: key: is also that of gateway_admin_key",

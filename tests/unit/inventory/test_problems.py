@@ -61,9 +61,9 @@ def test_all_problems_are_reported_at_once() -> None:
         "host gw: gateway_eviction_strategy: should be 'lru' or 'priority', is 'random'",
         "host beast: neuron_port: should be less than or equal to 65535, is 70000",
         "host benjy: neuron_devices: should be such as 'all' or 'cpu' or [0, 1], is 'cuda'",
-        "cortex_models: qwen3-8b: vram_mb: should be a valid integer, unable to parse string as an integer, is 'lots'",
+        "cortex_models: qwen3-8b: vram_mb: should be a whole number, is 'lots'",
         "cortex_models: qwen3-8b: min_device: no such key; did you mean min_devices?",
-        "cortex_models: llama-70b: harness: should be 'torch' or 'vllm', is 'vlm'",
+        "cortex_models: llama-70b: harness: should be 'torch' or 'vllm', is 'vlm'; did you mean vllm?",
         "cortex_models: llama-70b: vram_mb: is missing (Memory the model and its KV cache may take, over all devices)",
         "cortex_models: entry 3: should be keys and values, is 'qwen3-4b'",
         "host benjy: has the address of host beast: http://10.0.0.12:13131 (ansible_host, neuron_port)",
@@ -136,6 +136,14 @@ def test_a_missing_or_empty_group_is_named(groups: dict[str, list[str]], line: s
         ([{"source": "x", "vram_mb": 1}], "entry 1: id: is missing (Its name; what clients call it)"),
         ("qwen3-8b", "should be a list of entries, is 'qwen3-8b'"),
         ([model(harnes="torch")], "qwen3-8b: harnes: no such key; did you mean harness?"),
+        ([model(), Unreadable("'more' is undefined")], "entry 2: 'more' is undefined"),
+        ([model(id=Unreadable("'a' is undefined"))], "entry 1: id: 'a' is undefined"),
+        ([model(aliases=["b", Unreadable("'a' is undefined")])], "qwen3-8b: aliases.1: 'a' is undefined"),
+        (
+            [model(sampling={"temprature": 1})],
+            "qwen3-8b: sampling.temprature: should be 'temperature', 'top_p', 'top_k', 'min_p' or "
+            "'repetition_penalty', is 'temprature'; did you mean temperature?",
+        ),
     ],
 )
 def test_a_fault_in_the_catalogue_names_the_model_and_the_key(entries: list[Any], line: str) -> None:
@@ -157,12 +165,16 @@ def test_a_fault_in_the_catalogue_names_the_model_and_the_key(entries: list[Any]
         ),
         (
             {"gw": {"cortex_service_manager": "sytemd"}},
-            "host gw: cortex_service_manager: should be 'systemd' or 'none', is 'sytemd'",
+            "host gw: cortex_service_manager: should be 'systemd' or 'none', is 'sytemd'; did you mean systemd?",
         ),
         ({"gw": {"cortex_model": []}}, "host gw: cortex_model: no such variable; did you mean cortex_models?"),
         ({"gw": {"gateway_idle_timeout_s": 0}}, "host gw: gateway_idle_timeout_s: should be greater than 0, is 0"),
         ({"beast": {"neuron_port": Unreadable("is undefined")}}, "host beast: neuron_port: is undefined"),
         ({"beast": {"ansible_host": Unreadable("no password")}}, "host beast: ansible_host: no password"),
+        (
+            {"beast": {"neuron_environment": {"A": "a", "B": Unreadable("'b' is undefined")}}},
+            "host beast: neuron_environment.B: 'b' is undefined",
+        ),
         (
             {"gw": {"cortex_models": [model(vram_mb=1)]}},
             "hosts beast, benjy: cortex_models: is not that of the other hosts; declare it once, in group_vars/all",
@@ -177,6 +189,23 @@ def test_a_fault_of_a_host_names_the_host_and_the_variable(variables: dict[str, 
 def test_ports_may_be_equal_on_different_addresses() -> None:
     """Only listeners that would collide are a problem."""
     assert not found(gw={"gateway_listen": "10.0.0.10:8000", "gateway_metrics_listen": "127.0.0.1:8000"})
+
+
+def test_two_names_of_one_gateway_are_told() -> None:
+    """Of an address and port; two gateways of one host at different ports are two."""
+    hosts = {name: {"ansible_host": "10.0.0.1"} for name in ("gw", "gw2")} | {"beast": {}}
+    groups = {"gateway": ["gw", "gw2"], "neurons": ["beast"]}
+    assert problems(hosts, groups) == [
+        "host gw2: has the address of host gw: 10.0.0.1, 0.0.0.0:31313 (ansible_host, gateway_listen)"
+    ]
+    hosts["gw2"] |= {"gateway_listen": "0.0.0.0:31323"}
+    assert problems(hosts, groups) == []
+
+
+def test_the_catalogue_is_one_for_gateways_and_neurons_alone() -> None:
+    """Other hosts need none."""
+    hosts = fleet_of_three() | {"watch": {}, "nas": {}}
+    assert problems(hosts, GROUPS | {"monitoring": ["watch"]}) == []
 
 
 def test_a_gateway_may_not_take_the_port_of_a_neuron_on_the_same_host() -> None:
@@ -238,7 +267,7 @@ def test_a_prefix_under_systemd_is_a_problem() -> None:
 def test_a_faulty_environment_never_shows_its_value() -> None:
     """Environments hold tokens, and reports end in logs."""
     [line] = found(beast={"neuron_environment": {"HF_TOKEN": 12345}})
-    assert line == "host beast: neuron_environment.HF_TOKEN: should be a valid string, is a int"
+    assert line == "host beast: neuron_environment.HF_TOKEN: should be text, is a int"
     for token, kind in (("hf canary", "str"), ("", "str"), ("hf\ncanary", "str"), (["canary"], "list")):
         [line] = found(beast={"neuron_hub_token": token})
         assert line.startswith("host beast: neuron_hub_token: should be ")

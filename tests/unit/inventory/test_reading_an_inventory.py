@@ -55,6 +55,28 @@ def test_only_cortex_s_variables_are_templated(folder: Path) -> None:
     assert declared.groups["neurons"] == ["beast", "benjy"]
 
 
+def test_a_value_of_a_group_that_names_its_host_s_own_is_each_host_s_own(folder: Path) -> None:
+    """What hosts share is templated once, and this is not the same for them."""
+    (folder / "group_vars/all.yml").write_text(
+        "rack: '{{ ansible_host | default(inventory_hostname) }}'\n"
+        "cortex_models: [{id: a, source: '{{ models }}/a', vram_mb: 1}]\nmodels: /srv\n"
+        "neuron_environment: {RACK: 'rack {{ rack }}'}\n"
+    )
+    declared = read([str(folder)])
+    environments = {name: values["neuron_environment"]["RACK"] for name, values in declared.hosts.items()}
+    assert environments == {"gw": "rack gw", "beast": "rack 10.0.0.11", "benjy": "rack benjy"}
+    assert declared.hosts["beast"]["cortex_models"] is declared.hosts["benjy"]["cortex_models"]
+    assert declared.hosts["beast"]["cortex_models"][0]["source"] == "/srv/a"
+
+
+def test_a_value_may_name_another_host_s(folder: Path) -> None:
+    """As in a play."""
+    (folder / "group_vars/neurons.yml").write_text(
+        "neuron_vllm_ray_address: \"{{ hostvars['beast'].ansible_host }}:1\"\n"
+    )
+    assert read([str(folder)]).hosts["benjy"]["neuron_vllm_ray_address"] == "10.0.0.11:1"
+
+
 def test_an_executable_inventory_is_run(tmp_path: Path) -> None:
     """A script that prints JSON is an inventory, with group_vars beside it."""
     content = {

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard under monitoring/, against Prometheus' own judgement and the metrics there are."""
+"""The rules and the dashboard of the role monitoring, against Prometheus' own judgement and the metrics there are."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pages import ROOT, page, rows
 
-PROMETHEUS = ROOT / "monitoring" / "prometheus"
-RULES = PROMETHEUS / "cortex.rules.yml"
-RULE_TESTS = sorted(PROMETHEUS.glob("tests/*.yml"))
-DASHBOARD = json.loads((ROOT / "monitoring" / "grafana" / "cortex.json").read_text())
+FILES = ROOT / "roles" / "monitoring" / "files"
+RULES = FILES / "cortex.rules.yml"
+RULE_TESTS = sorted(Path(__file__).parent.glob("rules/*.yml"))
+DASHBOARD = json.loads((FILES / "cortex.json").read_text())
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
 RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
@@ -42,7 +43,7 @@ def promtool() -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "rules", RULES), ("check", "config", PROMETHEUS / "prometheus.yml")]
+    [("check", "rules", RULES), ("check", "config", FILES / "prometheus.yml")]
     + [("test", "rules", file) for file in RULE_TESTS],
     ids=lambda arguments: " ".join((*arguments[:2], arguments[2].name)),
 )

@@ -28,10 +28,14 @@ def take_entries(
         return (), [f"should be a list of entries, is {_shown(entries, called_by)}"]
     taken, found = [], []
     for number, entry in enumerate(entries, start=1):
+        if isinstance(entry, Unreadable):
+            found.append(f"entry {number}: {entry.reason}")
+            continue
         if not isinstance(entry, dict):
             found.append(f"entry {number}: should be keys and values, is {_shown(entry, called_by)}")
             continue
-        name = (called_by and entry.get(called_by)) or f"entry {number}"
+        called = entry.get(called_by) if called_by else None
+        name = called if called and isinstance(called, str) else f"entry {number}"
         value, lines = take_keys(shape, entry, stand_ins(number))
         found += [f"{name}: {line}" for line in lines]
         taken.append(value)

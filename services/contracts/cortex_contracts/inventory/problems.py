@@ -14,10 +14,20 @@ from cortex_contracts.inventory.clients import DIGEST_PREFIX, Allowance, ApiKey
 from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.entries import take_entries, take_keys
 from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, Neuron, NeuronHost
+from cortex_contracts.inventory.outsiders import outsiders
 from cortex_contracts.inventory.reading import suggestion, take
 from cortex_contracts.inventory.relations import breaches, key_faults, prefix_faults
 from cortex_contracts.inventory.roles import ROLES
-from cortex_contracts.inventory.variables import CONNECTION, GROUPS, PREFIXES, Groups, Hosts, Unreadable
+from cortex_contracts.inventory.variables import (
+    CONNECTION,
+    GROUPS,
+    OPTIONAL_GROUPS,
+    PREFIXES,
+    Groups,
+    Hosts,
+    Unreadable,
+    members,
+)
 
 SHOWN_HOSTS = 4
 SETTING_UP = [role for role in ROLES if not role.told]
@@ -73,14 +83,14 @@ def api_keys(entries: Any) -> tuple[tuple[ApiKey, ...], list[str]]:
 
 def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
     faults = Faults()
-    for name, variables in hosts.items():
-        faults.add(name, _names(variables))
+    for name in members(groups):
+        faults.add(name, _names(hosts[name]))
         for role in SETTING_UP:
-            _, lines = take(role.shape, _without_prefix(variables, role.prefix), {})
+            _, lines = take(role.shape, _without_prefix(hosts[name], role.prefix), {})
             faults.add(name, [f"{role.prefix}{line}" for line in lines])
-        faults.add(name, prefix_faults(take(Deployment, _without_prefix(variables, "cortex_"), {})[0]))
+        faults.add(name, prefix_faults(take(Deployment, _without_prefix(hosts[name], "cortex_"), {})[0]))
     gateways, neurons = [], []
-    models, entry_faults = catalogue(_shared_catalogue(hosts))
+    models, entry_faults = catalogue(_shared_catalogue(hosts, groups))
     for name in groups.get("gateway", ()):
         gateway, lines = _gateway(_without_prefix(hosts[name], "gateway_"))
         faults.add(name, [f"gateway_{line}" for line in lines])
@@ -90,8 +100,10 @@ def _survey(hosts: Hosts, groups: Groups) -> tuple[Fleet, list[str]]:
         neuron, lines = take(Neuron, _without_prefix(hosts[name], "neuron_"), {})
         faults.add(name, [f"neuron_{line}" for line in lines])
         neurons.append(NeuronHost(**neuron.model_dump(), name=name, address=_address(name, hosts)))
+    for name, line in outsiders(hosts, groups):
+        faults.add(name, [line])
     fleet = Fleet(gateways=tuple(gateways), neurons=tuple(neurons), models=models)
-    return fleet, [*_groups(groups), *faults.lines(), *_differing(hosts), *entry_faults, *breaches(fleet)]
+    return fleet, [*_groups(groups), *faults.lines(), *_differing(hosts, groups), *entry_faults, *breaches(fleet)]
 
 
 def _gateway(values: Mapping[str, Any]) -> tuple[Gateway, list[str]]:
@@ -116,7 +128,7 @@ def _key_stand_ins(number: int) -> dict[str, Any]:
 def _groups(groups: Groups) -> Iterator[str]:
     for name in GROUPS:
         if name not in groups:
-            others = [other for other in groups if other not in GROUPS]
+            others = [other for other in groups if other not in (*GROUPS, *OPTIONAL_GROUPS)]
             yield f"group {name}: no such group{suggestion(name, others)}"
         elif not list(groups[name]):
             yield f"group {name}: has no hosts"
@@ -138,14 +150,21 @@ def _address(name: str, hosts: Hosts) -> str:
     return str(hosts[name].get("ansible_host", name))
 
 
-def _shared_catalogue(hosts: Hosts) -> Any:
-    return next((variables["cortex_models"] for variables in hosts.values() if "cortex_models" in variables), [])
+def _catalogues(hosts: Hosts, groups: Groups) -> dict[str, Any]:
+    """What each gateway and neuron has as `cortex_models`."""
+    names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, ()))
+    return {name: hosts[name].get("cortex_models", []) for name in names}
 
 
-def _differing(hosts: Hosts) -> Iterator[str]:
-    """Gateways and neurons must mean the same by a model's name, so there is one catalogue for all hosts."""
-    shared = _shared_catalogue(hosts)
-    differing = [name for name, variables in hosts.items() if variables.get("cortex_models", []) != shared]
+def _shared_catalogue(hosts: Hosts, groups: Groups) -> Any:
+    found = _catalogues(hosts, groups)
+    return next((found[name] for name in found if "cortex_models" in hosts[name]), [])
+
+
+def _differing(hosts: Hosts, groups: Groups) -> Iterator[str]:
+    """Gateways and neurons must mean the same by a model's name, so there is one catalogue for all of them."""
+    shared = _shared_catalogue(hosts, groups)
+    differing = [name for name, entries in _catalogues(hosts, groups).items() if entries != shared]
     if differing:
         yield f"{_listed(differing)}: cortex_models: is not that of the other hosts; declare it once, in group_vars/all"
 

@@ -8,6 +8,7 @@ run reports all problems. Called by: problems.py.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -15,13 +16,27 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cortex_contracts.inventory.strict import Strict
-from cortex_contracts.inventory.variables import Unreadable
+from cortex_contracts.inventory.variables import unreadable
 
 Shape = TypeVar("Shape", bound=Strict)
 
 # A fault in one of these never shows the value: environments hold tokens, and a name may be a key in the wrong place.
 SECRET = frozenset({"environment", "key", "admin_key", "hub_token", "name"})
 SHOWN_CHARACTERS = 80
+# What a reader of YAML calls it, by pydantic's name of the fault; pydantic's own words stand for the others.
+WORDS = {
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+    "dict_type": "should be names and values",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "int_from_float": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "string_too_short": "should not be empty",
+    "string_type": "should be text",
+    "tuple_type": "should be a list",
+}
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -37,8 +52,9 @@ def take(shape: type[Shape], values: Mapping[str, Any], stand_ins: Mapping[str, 
     the caller knows by what name the inventory calls them.
     """
     known = {key: value for key, value in values.items() if key in shape.model_fields}
-    lines = [f"{key}: {value.reason}" for key, value in known.items() if isinstance(value, Unreadable)]
-    readable = {key: value for key, value in known.items() if not isinstance(value, Unreadable)}
+    reasons = {key: [*unreadable(key, value)] for key, value in known.items()}
+    lines = [line for found in reasons.values() for line in found]
+    readable = {key: value for key, value in known.items() if not reasons[key]}
     required = {key: stand_ins[key] for key in known.keys() - readable.keys() if key in stand_ins}
     try:
         return shape.model_validate({**required, **readable}), lines
@@ -51,15 +67,26 @@ def take(shape: type[Shape], values: Mapping[str, Any], stand_ins: Mapping[str, 
 
 
 def _line(shape: type[Strict], fault: ErrorDetails) -> str:
-    name, *inner = (str(part) for part in fault["loc"])
-    field = shape.model_fields[name]
+    name, *inner = (str(part) for part in fault["loc"] if part != "[key]")
+    field, shown = shape.model_fields[name], _shown(name, fault["input"])
     if fault["type"] == "missing":
         return f"{name}: is missing ({field.description})"
     if field.examples and fault["type"] != "value_error":
         choices = " or ".join(repr(example) for example in field.examples)
-        return f"{name}: should be such as {choices}, is {_shown(name, fault['input'])}"
+        return f"{name}: should be such as {choices}, is {shown}"
+    return f"{'.'.join((name, *inner))}: {_words(fault)}, is {shown}{_meant(fault)}"
+
+
+def _words(fault: ErrorDetails) -> str:
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{'.'.join((name, *inner))}: {message[0].lower()}{message[1:]}, is {_shown(name, fault['input'])}"
+    return WORDS.get(fault["type"], f"{message[0].lower()}{message[1:]}")
+
+
+def _meant(fault: ErrorDetails) -> str:
+    """The choice that a misspelt one was perhaps meant to be."""
+    if fault["type"] != "literal_error":
+        return ""
+    return suggestion(str(fault["input"]), re.findall(r"'([^']+)'", fault["ctx"]["expected"]))
 
 
 def _shown(name: str, value: Any) -> str:

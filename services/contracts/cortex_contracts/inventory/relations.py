@@ -21,6 +21,7 @@ LONGEST_SOCKET = "/run/neuron/g9999.ipc"
 def breaches(fleet: Fleet) -> Iterator[str]:
     """Every relation of the fleet that does not hold."""
     yield from _addresses(fleet.neurons)
+    yield from _entrances(fleet.gateways)
     for gateway in fleet.gateways:
         yield from _ports(gateway, {neuron.name: neuron for neuron in fleet.neurons}.get(gateway.name))
     for neuron in fleet.neurons:
@@ -76,6 +77,16 @@ def _addresses(neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
         first = taken.setdefault(neuron.url, neuron.name)
         if first != neuron.name:
             yield f"host {neuron.name}: has the address of host {first}: {neuron.url} (ansible_host, neuron_port)"
+
+
+def _entrances(gateways: tuple[GatewayHost, ...]) -> Iterator[str]:
+    """Two gateways of one host at one port, by two names of it."""
+    for number, gateway in enumerate(gateways):
+        for other in gateways[:number]:
+            if gateway.address == other.address and _collide(gateway.listen, other.listen):
+                place = f"{gateway.address}, {gateway.listen} (ansible_host, gateway_listen)"
+                yield f"host {gateway.name}: has the address of host {other.name}: {place}"
+                break
 
 
 def _ports(gateway: GatewayHost, neuron: NeuronHost | None) -> Iterator[str]:

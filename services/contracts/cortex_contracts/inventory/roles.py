@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.fleet import Gateway, Neuron
+from cortex_contracts.inventory.monitoring import Monitoring
 from cortex_contracts.inventory.strict import Strict
 
 
@@ -27,4 +28,5 @@ ROLES = (
     Role("cortex_common", "What every host of cortex has", "cortex_", Deployment),
     Role("gateway", "The gateway: one endpoint for the whole fleet", "gateway_", Gateway, told=True),
     Role("neuron", "The neuron: serves models on a GPU host", "neuron_", Neuron, told=True),
+    Role("monitoring", "Prometheus and Grafana of a host that runs them already", "monitoring_", Monitoring),
 )

@@ -6,13 +6,14 @@ Called by: the filter plugin (values from hostvars) and cortex_status.inventory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PREFIXES = ("cortex_", "gateway_", "neuron_")
+PREFIXES = ("cortex_", "gateway_", "neuron_", "monitoring_")
 CONNECTION = ("ansible_host", "ansible_connection")
 GROUPS = ("gateway", "neurons")
+OPTIONAL_GROUPS = ("monitoring",)
 
 Hosts = Mapping[str, Mapping[str, Any]]
 Groups = Mapping[str, Iterable[str]]
@@ -28,6 +29,23 @@ class Unreadable:
     def because(cls, error: Exception) -> Unreadable:
         """With the error's words, on one line."""
         return cls(" ".join(str(error).split()))
+
+
+def members(groups: Groups) -> list[str]:
+    """The hosts that cortex is concerned with, each once."""
+    return [*dict.fromkeys(str(host) for group in (*GROUPS, *OPTIONAL_GROUPS) for host in groups.get(group, ()))]
+
+
+def unreadable(place: str, value: Any) -> Iterator[str]:
+    """A line for each part of the value that stands for one that is not there; `place` is where the value stands."""
+    if isinstance(value, Unreadable):
+        yield f"{place}: {value.reason}"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from unreadable(f"{place}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from unreadable(f"{place}.{number}", item)
 
 
 def is_ours(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Where this machine can ask a gateway that listens at some address, and with which key.
 
-Does not own: a neuron's URL, which is `NeuronHost.url`. Called by: asking, drift.
+Does not own: a neuron's URL, which is `NeuronHost.url`. Called by: asking, drift, scrape_targets.py.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from cortex_contracts.inventory.fleet import GatewayHost
 
 
 def gateway_url(gateway: GatewayHost) -> str:
-    """The base URL of a gateway, seen from here; no trailing slash.
+    """The base URL of a gateway, seen from here; no trailing slash."""
+    return f"http://{seen_at(gateway.listen, gateway.address)}"
 
-    A wildcard is no address to ask, and a loopback one is the gateway's own, not ours: both become the host's
-    address, unless the host is this machine.
+
+def seen_at(listen: str, address: str) -> str:
+    """The host and port to ask for what listens at `listen`, on a host at `address`.
+
+    A wildcard is no address to ask, and a loopback one is the host's own, not ours: both become the host's address,
+    unless the host is this machine.
     """
-    host, port = gateway.listen.rsplit(":", 1)
+    host, port = listen.rsplit(":", 1)
     host = host.strip("[]")
-    elsewhere = _is_loopback(host) and not _is_loopback(gateway.address)
+    elsewhere = _is_loopback(host) and not _is_loopback(address)
     if elsewhere or _is_wildcard(host):
-        host = gateway.address
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        host = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def catalogue_key(gateway: GatewayHost) -> str | None:

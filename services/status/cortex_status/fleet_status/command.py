@@ -71,9 +71,9 @@ def _status(options: argparse.Namespace) -> int:
     try:
         fleet = inventory.fleet(inventory.read(options.inventory, options.vault_password_file))
     except inventory.InventoryUnreadable as error:
-        return _unusable([str(error)], console, options.json)
+        return _unusable([str(error)], options.json)
     except InventoryInvalid as error:
-        return _unusable(error.problems, console, options.json)
+        return _unusable(error.problems, options.json)
     if options.watch is not None:
         asyncio.run(_watch(fleet, options, console))
     seen = asyncio.run(_look(fleet, options.timeout))
@@ -81,9 +81,9 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_CODES[seen.verdict]
 
 
-def _unusable(problems: list[str], console: Console, as_json: bool) -> int:
+def _unusable(problems: list[str], as_json: bool) -> int:
     if as_json:
-        console.out(unusable(problems, datetime.now(UTC)).model_dump_json(indent=2))
+        print(unusable(problems, datetime.now(UTC)).model_dump_json(indent=2))
     errors = tables.console(stderr=True)
     for problem in problems:
         errors.print(problem, soft_wrap=True)
@@ -116,7 +116,8 @@ def _screen(seen: Document, fleet: Fleet) -> Group:
 
 def _print(console: Console, seen: Document, fleet: Fleet, options: argparse.Namespace) -> None:
     if options.json:
-        console.out(seen.model_dump_json(indent=2 if options.watch is None else None))
+        # Not by rich, which takes seconds for the megabytes of a large fleet.
+        print(seen.model_dump_json(indent=2 if options.watch is None else None), flush=True)
         return
     blocks: list[RenderableType] = parts(seen, fleet)
     for block in blocks if options.watch is None else [_time(seen), *blocks]:

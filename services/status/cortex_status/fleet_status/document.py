@@ -38,7 +38,8 @@ class Document(Shown):
     verdict: Verdict
     inventory_problems: list[str] = Field(description="Why the inventory cannot be used; then nobody was asked")
     findings: list[Finding] = Field(description="What is not as declared, or not well")
-    observed: Observed = Field(description="What each declared host said")
+    # Not in its repr: asyncio.run makes one of what it returns, and throws it away.
+    observed: Observed = Field(repr=False, description="What each declared host said")
 
 
 def document(fleet: Fleet, observed: Observed, asked_at: datetime) -> Document:

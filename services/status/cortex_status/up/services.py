@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.fleet import Fleet, GatewayHost, NeuronHost
+from cortex_contracts.inventory.variables import members
 from cortex_status.inventory import Declared
 
 LOOPBACK = frozenset({"0.0.0.0", "127.0.0.1", "localhost"})  # noqa: S104  compared with, not bound
@@ -52,7 +53,8 @@ class NeuronService(Service):
 
 def services(declared: Declared, fleet: Fleet) -> list[Service]:
     """Neurons, then gateways: those of hosts that are this machine and have no service manager."""
-    hosts = {name: _deployment(variables) for name, variables in declared.hosts.items() if _is_here(variables)}
+    names = (name for name in members(declared.groups) if _is_here(declared.hosts[name]))
+    hosts = {name: _deployment(declared.hosts[name]) for name in names}
     ours = {name: deployment for name, deployment in hosts.items() if deployment.service_manager == "none"}
     neurons = [_neuron(neuron, ours[neuron.name]) for neuron in fleet.neurons if neuron.name in ours]
     gateways = [_gateway(gateway, ours[gateway.name]) for gateway in fleet.gateways if gateway.name in ours]
