@@ -21,7 +21,7 @@ from cortex_status.bundle.wheels import Wheel
 LOCK = "requirements.txt"
 ARCHIVE = "wheels.tar"
 INSTALLER = "pip"  # hosts may have none: Debian's Python comes without
-ID_CHARACTERS = 12
+ID_CHARACTERS = 8
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cortex_status.bundle.target import EXTRAS, OLDEST_PYTHON, Target
 from cortex_status.progress import Progress
 
 EXITS = "Exit codes: 0 the bundle is there, 1 it cannot be built, 2 the command line cannot be used."
-ID_CHARACTERS = 12
+ID_CHARACTERS = 8
 
 
 class Part(BaseModel):
@@ -118,8 +118,9 @@ def _built(checkout: Checkout, targets: list[Target], folder: Path, progress: Pr
 def _part(checkout: Checkout, target: Target, wheel: Path | None, dependencies: archive.Dependencies | None) -> Part:
     if wheel is None or dependencies is None:
         return Part(kind=str(target), release=None, wheel=wheel, dependencies=None, archive=None)
-    content = f"{hashlib.sha256(wheel.read_bytes()).hexdigest()} {dependencies.id}"
-    release = f"{checkout.version}-{hashlib.sha256(content.encode()).hexdigest()[:ID_CHARACTERS]}"
+    # What comes before the plus is the same on every host of a fleet; after it, on every host of a kind.
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    release = f"{checkout.version}-{digest[:ID_CHARACTERS]}+{dependencies.id}"
     return Part(
         kind=str(target), release=release, wheel=wheel.resolve(),
         dependencies=dependencies.id, archive=dependencies.archive.resolve(),

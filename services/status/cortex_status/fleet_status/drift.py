@@ -43,7 +43,8 @@ def _versions(observed: Observed) -> Iterator[Finding]:
     if parts := _differing(said):
         yield Finding(kind=FindingKind.VERSION_DIFFERS, host=None, message=f"hosts run different versions: {parts}")
     answers = [(seen.version_answer, seen.name) for seen in observed.hosts]
-    releases = [(answer.release or "none", name) for answer, name in answers if answer is not None]
+    # After the plus stands what it depends on, which differs between gateways and neurons.
+    releases = [((answer.release or "none").partition("+")[0], name) for answer, name in answers if answer is not None]
     if parts := _differing(releases):
         yield Finding(kind=FindingKind.RELEASE_DIFFERS, host=None, message=f"hosts run different releases: {parts}")
 
