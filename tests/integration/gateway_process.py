@@ -123,20 +123,21 @@ def write_config(
 
 @asynccontextmanager
 async def running(
-    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0, **settings: Any
-) -> AsyncIterator[RunningGateway]:
+    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0,
+    program: Path = BIN / "cortex-gateway", environment: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:  # fmt: skip
     """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected.
 
     A keys.toml that lies in `folder` is used.
     """
     ports = (free_port(), free_port())
     write_config(folder, neurons, models, ports, **settings)
-    command = [str(BIN / "cortex-gateway"), "--config", str(folder / "cortex.toml")]
+    command = [str(program), "--config", str(folder / "cortex.toml")]
     if (folder / "keys.toml").exists():
         command += ["--keys", str(folder / "keys.toml")]
     process = await asyncio.create_subprocess_exec(
         *command, "--models", str(folder / "models.toml"), stderr=asyncio.subprocess.PIPE, limit=2**20,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": "error", **(environment or {})},
     )  # fmt: skip
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         api, metrics = (f"http://127.0.0.1:{port}" for port in ports)

@@ -6,17 +6,21 @@ Owns: arguments and exit codes (0 fine, 1 cannot listen, 2 a file or argument is
 from __future__ import annotations
 
 import argparse
-import socket
+import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import prometheus_client
 import uvloop
 
 from cortex_contracts.inventory.files import ConfigInvalid
 from cortex_gateway import config, gateway
-from cortex_gateway.processes import supervisor
-from cortex_gateway.processes.workers import Worker
+from cortex_gateway.processes import sockets, supervisor
+from cortex_gateway.processes.handover import Handover
+from cortex_gateway.processes.predecessor import CannotTakeOver, Predecessor
+from cortex_gateway.processes.sockets import Sockets
+from cortex_gateway.processes.workers import Worker, Workers
 from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen
 
@@ -63,24 +67,48 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 
 
 def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
-    known = config.read(config_path, models_path, keys_path)
-    tracing.check(known.settings.gateway.otlp_endpoint, f"{config_path}: gateway.otlp_endpoint")
-    logs.configure()
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
-
     def read_again() -> config.Config:
         return config.read(config_path, models_path, keys_path)
 
-    def work(known: config.Config, worker: Worker, sockets: Sequence[socket.socket]) -> int:
-        logs.configure(worker=worker.number)
-        uvloop.run(gateway.serve(known, read_again, worker, sockets))
-        return 0
-
+    predecessor = Predecessor()
     try:
+        predecessor = Predecessor.of(os.environ)
+        known = read_again()
+        tracing.check(known.settings.gateway.otlp_endpoint, f"{config_path}: gateway.otlp_endpoint")
+        logs.configure()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
         if known.settings.gateway.workers > 1:
-            return supervisor.run(known, read_again, work)
-        uvloop.run(gateway.serve(known, read_again))
-    except CannotListen as failure:
+            return supervisor.run(known, read_again, partial(_work, read_again), predecessor)
+        uvloop.run(gateway.serve(known, read_again, _alone(known, predecessor)))
+    except ConfigInvalid as invalid:
+        predecessor.refuse(str(invalid))
+        raise
+    except (CannotListen, CannotTakeOver) as failure:
+        predecessor.refuse(str(failure))
         print(failure, file=sys.stderr)
         return 1
     return 0
+
+
+def _alone(known: config.Config, predecessor: Predecessor) -> gateway.Place:
+    """The place of a gateway's only process."""
+    settings, workers = known.settings.gateway, Workers()
+    workers.draining = predecessor.draining
+    bound = sockets.bound(settings, predecessor)
+    handover = Handover(lambda: sockets.descriptors(settings, bound), lambda: workers.draining)
+    return gateway.Place(workers.seat(0), bound[0], predecessor.serving, handover.finished, handover.give_up)
+
+
+def _work(read_again: Callable[[], config.Config], known: config.Config, worker: Worker, own: Sockets) -> int:
+    """What a worker does. That all serve, and that they are replaced, is between its supervisor and another."""
+    logs.configure(worker=worker.number)
+
+    async def replaced() -> bool:
+        return True
+
+    uvloop.run(gateway.serve(known, read_again, gateway.Place(worker, own, _nothing, replaced, _nothing)))
+    return 0
+
+
+def _nothing() -> None:
+    pass
