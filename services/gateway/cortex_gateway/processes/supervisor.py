@@ -154,14 +154,12 @@ class _Supervisor:
             os._exit(code)
 
     def _bury(self) -> None:
-        while any(seat.pid for seat in self._seats):
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            seat = next((seat for seat in self._seats if seat.pid == pid), None)
-            if seat is not None:
-                seat.pid = 0
-                self._ended(seat, pid, os.waitstatus_to_exitcode(status))
+        for seat in self._seats:
+            if seat.pid:
+                pid, status = os.waitpid(seat.pid, os.WNOHANG)  # not whoever: a successor is not ours to bury
+                if pid:
+                    seat.pid = 0
+                    self._ended(seat, pid, os.waitstatus_to_exitcode(status))
 
     def _ended(self, seat: _Seat, pid: int, code: int) -> None:
         self._workers.seat(seat.number)  # its requests are over
