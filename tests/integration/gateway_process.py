@@ -152,7 +152,7 @@ async def running(
             async with asyncio.timeout(20):
                 await process.wait()
             await reading
-    assert process.returncode == exit_code, gateway.log
+    assert process.returncode == exit_code, (process.returncode, gateway.log)
     assert not [line for line in gateway.log if line["event"] == "internal_error" or "traceback" in line], gateway.log
 
 

@@ -77,6 +77,7 @@ class Predecessor:
         if self._tell != _NOBODY.tell:
             self._say(Refused(reason))
             self._part()
+        self.leave_unclaimed()
 
     def leave_unclaimed(self) -> None:
         """Close the sockets of addresses that we do not listen on."""
