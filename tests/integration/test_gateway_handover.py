@@ -215,9 +215,13 @@ async def test_three_releases_in_a_row_take_over_under_load_and_no_request_fails
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_kept_connection_is_answered_by_the_old_release_and_then_closed(tmp_path: Path, workers: int) -> None:
-    """With the word that the next request needs another connection. One that stays silent is closed at last."""
+    """With the word that the next request needs another connection. One that stays silent is closed at last, and a
+    stream is not cut, though it takes longer than a stop would give it."""
     async with installed(tmp_path, workers=workers) as host, aiohttp.ClientSession() as http:
         port = int(host.gateway.url.rpartition(":")[2])
+        host.neurons[1].pace_s = 1.5
+        stream = asyncio.create_task(host.gateway.text(SLOW_MODEL))
+        await until(lambda: bool(host.neurons[1].sent))
         silent, writer = await asyncio.open_connection("127.0.0.1", port)
         async with http.get(host.gateway.url + "/health") as response:
             assert response.headers["connection"] == "keep-alive"
@@ -233,6 +237,8 @@ async def test_a_kept_connection_is_answered_by_the_old_release_and_then_closed(
         async with asyncio.timeout(10):
             assert await silent.read() == b""
         writer.close()
+        assert not stream.done()
+        assert (await stream).endswith("data: [DONE]\n\n")
         await until(lambda: not runs(old))
 
 

@@ -218,8 +218,9 @@ async def _emptied(servers: Sequence[AsyncioServer], began: float) -> None:
         now = time.monotonic()
         left = False
         for connection in [each for server in servers for each in server.connections]:
-            silent_s = now - max(began, connection._time)
-            left = left or silent_s < _SILENT_S or not connection.close_if_idle()
+            silent = now - max(began, connection._time) >= _SILENT_S
+            if not (silent and connection.close_if_idle()):
+                left = True
 
 
 async def _close(server: AsyncioServer) -> None:
