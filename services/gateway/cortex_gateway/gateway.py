@@ -73,8 +73,8 @@ async def serve(config: Config, read_again: Callable[[], Config], place: Place) 
             await gateway.stop()
 
         lifecycle = Lifecycle(
-            start=gateway.start, stop=stop, reload=gateway.reload, serving=place.serving,
-            hand_over=place.hand_over, retire=gateway.retire,
+            start=gateway.start, stop=stop, others_ready=gateway.others_ready, reload=gateway.reload,
+            serving=place.serving, hand_over=place.hand_over, retire=gateway.retire,
         )  # fmt: skip
         if settings.workers > 1:
             await resources.enter_async_context(_laying_out(gateway.state))
@@ -101,13 +101,15 @@ class Gateway:
     read_again: Callable[[], Config]
 
     async def start(self) -> None:
-        """Begin to watch the fleet; returns when each neuron was asked once, by every worker."""
+        """Begin to watch the fleet; returns when each neuron was asked once."""
         await self._watch(self.state.config)
-        worker = self.state.worker
-        worker.ready = True
-        while not worker.all.all_ready:  # noqa: ASYNC110  other processes
-            await asyncio.sleep(_LOOK_S)
         self.recycler.start()
+        self.state.worker.ready = True
+
+    async def others_ready(self) -> None:
+        """Wait until every worker has started."""
+        while not self.state.worker.all.all_ready:  # noqa: ASYNC110  other processes
+            await asyncio.sleep(_LOOK_S)
 
     async def retire(self) -> None:
         """Begin nothing by ourselves any more: another gateway does. Requests go on."""

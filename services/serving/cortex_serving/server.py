@@ -58,6 +58,7 @@ class Lifecycle:
 
     start: Callable[[], Awaitable[None]]
     stop: Callable[[], Awaitable[None]]
+    others_ready: Callable[[], Awaitable[None]] = _nothing  # nothing is accepted on `bound` sockets before
     reload: Callable[[], Awaitable[None]] | None = None
     serving: Callable[[], None] = lambda: None
     hand_over: Callable[[], Awaitable[bool]] | None = None
@@ -82,7 +83,8 @@ async def serve(listeners: Sequence[Listener], lifecycle: Lifecycle, stopping: a
         _install_signals(lifecycle, ending)
     servers = [await _listen(listener) for listener in listeners if listener.bound is None]
     try:
-        if await _done_before(ending.stopping, lifecycle.start()):
+        await lifecycle.start()
+        if await _done_before(ending.stopping, lifecycle.others_ready()):
             # Who connects to these is not refused meanwhile, and is better served by a service that is ready.
             servers += [await _listen(listener) for listener in listeners if listener.bound is not None]
             logs.info("serving", addresses=[f"{each.host}:{each.port}" for each in listeners])
