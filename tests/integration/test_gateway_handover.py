@@ -26,7 +26,9 @@ ADMIN_KEY = "an-admin-key-for-tests"
 AS_IT_IS = ""
 IMPATIENT = "from cortex_gateway.processes import successor; successor.TIMEOUT_S = 3"
 HANGS = "import time; time.sleep(3600)"
-HANGS_LATER = "import asyncio; from cortex_gateway import gateway; gateway.serve = lambda *_: asyncio.sleep(3600)"
+HANGS_LATER = (
+    "import asyncio; from cortex_gateway import gateway; gateway.serve = lambda *held: asyncio.sleep(3600, held)"
+)
 DIES = "sys.exit(3)"
 DIES_LATER = "import os; from cortex_gateway import gateway; gateway.serve = lambda *_: os._exit(3)"
 PROGRAM = """#!{python}
@@ -152,6 +154,11 @@ class Load:
                 if not kept:
                     await http.close()
 
+    async def go_on(self) -> None:
+        """Return when there have been a hundred more answers, and streams that began later."""
+        answers, streams = self.answers + 100, self.streams + CLIENTS // 2
+        await until(lambda: self.answers >= answers and self.streams >= streams)
+
     async def _ask(self, http: aiohttp.ClientSession) -> None:
         async with http.post(self.url + CHAT, json=_body(MODEL)) as response:
             text = await response.text()
@@ -198,15 +205,14 @@ async def test_three_releases_in_a_row_take_over_under_load_and_no_request_fails
                 host.install(number)
                 host.configure(workers=count)
                 pids.append(host.pid)
-                served = clients.answers
                 await host.hand_over()
-                await until(lambda served=served: clients.answers > served + 100)
+                await clients.go_on()
         assert not clients.failures
         assert clients.streams >= 6
+        await until(lambda: len(host.events("request")) == clients.answers + clients.streams)
         requests = host.events("request")
         assert {line["release"] for line in requests} == {1, 2, 3, 4}
         assert {line["outcome"] for line in requests} == {"ok"}
-        assert len(requests) == clients.answers + clients.streams
         await until(lambda: not any(runs(pid) for pid in pids))
         assert await host.gateway.process.wait() == 0
         assert (await host.gateway.get("/health"))["in_flight"] == 0
