@@ -106,7 +106,8 @@ in
         modelsFile
       ];
       serviceConfig = {
-        Type = "exec";
+        Type = "notify";
+        NotifyAccess = "main";
         ExecStart =
           "${program} --config /etc/cortex/cortex.toml --models /etc/cortex/models.toml"
           + lib.optionalString (cfg.keysFile != null) " --keys %d/keys.toml";

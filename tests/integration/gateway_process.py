@@ -123,13 +123,9 @@ def write_config(
 
 @asynccontextmanager
 async def running(
-    folder: Path,
-    neurons: list[ScriptedNeuron],
-    models: list[dict[str, Any]],
-    exit_code: int = 0,
-    program: Path = BIN / "cortex-gateway",
-    **settings: Any,
-) -> AsyncIterator[RunningGateway]:
+    folder: Path, neurons: list[ScriptedNeuron], models: list[dict[str, Any]], exit_code: int = 0,
+    program: Path = BIN / "cortex-gateway", environment: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:  # fmt: skip
     """A gateway that has asked every neuron once; stopped at the end, and it must stop well, or as is expected.
 
     A keys.toml that lies in `folder` is used.
@@ -141,7 +137,7 @@ async def running(
         command += ["--keys", str(folder / "keys.toml")]
     process = await asyncio.create_subprocess_exec(
         *command, "--models", str(folder / "models.toml"), stderr=asyncio.subprocess.PIPE, limit=2**20,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": "error", **(environment or {})},
     )  # fmt: skip
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         api, metrics = (f"http://127.0.0.1:{port}" for port in ports)
@@ -156,7 +152,7 @@ async def running(
             async with asyncio.timeout(20):
                 await process.wait()
             await reading
-    assert process.returncode == exit_code, gateway.log
+    assert process.returncode == exit_code, (process.returncode, gateway.log)
     assert not [line for line in gateway.log if line["event"] == "internal_error" or "traceback" in line], gateway.log
 
 

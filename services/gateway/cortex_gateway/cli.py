@@ -7,7 +7,6 @@ file that the role renders is checked by a process of its own.
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -57,35 +56,6 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 
 
 def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
-    import prometheus_client
-    import uvloop
+    from cortex_gateway import start
 
-    from cortex_gateway import gateway
-    from cortex_gateway.processes import supervisor
-    from cortex_gateway.processes.workers import Worker
-    from cortex_serving import logs, tracing
-    from cortex_serving.server import CannotListen
-
-    known = config.read(config_path, models_path, keys_path)
-    tracing.check(known.settings.gateway.otlp_endpoint, f"{config_path}: gateway.otlp_endpoint")
-    logs.configure()
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
-
-    started_with = known.settings.gateway
-
-    def read_again() -> config.Config:
-        return config.read(config_path, models_path, keys_path)
-
-    def work(known: config.Config, worker: Worker, sockets: Sequence[socket.socket]) -> int:
-        logs.configure(worker=worker.number)
-        uvloop.run(gateway.serve(known, read_again, worker, sockets, started_with))
-        return 0
-
-    try:
-        if known.settings.gateway.workers > 1:
-            return supervisor.run(known, read_again, work)
-        uvloop.run(gateway.serve(known, read_again))
-    except CannotListen as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    return 0
+    return start.run(lambda: config.read(config_path, models_path, keys_path), config_path)

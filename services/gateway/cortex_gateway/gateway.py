@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,8 @@ from cortex_gateway.forwarding.forwarder import Forwarder
 from cortex_gateway.forwarding.upstream import Upstream
 from cortex_gateway.loading import Loads
 from cortex_gateway.operations import Operations
-from cortex_gateway.processes.workers import Worker, Workers
+from cortex_gateway.processes.sockets import Sockets
+from cortex_gateway.processes.workers import Worker
 from cortex_gateway.records.access_log import AccessLog
 from cortex_gateway.records.decisions import Decisions
 from cortex_gateway.records.metrics import Metrics
@@ -38,38 +39,56 @@ from cortex_serving.server import Lifecycle, Listener
 from cortex_serving.server import serve as serve_listeners
 
 _LAY_OUT_INTERVAL_S = 1.0
+_LOOK_S = 0.02
 
 
-async def serve(
-    config: Config,
-    read_again: Callable[[], Config],
-    worker: Worker | None = None,
-    sockets: Sequence[socket.socket | None] = (None, None),
-    started_with: GatewaySettings | None = None,
-) -> None:
-    """Serve until SIGTERM; `read_again` is called on SIGHUP. Raises CannotListen.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process's place in the gateway, which it has from whoever started it: its part of what workers share, its
+    sockets, whom it tells that it serves, what brings another into its place on SIGUSR2, and what the gateway was
+    started with: a worker that comes later may find newer files."""
 
-    One of several workers is given its part of what they share, its sockets (of the API, of the metrics), and what the
-    gateway was started with: a worker that comes later may find a newer `config`.
-    """
+    worker: Worker
+    sockets: Sockets
+    serving: Callable[[], None]
+    hand_over: Callable[[], Awaitable[bool]]
+    give_up: Callable[[], None]
+    started_with: GatewaySettings
+
+
+async def serve(config: Config, read_again: Callable[[], Config], place: Place) -> None:
+    """Serve until SIGTERM, or until another is in our place; `read_again` is called on SIGHUP."""
     async with AsyncExitStack() as resources:
         client = await resources.enter_async_context(NeuronClient(POLL_TIMEOUT_S))
         upstream = await resources.enter_async_context(Upstream())
-        settings = started_with or config.settings.gateway
-        worker = worker or Workers().seat(0)
+        settings = place.started_with
+        worker = place.worker
         tracer = tracing.start(settings.otlp_endpoint, "cortex-gateway", f"{socket.gethostname()}/{worker.number}")
         if tracer is not None:
             resources.push_async_callback(tracer.stop)
         gateway = _assembled(config, client, upstream, read_again, worker)
         gateway.state.tracer, gateway.state.started_with = tracer, settings
-        listeners = [
-            Listener(routes.api(gateway.state, gateway.operations), *address(settings.listen), sockets[0]),
-            Listener(routes.metrics_page(gateway.state.metrics), *address(settings.metrics_listen), sockets[1]),
-        ]
+
+        async def stop() -> None:
+            place.give_up()
+            await gateway.stop()
+
+        lifecycle = Lifecycle(
+            start=gateway.start, stop=stop, others_ready=gateway.others_ready, reload=gateway.reload,
+            serving=place.serving, hand_over=place.hand_over, retire=gateway.retire,
+        )  # fmt: skip
         if settings.workers > 1:
             _tell_siblings(gateway.state)
             await resources.enter_async_context(_laying_out(gateway.state))
-        await serve_listeners(listeners, Lifecycle(start=gateway.start, stop=gateway.stop, reload=gateway.reload))
+        await serve_listeners(_listeners(gateway, settings, place.sockets), lifecycle)
+
+
+def _listeners(gateway: Gateway, settings: GatewaySettings, sockets: Sockets) -> list[Listener]:
+    """An application for each socket; there are several only where a predecessor had more workers than we have."""
+    listen, metrics_listen = address(settings.listen), address(settings.metrics_listen)
+    listeners = [Listener(routes.api(gateway.state, gateway.operations), *listen, each) for each in sockets.api]
+    metrics = gateway.state.metrics
+    return listeners + [Listener(routes.metrics_page(metrics), *metrics_listen, each) for each in sockets.metrics]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +106,16 @@ class Gateway:
         """Begin to watch the fleet; returns when each neuron was asked once."""
         await self._watch(self.state.config)
         self.recycler.start()
+        self.state.worker.ready = True
+
+    async def others_ready(self) -> None:
+        """Wait until every worker has started."""
+        while not self.state.worker.all.all_ready:  # noqa: ASYNC110  other processes
+            await asyncio.sleep(_LOOK_S)
+
+    async def retire(self) -> None:
+        """Begin nothing by ourselves any more: another gateway does. Requests go on."""
+        await self.recycler.stop(self.state.config.settings.gateway.cold_load_timeout_s)
 
     async def stop(self) -> None:
         """Close admission and let requests end (case L8)."""

@@ -1,13 +1,11 @@
-"""The process above several workers: it binds, forks them, starts again what dies, and stops all in order.
+"""The process above several workers: it forks them, starts again what dies, and stops or replaces all in order.
 
-Owns: the sockets, the workers' lives, and the signals to all of them. Does not own: what a worker does (gateway.py) or
-what they share (workers.py). Called by: cli.py, where there is more than one worker.
+Owns: the workers' lives, and the signals to all of them. Does not own: what a worker does (gateway.py), what they share
+(workers.py) or whose sockets are whose (sockets.py). Called by: cli.py, where there is more than one worker.
 
-Each worker has sockets of its own on the one port (SO_REUSEPORT), so that the kernel spreads connections by their
-addresses; from one socket for all, whoever wakes first takes a whole burst. All of them stay open here: what waits in a
-dead worker's queue is taken by the worker that comes after it, and no connection is refused meanwhile. Workers are
-forked from what is imported already, so the next one is there in milliseconds; for that there is no thread and no event
-loop in this process.
+The sockets of all stay open here: what waits in a dead worker's queue is taken by the worker that comes after it, and
+no connection is refused meanwhile. Workers are forked from what is imported already, so the next one is there in
+milliseconds; for that there is no thread and no event loop in this process.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,13 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cortex_contracts.inventory.files import ConfigInvalid
-from cortex_gateway.config import Config, address
+from cortex_gateway.config import Config
+from cortex_gateway.processes.handover import LOOK_S, Handover
+from cortex_gateway.processes.predecessor import Predecessor
+from cortex_gateway.processes.sockets import Sockets, bound, descriptors
 from cortex_gateway.processes.workers import Worker, Workers
 from cortex_serving import logs
-from cortex_serving.server import bind
+from cortex_serving.server import RETIREMENT_S
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_HEARD = (*_STOP, signal.SIGHUP, signal.SIGCHLD)
+_HEARD = (*_STOP, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS_S = 6.0  # after drain_timeout_s: a worker's error events and the end of its connections
 _IDLE_S = 3600.0
@@ -38,7 +38,7 @@ _FIRST_PAUSE_S = 0.1
 START_LIMIT = 5
 START_LIMIT_S = 60.0
 
-Work = Callable[[Config, Worker, Sequence[socket.socket]], int]
+Work = Callable[[Config, Worker, Sockets], int]
 
 
 def pause_s(deaths: Sequence[float], now: float) -> float | None:
@@ -57,25 +57,38 @@ class _Seat:
     """One worker's place: its sockets, and whoever sits there. `pid` is 0 while nobody does."""
 
     number: int
-    sockets: list[socket.socket]
+    sockets: Sockets
     pid: int = 0
     deaths: list[float] = field(default_factory=list)
     start_at: float = 0.0
 
 
-def run(config: Config, read_again: Callable[[], Config], work: Work) -> int:
+def run(config: Config, read_again: Callable[[], Config], work: Work, predecessor: Predecessor) -> int:
     """Run `work` in as many workers as the configuration says until SIGTERM; the exit code. Raises CannotListen."""
     count = config.settings.gateway.workers
     with tempfile.TemporaryDirectory(prefix="cortex-gateway-") as folder:
-        return _Supervisor(config, read_again, work, Workers(count, Path(folder))).run()
+        workers = Workers(count, Path(folder))
+        workers.draining = predecessor.draining
+        return _Supervisor(config, read_again, work, workers, predecessor).run()
 
 
 class _Supervisor:
     """Running until `_stop_by` is set, then stopping; what it exits with is `_exit_code`."""
 
-    def __init__(self, config: Config, read_again: Callable[[], Config], work: Work, workers: Workers) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read_again: Callable[[], Config],
+        work: Work,
+        workers: Workers,
+        predecessor: Predecessor,
+    ) -> None:
         self._config, self._read_again, self._work, self._workers = config, read_again, work, workers
-        self._seats = _bound(config, workers.count)
+        settings = config.settings.gateway
+        sockets = bound(settings, predecessor)
+        self._seats = [_Seat(number, each) for number, each in enumerate(sockets)]
+        self._handover = Handover(lambda: descriptors(settings, sockets), lambda: workers.draining)
+        self._to_be_told: Predecessor | None = predecessor  # until all workers serve
         self._stop_by: float | None = None
         self._exit_code = 0
 
@@ -85,17 +98,35 @@ class _Supervisor:
         logs.info("supervising", workers=len(self._seats))
         while self._stop_by is None or any(seat.pid for seat in self._seats):
             self._start_due()
-            heard = signal.sigtimedwait(_HEARD, self._patience_s())
-            if heard is not None and heard.si_signo in _STOP:
-                self._stop()
-            elif heard is not None and heard.si_signo == signal.SIGHUP:
-                self._reload()
+            self._hear()
             self._bury()
+            self._tell_when_ready()
+            if self._handover.under_way and self._handover.done():
+                self._handover.leave()
+                self._retire()
             if self._stop_by is not None and time.monotonic() >= self._stop_by:
                 self._end()
         return self._exit_code
 
+    def _hear(self) -> None:
+        heard = signal.sigtimedwait(_HEARD, self._patience_s())
+        number = None if heard is None else heard.si_signo
+        if number in _STOP:
+            self._handover.give_up()
+            self._stop()
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR2:
+            self._handover.begin()
+
+    def _tell_when_ready(self) -> None:
+        if self._to_be_told is not None and self._workers.all_ready:
+            self._to_be_told.serving()
+            self._to_be_told = None
+
     def _patience_s(self) -> float:
+        if self._handover.under_way or self._to_be_told is not None:
+            return LOOK_S
         due = [self._stop_by] if self._stop_by is not None else [seat.start_at for seat in self._seats if not seat.pid]
         return max(0.0, min(due, default=time.monotonic() + _IDLE_S) - time.monotonic())
 
@@ -115,7 +146,7 @@ class _Supervisor:
             _end_with(parent)
             for other in self._seats:
                 if other is not seat:
-                    _close(other)
+                    other.sockets.close()
             code = self._work(self._config, self._workers.seat(seat.number), seat.sockets)
         except BaseException as failure:  # noqa: BLE001  nothing of a worker may run on in the supervisor's frames
             logs.error("worker_failed", exception=failure, worker=seat.number)
@@ -123,19 +154,17 @@ class _Supervisor:
             os._exit(code)
 
     def _bury(self) -> None:
-        while any(seat.pid for seat in self._seats):
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            seat = next((seat for seat in self._seats if seat.pid == pid), None)
-            if seat is not None:
-                seat.pid = 0
-                self._ended(seat, pid, os.waitstatus_to_exitcode(status))
+        for seat in self._seats:
+            if seat.pid:
+                pid, status = os.waitpid(seat.pid, os.WNOHANG)  # not whoever: a successor is not ours to bury
+                if pid:
+                    seat.pid = 0
+                    self._ended(seat, pid, os.waitstatus_to_exitcode(status))
 
     def _ended(self, seat: _Seat, pid: int, code: int) -> None:
         self._workers.seat(seat.number)  # its requests are over
         if self._stop_by is not None:
-            _close(seat)  # or the kernel would go on to send connections to where nobody is
+            seat.sockets.close()  # or the kernel would go on to send connections to where nobody is
             self._exit_code = self._exit_code or min(1, abs(code))
             return
         now = time.monotonic()
@@ -157,12 +186,22 @@ class _Supervisor:
         self._tell_all(signal.SIGHUP)
 
     def _stop(self) -> None:
-        if self._stop_by is None:
-            self._stop_by = time.monotonic() + self._config.settings.gateway.drain_timeout_s + _LAST_WORDS_S
-            for seat in self._seats:
-                if not seat.pid:
-                    _close(seat)
+        by = self._ended_by()
+        self._stop_by = by if self._stop_by is None else min(by, self._stop_by)
+        for seat in self._seats:
+            if not seat.pid:
+                seat.sockets.close()
         self._tell_all(signal.SIGTERM)
+
+    def _retire(self) -> None:
+        """The successor holds all sockets. Workers do with them as they do when there is none above them."""
+        self._stop_by = self._ended_by() + RETIREMENT_S
+        for seat in self._seats:
+            seat.sockets.close()
+        self._tell_all(signal.SIGUSR2)
+
+    def _ended_by(self) -> float:
+        return time.monotonic() + self._config.settings.gateway.drain_timeout_s + _LAST_WORDS_S
 
     def _end(self) -> None:
         logs.error("workers_killed", workers=[seat.number for seat in self._seats if seat.pid])
@@ -173,19 +212,6 @@ class _Supervisor:
         for seat in self._seats:
             if seat.pid:
                 os.kill(seat.pid, number)
-
-
-def _bound(config: Config, count: int) -> list[_Seat]:
-    settings = config.settings.gateway
-    addresses = [address(settings.listen), address(settings.metrics_listen)]
-    for each in addresses:
-        bind(*each).close()  # a shared socket would not notice another gateway on the port
-    return [_Seat(number, [bind(*each, shared=True) for each in addresses]) for number in range(count)]
-
-
-def _close(seat: _Seat) -> None:
-    for each in seat.sockets:
-        each.close()
 
 
 def _end_with(parent: int) -> None:

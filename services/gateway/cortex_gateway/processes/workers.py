@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cortex_gateway.admission.ledger import Ledger
 
-_DRAINING = 0  # the numbers: whether the gateway is drained, then the requests under way of each worker
+_DRAINING = 0  # the numbers: whether the gateway is drained, then two of each worker
 _FIRST_COLUMN = 1
+_IN_FLIGHT, _READY, _COLUMN = 0, 1, 2  # requests under way, whether it can serve, and how many numbers that are
 _NUMBER_BYTES = 8
 
 
@@ -26,7 +27,7 @@ class Workers:
     def __init__(self, count: int = 1, folder: Path | None = None) -> None:
         self.count, self.folder = count, folder
         self.started = time.monotonic()
-        self._numbers = memoryview(mmap.mmap(-1, (_FIRST_COLUMN + count) * _NUMBER_BYTES)).cast("q")
+        self._numbers = memoryview(mmap.mmap(-1, (_FIRST_COLUMN + count * _COLUMN) * _NUMBER_BYTES)).cast("q")
         self.ledger = mmap.mmap(-1, Ledger.size(count))
 
     @property
@@ -41,12 +42,19 @@ class Workers:
     @property
     def in_flight(self) -> int:
         """Requests under way in all workers."""
-        return sum(self._numbers[_FIRST_COLUMN:])
+        return sum(self._numbers[_FIRST_COLUMN + _IN_FLIGHT :: _COLUMN])
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether each worker can serve: none of them accepts before, so that a gateway which cannot take another's
+        place has taken none of its connections."""
+        return all(self._numbers[_FIRST_COLUMN + _READY :: _COLUMN])
 
     def seat(self, number: int) -> Worker:
         """One worker's own part of it, empty: whoever sat there before is dead."""
         worker = Worker(self, number)
         worker.in_flight = 0
+        worker.ready = False
         worker.ledger.clear()
         return worker
 
@@ -56,17 +64,26 @@ class Worker:
 
     def __init__(self, all_of_them: Workers, number: int) -> None:
         self.all, self.number = all_of_them, number
-        self._column = all_of_them._numbers[_FIRST_COLUMN + number :]
+        self._column = all_of_them._numbers[_FIRST_COLUMN + number * _COLUMN :]
         self.ledger = Ledger(all_of_them.ledger, all_of_them.count, number)
 
     @property
     def in_flight(self) -> int:
         """Requests under way in this worker."""
-        return self._column[0]
+        return self._column[_IN_FLIGHT]
 
     @in_flight.setter
     def in_flight(self, number: int) -> None:
-        self._column[0] = number
+        self._column[_IN_FLIGHT] = number
+
+    @property
+    def ready(self) -> bool:
+        """Whether this worker has started and can serve."""
+        return bool(self._column[_READY])
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._column[_READY] = ready
 
     def lay_out(self, name: str, page: bytes) -> None:
         """Give the others a page of this name, in place of the last one. Whoever reads sees the one or the other."""
