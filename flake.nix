@@ -15,6 +15,7 @@
       rendered = [
         "cortex/cortex.toml"
         "cortex/models.toml"
+        "neuron/models.toml"
         "neuron/neuron.toml"
       ];
     in

@@ -1,4 +1,4 @@
-# The neuron on NixOS: the unit and the file that the role `neuron` installs elsewhere. The GPU's driver is the host's affair
+# The neuron on NixOS: the unit and the files that the role `neuron` installs elsewhere. The GPU's driver is the host's affair
 # (hardware.nvidia), and so is torch's CUDA: `nixpkgs.config.cudaSupport = true` builds the package with it.
 # Not here: what a key of `settings` may be. The program says so while the system is built, as it does to the role.
 {
@@ -12,11 +12,14 @@ let
   told = cfg.settings.neuron;
   toml = pkgs.formats.toml { };
   program = lib.getExe cfg.package;
-  file = toml.generate "neuron.toml" (cfg.settings // { inherit (cfg) models; });
-  checked = pkgs.runCommand "neuron.toml" { rendered = file; } ''
-    ${program} --check-config $rendered
-    cp $rendered $out
-  '';
+  checked =
+    check: name: value:
+    pkgs.runCommand name { rendered = toml.generate name value; } ''
+      ${program} ${check} $rendered
+      cp $rendered $out
+    '';
+  settingsFile = checked "--check-config" "neuron.toml" cfg.settings;
+  modelsFile = checked "--check-models" "models.toml" { inherit (cfg) models; };
 in
 {
   options.services.cortex-neuron = {
@@ -56,7 +59,7 @@ in
     models = lib.mkOption {
       type = lib.types.listOf (lib.types.attrsOf toml.type);
       default = [ ];
-      description = "The catalogue, the whole of it on every host: see models of services.cortex-gateway.";
+      description = "The catalogue, models.toml, the whole of it on every host: see models of services.cortex-gateway.";
     };
     environmentFile = lib.mkOption {
       type = lib.types.nullOr lib.types.externalPath;
@@ -68,7 +71,8 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    environment.etc."neuron/neuron.toml".source = checked;
+    environment.etc."neuron/neuron.toml".source = settingsFile;
+    environment.etc."neuron/models.toml".source = modelsFile;
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ told.port ];
 
     users.groups.neuron = { };
@@ -85,7 +89,9 @@ in
       wants = [ "network-online.target" ];
       startLimitIntervalSec = 300;
       startLimitBurst = 5;
-      restartTriggers = [ checked ];
+      restartTriggers = [ settingsFile ];
+      # Only models whose own entry has changed notice a reload.
+      reloadTriggers = [ modelsFile ];
       # A user without a home would put caches anywhere: they are named, all of them, below the state directory.
       environment = {
         HOME = "/var/lib/neuron";
@@ -95,7 +101,8 @@ in
       };
       serviceConfig = {
         Type = "exec";
-        ExecStart = "${program} --config /etc/neuron/neuron.toml";
+        ExecStart = "${program} --config /etc/neuron/neuron.toml --models /etc/neuron/models.toml";
+        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         Restart = "on-failure";
         RestartSec = 5;
         # The daemon ends its engine processes itself; what is left after the time below is killed with it.
@@ -107,6 +114,8 @@ in
         StateDirectoryMode = "0750";
         RuntimeDirectory = "neuron";
         RuntimeDirectoryMode = "0750";
+        # That the neuron was drained is kept there.
+        RuntimeDirectoryPreserve = "restart";
         LimitMEMLOCK = "infinity";
         LimitNOFILE = 1048576;
         CapabilityBoundingSet = "";

@@ -74,12 +74,11 @@ def started(*command: str) -> Iterator[psutil.Process]:
 @contextlib.contextmanager
 def neuron(port: int, folder: Path) -> Iterator[psutil.Process]:
     """A real neuron with the demo model loaded, as `smollm2`."""
-    config = folder / "neuron.toml"
+    config, models = folder / "neuron.toml", folder / "models.toml"
     config.write_text(
-        f'[neuron]\nname = "bench"\nbind = "127.0.0.1"\nport = {port}\ndevices = "cpu"\n'
-        f'runtime_dir = "{folder}/run"\n'
-        f'[[models]]\nid = "smollm2"\nsource = "{DEMO_MODEL}"\nvram_mb = 3000\npreload_on = ["bench"]\n'
+        f'[neuron]\nname = "bench"\nbind = "127.0.0.1"\nport = {port}\ndevices = "cpu"\nruntime_dir = "{folder}/run"\n'
     )
-    with started(str(_BIN / "cortex-neuron"), "--config", str(config)) as process:
+    models.write_text(f'[[models]]\nid = "smollm2"\nsource = "{DEMO_MODEL}"\nvram_mb = 3000\npreload_on = ["bench"]\n')
+    with started(str(_BIN / "cortex-neuron"), "--config", str(config), "--models", str(models)) as process:
         wait_for(f"http://127.0.0.1:{port}/models/smollm2", '"loaded"', 120)
         yield process

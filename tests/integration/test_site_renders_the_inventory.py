@@ -180,11 +180,16 @@ def test_cortex_toml_is_the_fleet_s_gateway_and_neurons(rendered: Rendered) -> N
     ]
 
 
-def test_models_toml_is_the_catalogue(rendered: Rendered) -> None:
-    """Every key of every entry, exactly."""
-    file = rendered.read("gw", "etc/cortex/models.toml", ModelsFile)
-    assert file.models == rendered.fleet.models
-    assert file.models[0].model_dump(mode="json") == MODEL
+@pytest.mark.parametrize(
+    "file", ["gw/etc/cortex/models.toml", "n1/etc/neuron/models.toml", "n2/etc/neuron/models.toml"]
+)
+def test_models_toml_is_the_catalogue(rendered: Rendered, file: str) -> None:
+    """Every key of every entry, exactly; the whole of it on every host, in the same bytes."""
+    host, _, path = file.partition("/")
+    assert (rendered.folder / file).read_bytes() == (rendered.folder / "gw/etc/cortex/models.toml").read_bytes()
+    catalogue = rendered.read(host, path, ModelsFile)
+    assert catalogue.models == rendered.fleet.models
+    assert catalogue.models[0].model_dump(mode="json") == MODEL
 
 
 def test_keys_toml_is_the_keys_as_digests(rendered: Rendered) -> None:
@@ -207,13 +212,12 @@ def test_the_access_log_has_its_folder(rendered: Rendered) -> None:
 
 
 @pytest.mark.parametrize("host", ["n1", "n2"])
-def test_neuron_toml_is_the_host_s_settings_and_the_whole_catalogue(rendered: Rendered, host: str) -> None:
+def test_neuron_toml_is_the_host_s_settings(rendered: Rendered, host: str) -> None:
     """Every field, exactly: of a host with all of its own, and of one with the defaults."""
     file = rendered.read(host, "etc/neuron/neuron.toml", NeuronFile)
     declared = next(neuron for neuron in rendered.fleet.neurons if neuron.name == host)
     folders = {name: str(rendered.folder / host / path) for name, path in FOLDERS.items()}
     assert file.neuron.model_dump() == declared.model_dump(exclude={"address"}) | folders
-    assert file.models == rendered.fleet.models
 
 
 FOLDERS = {"runtime_dir": "run/neuron"}

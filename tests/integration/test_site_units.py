@@ -63,6 +63,14 @@ def test_the_neuron_has_a_home_for_its_caches() -> None:
     assert "Environment=HOME=/var/lib/neuron" in lines
 
 
+def test_the_neuron_is_reloaded_by_a_signal_and_keeps_its_runtime_folder_when_restarted() -> None:
+    """A change of the catalogue restarts no model that it does not concern; a drained neuron stays drained."""
+    lines = unit("neuron").splitlines()
+    assert {"ExecReload=kill -HUP $MAINPID", "RuntimeDirectoryPreserve=restart"} <= set(lines)
+    [start] = [line for line in lines if line.startswith("ExecStart=")]
+    assert start.endswith("--config /etc/neuron/neuron.toml --models /etc/neuron/models.toml")
+
+
 def test_the_gateway_is_reloaded_by_a_signal() -> None:
     """A change of its configuration drops no stream."""
     lines = unit("gateway").splitlines()

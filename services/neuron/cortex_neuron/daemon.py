@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import prometheus_client
 import uvloop
 
-from cortex_contracts.inventory.files import NeuronFile
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.api.neuron import Neuron
+from cortex_neuron.configuration import Configuration
 from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
 from cortex_neuron.hardware.devices import DeviceWatch
+from cortex_neuron.in_effect import InEffect
 from cortex_neuron.residency.activation import Preloads
+from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness
 from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.residency import Residency
@@ -32,32 +35,38 @@ RANK_MODULE = "cortex_neuron.engine.rank"
 PRELOAD = "cortex_neuron.engine.preload"
 
 
-def run(file: NeuronFile, rank_module: str = RANK_MODULE, preload: str = PRELOAD) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. The modules are others only in tests."""
+def run(
+    known: Configuration,
+    read_again: Callable[[], Configuration],
+    rank_module: str = RANK_MODULE,
+    preload: str = PRELOAD,
+) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. `read_again` is for SIGHUP, the modules are for tests."""
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
     # Engine processes inherit these through the fork server, and some are read when torch is imported.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
-    os.environ.update(file.neuron.environment)
+    os.environ.update(known.settings.environment)
     try:
-        uvloop.run(_serve(file, rank_module, preload))
+        uvloop.run(_serve(known, read_again, rank_module, preload))
     except (CannotListen, OSError) as failure:
         logs.error("cannot_start", message=str(failure))
         return 1
     return 0
 
 
-async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
-    settings = file.neuron
+async def _serve(known: Configuration, read_again: Callable[[], Configuration], rank_module: str, preload: str) -> None:
+    settings = known.settings
     devices = DeviceWatch(settings.devices)
     harnesses: dict[str, Harness] = {"torch": Loader(settings, rank_module)}
     if settings.vllm_bin:
         harnesses["vllm"] = VllmHarness(settings)
-    residency = Residency(settings, file.models, devices, harnesses)
+    residency = Residency(settings, known.models, devices, harnesses, DrainMark(settings.runtime_dir))
     preloads = Preloads(settings.name, residency)
+    in_effect = InEffect(known, read_again, residency, preloads)
     metrics = Metrics(residency, devices)
     tracer = tracing.start(settings.otlp_endpoint, "cortex-neuron", settings.name)
-    neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"), tracer)
+    neuron = Neuron(settings, devices, residency, preloads, metrics, version("cortex"), tracer, in_effect.files)
 
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
@@ -74,11 +83,14 @@ async def _serve(file: NeuronFile, rank_module: str, preload: str) -> None:
             await tracer.stop()
 
     listener = Listener(application.build(neuron), settings.bind, settings.port)
-    await serve([listener], Lifecycle(start, stop))
+    await serve([listener], Lifecycle(start, stop, in_effect.reload))
 
 
 def _prepare_folder(runtime_dir: Path) -> None:
-    """Make the folder of sockets, and clear it of what a killed daemon left. Raises OSError, which names the key."""
+    """Make the folder of sockets, and clear it of what a killed daemon left; a mark that the neuron is drained stays.
+
+    Raises OSError, which names the key.
+    """
     try:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for socket in runtime_dir.glob("g*.ipc*"):

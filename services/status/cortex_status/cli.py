@@ -1,7 +1,7 @@
 """The commands `cortex` and `cortex-status`.
 
-Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, fleet_status/, operate/,
-doctor.py).
+Owns: the subcommands and their options. Does not own: what they do (inventory_check.py, up/, bundle/,
+fleet_status/, operate/, doctor.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from cortex_status import doctor, inventory_check
+from cortex_status.bundle import command as bundle
 from cortex_status.fleet_status import command as fleet_status
 from cortex_status.operate import commands as operate
 from cortex_status.operate import options as operate_options
@@ -30,6 +31,8 @@ def cortex(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command == "up":
         return up.run(options.inventory, options.vault_password_file)
+    if options.command == "bundle":
+        return bundle.run(options)
     if options.command in operate.COMMANDS:
         return operate.run(options)
     return inventory_check.run(options.inventory, options.vault_password_file, as_json=options.json)
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     source = _source()
     up_text = "start the services of this machine that no service manager runs, until Ctrl-C"
     commands.add_parser("up", parents=[source], help=up_text, description=f"{up_text[0].upper()}{up_text[1:]}.")
+    bundle.add_to(commands)
     commands.add_parser("status", add_help=False, help="what runs, beside what is declared; as cortex-status")
     operate_options.add_to(commands)
     doctor_text = "say whether this host's devices can serve a tensor-parallel model; as cortex-neuron doctor"

@@ -41,10 +41,15 @@ def test_a_whole_gateway_file_is_read() -> None:
 
 
 def test_a_whole_neuron_file_is_read() -> None:
-    """The host's name, its devices and its catalogue."""
-    file = parse(f'[neuron]\nname = "rack1"\ndevices = [0, 2]\n{MODEL}aliases = ["a"]\n', PATH, NeuronFile)
+    """The host's name and its devices; the catalogue is another file's, and one left over from before is an error."""
+    file = parse('[neuron]\nname = "rack1"\ndevices = [0, 2]\n', PATH, NeuronFile)
     assert (file.neuron.devices, file.neuron.drained) == ((0, 2), False)
-    assert file.models[0].aliases == ("a",)
+    assert problems(f'[neuron]\nname = "rack1"\n{MODEL}', NeuronFile) == [f"{PATH}: models: it is a list: unknown key"]
+
+
+def test_a_whole_catalogue_is_read() -> None:
+    """The same file for gateways and neurons."""
+    assert parse(f'{MODEL}aliases = ["a"]\n', PATH, ModelsFile).models[0].aliases == ("a",)
 
 
 def test_an_empty_gateway_file_is_all_defaults_and_those_are_the_inventorys() -> None:
@@ -101,14 +106,11 @@ def test_each_mistake_is_one_line_that_names_file_key_and_value(shape: type[File
 
 def test_several_problems_are_reported_at_once() -> None:
     """An operator mends a file in one go, not one error a run."""
-    text = (
-        '[neuron]\nprot = 1\ndevices = []\nmax_sequences = "many"\n[[models]]\nid = "a b"\nharness = "tgi"\n[extra]\n'
-    )
+    text = '[neuron]\nprot = 1\ndevices = []\nmax_sequences = "many"\n[[models]]\nid = "a b"\n[extra]\n'
     keys = {line.split(": ")[1] for line in problems(text, NeuronFile)}
-    assert keys == {
-        "neuron.prot", "neuron.devices", "neuron.max_sequences", "neuron.name", "models.0.id", "models.0.source",
-        "models.0.harness", "models.0.vram_mb", "extra",
-    }  # fmt: skip
+    assert keys == {"neuron.prot", "neuron.devices", "neuron.max_sequences", "neuron.name", "models", "extra"}
+    keys = {line.split(": ")[1] for line in problems('[[models]]\nid = "a b"\nharness = "tgi"\n[extra]\n', ModelsFile)}
+    assert keys == {"models.0.id", "models.0.source", "models.0.harness", "models.0.vram_mb", "extra"}
 
 
 @pytest.mark.parametrize("text", ["[neuron\n", "name = \n", "a = 1\na = 2\n", "[gateway]\nlisten = yes\n"])

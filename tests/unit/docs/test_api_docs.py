@@ -43,6 +43,7 @@ from cortex_neuron.api.neuron import Neuron
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.protocol.frames import SamplingParams
 from cortex_neuron.residency.activation import Preloads
+from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.residency import Residency
 
@@ -64,7 +65,8 @@ def gateway() -> State:
 def neuron() -> Neuron:
     """One that loads nothing."""
     settings, devices = NeuronSection(name="here"), DeviceWatch("cpu")
-    residency = Residency(settings, (), devices, {"torch": Loader(settings, "no.module")})
+    harnesses = {"torch": Loader(settings, "no.module")}
+    residency = Residency(settings, (), devices, harnesses, DrainMark("/nowhere"))
     return Neuron(settings, devices, residency, Preloads("here", residency), NeuronMetrics(residency, devices), "1")
 
 

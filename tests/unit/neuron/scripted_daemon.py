@@ -1,10 +1,12 @@
-"""The real daemon with scripted_rank for an engine: `python scripted_daemon.py neuron.toml`."""
+"""The real daemon with scripted_rank for an engine: `python scripted_daemon.py --config FILE --models FILE`."""
 
 from __future__ import annotations
 
 import sys
 
-from cortex_neuron import configuration, daemon
+from cortex_neuron import daemon
+from cortex_neuron.configuration import Files
 
 if __name__ == "__main__":
-    sys.exit(daemon.run(configuration.read(sys.argv[1]), "scripted_rank", preload="zmq"))
+    files = Files(*sys.argv[2::2])
+    sys.exit(daemon.run(files.read(), files.read, "scripted_rank", preload="zmq"))

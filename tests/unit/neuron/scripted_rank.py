@@ -1,10 +1,11 @@
 """A rank that does as its prompts say: a real process on a real socket, with every fault an engine can have.
 
 A model folder (see scripted_model.py) may hold script.json:
-    {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n, "slower": factor}
+    {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n, "slower": factor,
+     "unordered": what to do with a prompt that holds no order}
 A prompt's last {"…"} object is its order:
     {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n,
-     "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true}
+     "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true, "tell_temperature": true}
 Token ids are bytes; EOS ends an answer.
 """
 
@@ -53,6 +54,7 @@ class ScriptedRank:
         self.sequences: dict[int, Sequence] = {}
         self.max_sequences = 0
         self.kv_blocks = BLOCKS
+        self.unordered: dict = {}
         self.slower = 1.0  # times as long every step and prefill takes
 
     def run(self) -> None:
@@ -101,6 +103,7 @@ class ScriptedRank:
                 return
         self.max_sequences = frame.max_sequences
         self.kv_blocks, self.slower = orders.get("kv_blocks", BLOCKS), orders.get("slower", 1.0)
+        self.unordered = orders.get("unordered", {})
         for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):
             if (source / name).exists():
                 shutil.copy(source / name, Path(frame.text_dir) / name)
@@ -118,7 +121,9 @@ class ScriptedRank:
     def submit(self, frame: frames.Submit) -> None:
         prompt = [int(each) for each in np.frombuffer(frame.prompt, dtype="<i4")]
         text = bytes(each for each in prompt if each < 256).decode(errors="replace")
-        order = order_of(text)
+        order = order_of(text) or self.unordered
+        if order.get("tell_temperature"):
+            order["reply"] = str(frame.sampling.temperature)
         if order.get("bad_request"):
             self.send(frames.Error(seq=frame.seq, kind="bad_request", message="the order was to refuse it"))
             return

@@ -1,6 +1,7 @@
 """A `vllm serve` that does as it is told: the arguments, routes and streams of vLLM 0.32, with every fault.
 
-A model folder may hold script.json: {"start": "die" | "never" | "out_of_memory", "start_s": seconds, "stray": true}
+A model folder may hold script.json: {"start": "die" | "never" | "out_of_memory", "start_s": seconds, "stray": true,
+    "completion": text}
 A chat's last message may be an order:
     {"reply": text, "step_s": s, "prefill_s": s, "die_after": n, "hang_after": n, "fail_after": n, "cut_after": n,
      "wait_after": n, "refuse": true}
@@ -54,6 +55,7 @@ class Server:
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.completions)
         return app
 
     async def health(self, _: web.Request) -> web.Response:
@@ -95,6 +97,16 @@ class Server:
             raise
         finally:
             self.running -= 1
+
+    async def completions(self, request: web.Request) -> web.Response:
+        """Answers with script.json's "completion"."""
+        body = await request.json()
+        if body["model"] not in self.options.served_model_name:
+            return _error(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
+        text = self.script.get("completion", "ok")[: body["max_tokens"]]
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(text)}
+        choices = [{"index": 0, "text": text, "finish_reason": "length"}]
+        return web.json_response({"id": "c", "model": body["model"], "choices": choices, "usage": usage})
 
     async def answer(self, request: web.Request, body: dict[str, Any], order: dict[str, Any]) -> web.StreamResponse:
         reply, usage = order.get("reply", "ok"), {"prompt_tokens": 11, "total_tokens": 0, "completion_tokens": 0}

@@ -108,7 +108,7 @@ def test_the_check_of_an_example_has_every_file_we_render(evaluated: Callable[[s
     """`nix flake check` on a machine that can build has the programs judge these."""
     for system in SYSTEMS:
         entries = json.loads(evaluated(f"checks.{system}.example", "check: check.entries"))
-        assert set(entries) == {"cortex/cortex.toml", "cortex/models.toml", "neuron/neuron.toml"}
+        assert set(entries) == {"cortex/cortex.toml", "cortex/models.toml", "neuron/models.toml", "neuron/neuron.toml"}
 
 
 def test_the_lock_is_the_one_that_was_verified(nix: Nix, flake: Path) -> None:

@@ -93,17 +93,19 @@ def test_the_neurons_unit_is_the_roles(example: Any) -> None:
     service["Environment"] = [f"{k}={v}" for k, v in example["services"]["cortex-neuron"]["environment"].items()]
     assert sorted(service.pop("Environment")) == sorted(roles_service.pop("Environment"))
     assert command(service, "ExecStart") == command(roles_service, "ExecStart")
+    assert [command(service, "ExecReload")] == roles_service["ExecReload"]
     assert service["User"] == ["neuron"]
     assert example["users"]["neuron"] == {"isSystemUser": True, "group": "neuron", "home": "/var/lib/neuron"}
     differ = {name for name in service | roles_service if service.get(name) != roles_service.get(name)}
-    assert differ == {"ExecStart"}
+    assert differ == {"ExecStart", "ExecReload"}
 
 
 def test_both_start_at_boot_and_see_their_files_change(example: Any) -> None:
-    """The gateway is reloaded, which breaks no stream; a neuron reads its file once."""
+    """A reload breaks no stream; a neuron takes up a catalogue so, and its settings at the start alone."""
     gateway, neuron = example["services"]["cortex-gateway"], example["services"]["cortex-neuron"]
     assert gateway["wantedBy"] == neuron["wantedBy"] == ["multi-user.target"]
     assert [path.rpartition("-")[2] for path in gateway["reloadTriggers"]] == ["cortex.toml", "models.toml"]
+    assert [path.rpartition("-")[2] for path in neuron["reloadTriggers"]] == ["models.toml"]
     assert [path.rpartition("-")[2] for path in neuron["restartTriggers"]] == ["neuron.toml"]
     assert sorted(example["ports"]) == [13131, 31313]
 
@@ -135,10 +137,13 @@ def judged(file: Any, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["cortex/cortex.toml", "cortex/models.toml", "neuron/neuron.toml"])
+FILES = ["cortex/cortex.toml", "cortex/models.toml", "neuron/models.toml", "neuron/neuron.toml"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_the_programs_accept_the_examples_files(example: Any, name: str, tmp_path: Path) -> None:
     """Judged by the command that the system's build runs, and installed as they are."""
-    assert set(example["etc"]) == {"cortex/cortex.toml", "cortex/models.toml", "neuron/neuron.toml"}
+    assert sorted(example["etc"]) == FILES
     ended = judged(example["etc"][name], tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "out").read_text() == example["etc"][name]["text"]

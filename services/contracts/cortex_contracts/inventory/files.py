@@ -49,7 +49,7 @@ class GatewayFile(Strict):
 
 
 class ModelsFile(Strict):
-    """models.toml: the catalogue."""
+    """models.toml: the catalogue, of a gateway or a neuron."""
 
     models: tuple[Model, ...] = ()
 
@@ -72,10 +72,9 @@ class NeuronSection(Neuron):
 
 
 class NeuronFile(Strict):
-    """neuron.toml"""
+    """neuron.toml: a neuron's settings. Its catalogue is in models.toml."""
 
     neuron: NeuronSection
-    models: tuple[Model, ...] = ()
 
 
 # Below these a value is never shown: a key may stand where its digest belongs, or its owner's name.

@@ -171,6 +171,23 @@ class PinRequest(Request):
     pinned: bool = True
 
 
+class VerifyRequest(Request):
+    """POST /models/verify. Without `timeout_s` it may take as long as a load and a step may."""
+
+    model_id: str
+    timeout_s: float | None = Field(default=None, gt=0)
+
+
+class VerifyAnswer(Answer):
+    """POST /models/verify: what the model has said. `load_s` is 0 where it was loaded already."""
+
+    model_id: str
+    text: str
+    completion_tokens: int
+    load_s: float
+    completion_s: float
+
+
 class Report(Answer):
     """GET /report: all that a gateway polls for, in one answer: the same bytes again while nothing changes."""
 
@@ -198,7 +215,9 @@ class StateAnswer(Answer):
 
 
 class VersionAnswer(Answer):
-    """GET /version"""
+    """GET /version: what runs. Files by name, as SHA-256 in hex of the bytes that were taken up."""
 
     version: str
     protocol: int
+    release: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)

@@ -32,10 +32,14 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
     (Route("GET", "/report", "All that a gateway polls for", response=neuron.Report), control.report),
     (Route("POST", "/models/load", "Load a model", neuron.LoadRequest, neuron.StatusAnswer), control.load),
     (Route("POST", "/models/unload", "Unload a model", neuron.UnloadRequest, neuron.StatusAnswer), control.unload),
+    (
+        Route("POST", "/models/verify", "Have a model answer, loaded first", neuron.VerifyRequest, neuron.VerifyAnswer),
+        control.verify,
+    ),
     (Route("POST", "/models/pin", "Keep a model from eviction", neuron.PinRequest, neuron.StatusAnswer), control.pin),
     (Route("POST", "/drain", "Take nothing new", response=neuron.StateAnswer), control.drain),
     (Route("POST", "/undrain", "Take requests again", response=neuron.StateAnswer), control.undrain),
-    (Route("GET", "/version", "Versions of program and protocol", response=neuron.VersionAnswer), control.version),
+    (Route("GET", "/version", "What runs: program, protocol, files", response=neuron.VersionAnswer), control.version),
     (Route("GET", "/metrics", "Prometheus metrics", media_type=_TEXT), control.metrics),
     (Route("GET", "/v1/models", "OpenAI: models", response=openai.ModelList), inference.model_list),
     (

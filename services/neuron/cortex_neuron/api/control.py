@@ -1,7 +1,7 @@
 """The neuron's own HTTP contract (cortex_contracts.wire.neuron), for gateway and operator.
 
-Owns: these routes' handlers. All but load and unload answer from what is already known: nothing here waits for an
-engine or a driver (case T7). Called by: application.
+Owns: these routes' handlers. All but load, unload and verify answer from what is already known: nothing else here waits
+for an engine or a driver (case T7). Called by: application.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sanic.response import raw
 from cortex_contracts.wire import neuron as wire
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.validation import validate
+from cortex_neuron.api import verification
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.hardware import devices
 from cortex_neuron.protocol.frames import PROTOCOL_VERSION
@@ -74,6 +75,11 @@ async def unload(request: Request) -> HTTPResponse:
     return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
 
 
+async def verify(request: Request) -> HTTPResponse:
+    """POST /models/verify: answers when the model has answered."""
+    return _json(await verification.verify(of(request), _body(request, wire.VerifyRequest)))
+
+
 async def pin(request: Request) -> HTTPResponse:
     """POST /models/pin: no gateway evicts it any more, until it is unpinned or the daemon ends."""
     wanted = _body(request, wire.PinRequest)
@@ -96,7 +102,12 @@ async def undrain(request: Request) -> HTTPResponse:
 
 async def version(request: Request) -> HTTPResponse:
     """GET /version"""
-    return _json(wire.VersionAnswer(version=of(request).version, protocol=PROTOCOL_VERSION))
+    neuron = of(request)
+    return _json(
+        wire.VersionAnswer(
+            version=neuron.version, protocol=PROTOCOL_VERSION, release=neuron.release, files=dict(neuron.files())
+        )
+    )
 
 
 async def metrics(request: Request) -> HTTPResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency.activation import Preloads
 from cortex_neuron.residency.residency import Residency
+from cortex_serving import provenance
 
 if TYPE_CHECKING:
     from cortex_serving.spans import Tracer
@@ -29,6 +31,9 @@ class Neuron:
     metrics: Metrics
     version: str
     tracer: Tracer | None = None
+    files: Callable[[], Mapping[str, str]] = dict  # digests of those it runs with, by name
+    # Once, at the start: another release may be laid in the same place while this one runs.
+    release: str | None = field(default_factory=provenance.release)
     started: float = field(default_factory=time.monotonic)
     started_at: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 

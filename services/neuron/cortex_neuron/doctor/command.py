@@ -55,7 +55,7 @@ def _order(options: argparse.Namespace, config: str | None) -> Order:
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
     if config is None:
         return order(options)
-    settings = configuration.read(config).neuron
+    settings = configuration.read_settings(config).neuron
     os.environ.update(settings.environment)
     return order(options, settings.devices)
 

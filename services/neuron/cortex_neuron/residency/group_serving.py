@@ -6,8 +6,10 @@ Made by: loading.py. Called by: residency (as a Serving), inference.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cortex_contracts.inventory.fleet import SamplingName
 from cortex_contracts.wire.errors import CortexError
 from cortex_neuron.group.death import Death
 from cortex_neuron.group.group import Group, GroupFigures
@@ -44,6 +46,10 @@ class GroupServing:
     def figures(self) -> GroupFigures:
         """As of the last step."""
         return self.group.figures
+
+    def prefer(self, sampling: Mapping[SamplingName, float]) -> None:
+        """TextModel.prefer"""
+        self.text.prefer(sampling)
 
     def fail_waiting(self, failure: CortexError) -> int:
         """Group.fail_waiting"""

@@ -7,12 +7,12 @@ our own), cortex_neuron.vllm (a vLLM server). Called by: residency, api.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, SamplingName
 from cortex_contracts.wire.errors import CortexError
 from cortex_contracts.wire.neuron import DeviceSpec, Failure, Progress
 from cortex_neuron.group.death import Death
@@ -67,6 +67,9 @@ class Serving(Protocol):
     def size(self) -> Size: ...
     @property
     def figures(self) -> Figures: ...
+
+    def prefer(self, sampling: Mapping[SamplingName, float]) -> None:
+        """Choose tokens so, where a request does not say, from now on; above what the model's files say."""
 
     def fail_waiting(self, failure: CortexError) -> int:
         """Fail the requests that have not begun; how many."""

@@ -29,6 +29,7 @@ from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, Mod
 from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.residency import placement, recovery, sources, states
+from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness, LoadFailed, Order, Serving
 from cortex_neuron.residency.resident import Resident
 from cortex_neuron.residency.sources import SourceMissing, SourceUnreachable
@@ -44,11 +45,13 @@ class Residency:
         models: Iterable[Model],
         devices: DeviceWatch,
         harnesses: Mapping[str, Harness],
+        drain_mark: DrainMark,
     ) -> None:
         self.residents = {model.id: Resident(model) for model in models}
-        self.mode = NeuronState.DRAINING if settings.drained else NeuronState.READY
-        self._names = {name: each for each in self.residents.values() for name in (each.model.id, *each.model.aliases)}
+        self.mode = NeuronState.DRAINING if settings.drained or drain_mark.is_set else NeuronState.READY
+        self._names = self._named()
         self._settings = settings
+        self._drain_mark = drain_mark
         self._devices = devices
         self._harnesses = harnesses
         self._unloads: dict[str, asyncio.Task[None]] = {}
@@ -73,27 +76,61 @@ class Residency:
         """What this neuron can load models with, now."""
         return [name for name, harness in self._harnesses.items() if harness.present]
 
-    def check_open(self) -> None:
-        """Raises ShuttingDown or Draining where nothing new is taken."""
+    def check_open(self, also_drained: bool = False) -> None:
+        """Raises ShuttingDown or Draining where nothing new is taken; with `also_drained`, an operator's own is."""
         if self.mode is NeuronState.STOPPING:
             raise ShuttingDown("this neuron is shutting down")
-        if self.mode is NeuronState.DRAINING:
+        if self.mode is NeuronState.DRAINING and not also_drained:
             raise Draining("this neuron is drained")
+
+    # ---- the catalogue
+
+    def take(self, model: Model) -> Resident:
+        """From now on this is the model's entry, of one that is new or known; an engine that runs it is not touched."""
+        resident = self.residents.setdefault(model.id, Resident(model))
+        resident.take(model)
+        self._names = self._named()
+        return resident
+
+    def drop(self, model_id: str) -> None:
+        """It has no entry any more: it is unknown once it is unloaded."""
+        resident = self.residents[model_id]
+        resident.leaving = True
+        self.begin_unload(resident)
+        self._let_go(resident)
+        self._names = self._named()
+
+    def begin_unload(self, resident: Resident) -> None:
+        """Unload it, without waiting for that."""
+        if resident.status is not ModelStatus.UNLOADED:
+            self._unloading(resident, Draining(f"model {resident.model.id} is being unloaded"))
+
+    def _let_go(self, resident: Resident) -> None:
+        if resident.leaving and resident.status is ModelStatus.UNLOADED:
+            del self.residents[resident.model.id]
+            self._names = self._named()
+
+    def _named(self) -> dict[str, Resident]:
+        """By id and alias. Those of a model that leaves are free for others."""
+        staying_last = sorted(self.residents.values(), key=lambda each: not each.leaving)
+        return {name: each for each in staying_last for name in (each.model.id, *each.model.aliases)}
 
     # ---- load
 
-    async def load(self, asked: LoadRequest) -> Resident:
+    async def load(self, asked: LoadRequest, also_drained: bool = False) -> Resident:
         """See that a model is loaded or being loaded; at once if it is (case L1).
 
         Returns once its files have been judged. Raises what makes a load pointless now.
         """
-        self.check_open()
+        self.check_open(also_drained)
         resident = self.find(asked.model_id)
-        model = self._as_asked(resident.model, asked)
+        self._as_asked(resident.model, asked)
         if states.is_wanted(resident.status):
             return resident
         await self._devices.refresh()
-        self.check_open()
+        self.check_open(also_drained)
+        resident = self.find(asked.model_id)  # the catalogue may be another one now
+        model = self._as_asked(resident.model, asked)
         if states.is_wanted(resident.status):
             return resident  # another request was faster
         if resident.status is ModelStatus.DRAINING:
@@ -204,6 +241,7 @@ class Residency:
             resident.progress = progress
 
         serving = await self._harnesses[order.model.harness].bring_up(order, path, on_progress)
+        serving.prefer(resident.model.sampling)  # not the order's: its entry may have changed
         resident.serving = serving
         resident.loads += 1
         resident.load_s = time.monotonic() - began
@@ -244,12 +282,12 @@ class Residency:
     def _unloading(self, resident: Resident, why: CortexError) -> asyncio.Task[None]:
         model_id = resident.model.id
         if model_id not in self._unloads:
+            resident.become(ModelStatus.DRAINING)
             self._unloads[model_id] = asyncio.create_task(self._unload(resident, why))
             self._unloads[model_id].add_done_callback(lambda _: self._unloads.pop(model_id))
         return self._unloads[model_id]
 
     async def _unload(self, resident: Resident, why: CortexError) -> None:
-        resident.become(ModelStatus.DRAINING)
         if resident.work is not None:
             resident.work.cancel()
             await asyncio.gather(resident.work, return_exceptions=True)
@@ -260,8 +298,9 @@ class Residency:
         if resident.serving is not None:
             resident.serving.fail_all(why)
             await self._end_group(resident, resident.serving)
-        resident.devices = ()
+        resident.devices, resident.harness = (), resident.model.harness
         resident.become(ModelStatus.UNLOADED)
+        self._let_go(resident)
 
     async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
         """End the processes; free memory before and after is what an operator looks for (case T8)."""
@@ -278,16 +317,18 @@ class Residency:
     # ---- the neuron as a whole
 
     def drain(self) -> None:
-        """Take nothing new; what runs goes on."""
-        if self.mode is NeuronState.STOPPING:
-            raise ShuttingDown("this neuron is shutting down")
-        self.mode = NeuronState.DRAINING
+        """Take nothing new; what runs goes on. A daemon that is started again keeps to it."""
+        self._become(NeuronState.DRAINING)
 
     def undrain(self) -> None:
         """Take requests and loads again."""
+        self._become(NeuronState.READY)
+
+    def _become(self, mode: NeuronState) -> None:
         if self.mode is NeuronState.STOPPING:
             raise ShuttingDown("this neuron is shutting down")
-        self.mode = NeuronState.READY
+        self.mode = mode
+        self._drain_mark.set(mode is NeuronState.DRAINING)
 
     async def stop(self) -> None:
         """Take nothing new, send waiting requests away, let running ones end, end every group (case L8)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ class Resident:
     model: Model
     harness: str = ""  # the one it was last loaded with; at first that of the catalogue
     status: ModelStatus = ModelStatus.UNLOADED
+    leaving: bool = False  # its entry is gone from the catalogue, and it goes once it is unloaded
     pinned: bool = False  # by an operator, for this daemon's life; it is gateways that evict, and they keep to it
     serving: Serving | None = None
     progress: Progress | None = None
@@ -42,6 +43,7 @@ class Resident:
     last_used_at: float | None = None  # seconds since 1970
     work: asyncio.Task[None] | None = None  # the load, recovery or watch in progress
     vacant: asyncio.Event = field(default_factory=asyncio.Event)  # set while no seat is taken
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)  # set when the state is another, once
 
     def __post_init__(self) -> None:
         self.harness = self.harness or self.model.harness
@@ -54,6 +56,22 @@ class Resident:
         self.status, self.failure = status, failure
         if status is not ModelStatus.LOADING:
             self.progress = None
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def left(self, statuses: Collection[ModelStatus]) -> None:
+        """Wait until its state is none of these."""
+        while self.status in statuses:
+            await self._changed.wait()
+
+    def take(self, model: Model) -> None:
+        """This is its entry from now on. What it was loaded with stays until it is unloaded; only sampling is no
+        affair of the engine's start."""
+        self.model, self.leaving = model, False
+        if self.status is ModelStatus.UNLOADED:
+            self.harness = model.harness
+        if self.serving is not None:
+            self.serving.prefer(model.sampling)
 
     def lend(self) -> Serving:
         """What serves a request. Raises the 503 of the state."""

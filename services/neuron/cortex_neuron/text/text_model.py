@@ -35,11 +35,16 @@ class TextModel:
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
-        self.generation_config = generation_config or {}
+        self._of_files = generation_config or {}
+        self.generation_config: Mapping[str, Any] = self._of_files
         self.reasons = tokenizer.token_to_id(_THINK_END) is not None
         self._template = template
         self._byte_level = _is_byte_level(tokenizer)
         self.token = lru_cache(maxsize=65536)(self._token)
+
+    def prefer(self, sampling: Mapping[SamplingName, float]) -> None:
+        """What the catalogue says of sampling stands above generation_config.json, from now on."""
+        self.generation_config = self._of_files | {str(name): value for name, value in sampling.items()}
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
@@ -91,11 +96,8 @@ class TextModel:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def read(folder: Path, vocab_size: int, sampling: Mapping[SamplingName, float] | None = None) -> TextModel:
-    """Read what rank 0 wrote; `sampling` is what the catalogue says above generation_config.json.
-
-    Raises OSError, ValueError, TemplateRenderFailed.
-    """
+def read(folder: Path, vocab_size: int) -> TextModel:
+    """Read what rank 0 wrote. Raises OSError, ValueError, TemplateRenderFailed."""
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     # What a file says of padding and truncation was meant for training batches.
     tokenizer.no_padding()
@@ -104,9 +106,7 @@ def read(folder: Path, vocab_size: int, sampling: Mapping[SamplingName, float] |
     template = None
     if template_file.exists():
         template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
-    generation_config = _read_json(folder / "generation_config.json")
-    generation_config |= {str(name): value for name, value in (sampling or {}).items()}
-    return TextModel(tokenizer, vocab_size, template, generation_config)
+    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"))
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from cortex_contracts.inventory.fleet import SamplingName
 from cortex_contracts.wire.errors import CortexError, GroupDied
 from cortex_neuron.group.death import Death
 from cortex_neuron.residency.harness import Size
@@ -95,6 +96,9 @@ class Server:
         finally:
             self._passages.discard(passage)
             passage.close()
+
+    def prefer(self, sampling: Mapping[SamplingName, float]) -> None:
+        """Nothing to do: its command says so, and another word on it is another start (catalogue_change)."""
 
     def fail_waiting(self, failure: CortexError) -> int:
         """As many requests that have given nothing yet as wait in the server: the latest of them."""

@@ -11,9 +11,9 @@ import os
 import signal
 from collections import deque
 
+from cortex_status.progress import Progress
 from cortex_status.up import orphans
 from cortex_status.up.failures import UpFailed
-from cortex_status.up.progress import Progress
 from cortex_status.up.services import Service
 
 SHOWN_LOG_LINES = 20

@@ -17,10 +17,10 @@ from typing import Any
 from cortex_contracts.inventory.fleet import Fleet
 from cortex_contracts.inventory.problems import InventoryInvalid
 from cortex_status import inventory
+from cortex_status.progress import Progress
 from cortex_status.up import orphans, playbook, ports, readiness, services, welcome
 from cortex_status.up.children import Children
 from cortex_status.up.failures import UpFailed
-from cortex_status.up.progress import Progress
 from cortex_status.up.services import NeuronService, Service
 
 INTERRUPTED = 130

@@ -13,8 +13,8 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
+from cortex_status.progress import Progress
 from cortex_status.up.failures import UpFailed
-from cortex_status.up.progress import Progress
 
 STAGE = "rendering the configuration"
 END_TIMEOUT_S = 5.0

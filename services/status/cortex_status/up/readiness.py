@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from cortex_contracts.wire.gateway import GatewayHealth
 from cortex_contracts.wire.neuron import Health, ModelRow, ModelStatus, NeuronState
+from cortex_status.progress import Progress
 from cortex_status.up.failures import UpFailed
-from cortex_status.up.progress import Progress
 from cortex_status.up.services import NeuronService, Service
 
 POLL_S = 0.1

@@ -69,10 +69,15 @@ def _deployment(variables: dict[str, object]) -> Deployment:
 
 
 def _neuron(neuron: NeuronHost, deployment: Deployment) -> NeuronService:
+    files = f"{deployment.prefix}/etc/neuron"
     return NeuronService(
         program="cortex-neuron",
         host=neuron.name,
-        command=(f"{deployment.bin_dir}/cortex-neuron", "--config", f"{deployment.prefix}/etc/neuron/neuron.toml"),
+        command=(
+            f"{deployment.bin_dir}/cortex-neuron",
+            *("--config", f"{files}/neuron.toml"),
+            *("--models", f"{files}/models.toml"),
+        ),
         log=Path(deployment.prefix, "var/log/cortex-neuron.log"),
         listeners=(Listener("neuron_port", neuron.bind, neuron.port),),
         url=neuron.url,

@@ -1,4 +1,4 @@
-"""What `cortex up` says while it works: one line that changes on a terminal, a line a stage elsewhere."""
+"""What a command says while it works: one line that changes on a terminal, a line a stage elsewhere."""
 
 from __future__ import annotations
 
