@@ -85,7 +85,7 @@ def nvidia_reboot_reason(kernel: Mapping[str, Any]) -> str:
     if installed and not loaded:
         return f"the kernel does not load the driver {installed} that is installed"
     if installed != loaded and installed:
-        return f"the kernel has the driver {loaded}, and {installed} is installed"
+        return f"driver/library version mismatch: the kernel has {loaded}, and {installed} is installed"
     return ""
 
 

@@ -27,10 +27,11 @@ class NvidiaDriver(Strict):
     """The driver of a host with NVIDIA GPUs: variables `nvidia_driver_*`."""
 
     manage: Annotated[
-        Literal["auto", "never"],
+        Literal["auto", "always", "never"],
         Field(
-            description="auto: hosts with an NVIDIA GPU on their PCI bus get the driver, unless neuron_devices is cpu "
-            "or systemd does not run them; never: the driver is yours"
+            description="auto: a host with an NVIDIA GPU on its PCI bus gets the driver, unless it runs one already that "
+            "is not from here, neuron_devices is cpu, or systemd does not run it; always: another's is replaced; "
+            "never: the driver is yours"
         ),
     ] = "auto"
     version: Annotated[
@@ -73,7 +74,7 @@ class NvidiaCuda(Strict):
 
     toolkit: Annotated[
         ToolkitVersion,
-        Field(description="Version of the CUDA toolkit; none, as cortex needs the driver alone"),
+        Field(description="Version of the CUDA toolkit, for hosts whose driver is from here; cortex needs none"),
     ] = "none"
 
 
