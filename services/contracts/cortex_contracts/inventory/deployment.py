@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from cortex_contracts.inventory.fleet import Folder, Program
+from cortex_contracts.inventory.fleet import Folder, Program, Seconds
 from cortex_contracts.inventory.strict import Strict
 
 
@@ -62,6 +62,12 @@ class Deployment(Strict):
     keep_releases: Annotated[
         int, Field(ge=2, description="Releases that stay installed: the one that runs, and those before it")
     ] = 3
+    drain_timeout_s: Annotated[
+        Seconds,
+        Field(
+            description="How long a restart or upgrade waits for what a neuron still answers; then it is left as it is"
+        ),
+    ] = 600.0
     firewall: Annotated[
         Literal["auto", "nftables", "firewalld", "none"],
         Field(
