@@ -76,7 +76,7 @@ def sysfs(tmp_path: Path) -> Path:
                   {"cortex_service_manager": "systemd", "neuron_devices": "cpu"}]
 )  # fmt: skip
 def test_no_driver_comes_where_none_is_wanted(tmp_path: Path, sysfs: Path, variables: dict[str, Any]) -> None:
-    """`make up` on a machine with a GPU installs nothing on it; nor does a host that computes on its CPU get a driver."""
+    """`make up` on a machine with a GPU installs nothing on it; nor does a host get one that computes on its CPU."""
     done = run(tmp_path, "--check", sysfs=sysfs, **variables)
     assert done.returncode == 0, done.output
     assert done.count("changed") == 0
@@ -90,3 +90,18 @@ def test_a_driver_that_somebody_else_installed_stays(tmp_path: Path, sysfs: Path
     assert done.returncode == 0, done.output
     assert done.count("changed") == 0
     assert "runs a driver 535.247.01 that was not installed from here" in " ".join(done.output.split())
+
+
+@pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="asks this machine's dpkg")
+def test_secure_boot_without_a_key_is_told_before_anything_is_changed(tmp_path: Path, sysfs: Path) -> None:
+    """The kernel would refuse the modules after minutes of compiling; what to do is said instead. `ignore` goes on."""
+    variable = sysfs / "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    variable.parent.mkdir(parents=True)
+    variable.write_bytes(b"\x06\0\0\0\x01")
+    done = run(tmp_path, "--check", sysfs=sysfs, cortex_service_manager="systemd")
+    assert done.returncode != 0
+    assert done.count("changed") == 0
+    assert "host n1: Secure Boot is on, and no key that dkms signs with is enrolled" in " ".join(done.output.split())
+    variable.write_bytes(b"\x06\0\0\0\0")
+    done = run(tmp_path, "--check", sysfs=sysfs, cortex_service_manager="systemd", nvidia_driver_repository="file:///none/")
+    assert "Secure Boot is on" not in done.output

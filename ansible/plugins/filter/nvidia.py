@@ -1,4 +1,4 @@
-"""What the role nvidia_driver decides from what its host says: what to install, in which version, and whether to reboot.
+"""What the role nvidia_driver decides from its host's answers: what to install, in which version, whether to reboot.
 
 Owns: reading the host's answers (PCI devices, packages, Secure Boot) and these decisions; pure. Does not own: asking
 the host, and doing what is decided (roles/nvidia_driver/tasks).

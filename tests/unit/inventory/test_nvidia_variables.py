@@ -33,7 +33,7 @@ def test_versions_settings_and_mirrors_are_taken() -> None:
     [
         ("nvidia_driver_version", "latest", "should be such as '580' or '580.95.05', is 'latest'"),
         ("nvidia_driver_version", 580.95, "should be such as '580' or '580.95.05', is 580.95"),
-        ("nvidia_driver_repository", "mirror/nvidia", "should be such as '' or 'https://mirror.example/nvidia/', is 'mirror/nvidia'"),
+        ("nvidia_driver_repository", "nv", "should be such as '' or 'https://mirror.example/nvidia/', is 'nv'"),
         ("nvidia_cuda_toolkit", 13.0, "should be such as 'none' or '13.0', is 13.0"),
         ("nvidia_driver_mange", "never", "no such variable; did you mean nvidia_driver_manage?"),
         ("nvidia_nccl_config", {}, "no such variable; did you mean nvidia_nccl_conf?"),
@@ -46,7 +46,7 @@ def test_a_fault_is_told_in_the_inventory_s_words(name: str, value: Any, line: s
 
 @pytest.mark.parametrize("conf", [{"PATH": "/"}, {"NCCL_DEBUG": "INFO\nNCCL_X=1"}, {"NCCL_IB_DISABLE": True}])
 def test_nccl_conf_holds_lines_that_nccl_reads(conf: dict[str, Any]) -> None:
-    """Another name would be ignored in silence, a newline would start another setting, and yes is no value of NCCL's."""
+    """Another name would be ignored in silence, a newline would start another setting, yes is no value of NCCL's."""
     [line] = found(nvidia_nccl_conf=conf)
     assert line.startswith(f"host rack: nvidia_nccl_conf.{next(iter(conf))}")
 

@@ -29,8 +29,8 @@ class NvidiaDriver(Strict):
     manage: Annotated[
         Literal["auto", "always", "never"],
         Field(
-            description="auto: a host with an NVIDIA GPU on its PCI bus gets the driver, unless it runs one already that "
-            "is not from here, neuron_devices is cpu, or systemd does not run it; always: another's is replaced; "
+            description="auto: a host with an NVIDIA GPU on its PCI bus gets the driver, unless it runs one already "
+            "that is not from here, neuron_devices is cpu, or systemd does not run it; always: another's is replaced; "
             "never: the driver is yours"
         ),
     ] = "auto"
