@@ -6,6 +6,7 @@ Works with ansible-core 2.19 to 2.21, whose lazy and tagged values `plain` undoe
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,12 @@ def cortex_neurons(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> li
     return [{"name": neuron.name, "url": neuron.url} for neuron in fleet.neurons]
 
 
+def cortex_sources(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where gateways ask neurons from: each one's address, and whether that is a name yet."""
+    addresses = [str(plain(hostvars[name].get("ansible_host", name))) for name in groups.get("gateway", [])]
+    return [{"address": address, "is_name": not _is_address(address)} for address in dict.fromkeys(addresses)]
+
+
 def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
     """The entries of cortex_models with every key as TOML writes it: nothing for none, dotted keys for a table."""
     models, found = catalogue(plain(entries))
@@ -60,6 +67,14 @@ def cortex_allowance(values: Any) -> dict[str, Any]:
 def cortex_digest(key: Any) -> str:
     """The digest of gateway_admin_key."""
     return digest_of(SecretStr(plain(key)))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +105,7 @@ class FilterModule:
         return {
             "cortex_problems": cortex_problems,
             "cortex_neurons": cortex_neurons,
+            "cortex_sources": cortex_sources,
             "cortex_catalogue": cortex_catalogue,
             "cortex_keys": cortex_keys,
             "cortex_allowance": cortex_allowance,

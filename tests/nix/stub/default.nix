@@ -84,6 +84,8 @@ let
             "nvidia-ml-py"
             "opentelemetry-exporter-otlp-proto-http"
             "opentelemetry-sdk"
+            "packaging"
+            "pip"
             "prometheus-client"
             "psutil"
             "pydantic"
