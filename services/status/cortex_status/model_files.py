@@ -64,9 +64,7 @@ def bringing(model: Model, folder: Path | None, hub: str, home: str) -> Bringing
 def _local(model: Model, folder: Path | None, home: str) -> Bringing:
     place = PurePosixPath(re.sub(r"^~(?=/)", home, model.source))
     if not place.is_absolute():
-        raise FilesMissing(
-            f"source {model.source!r} depends on where the neuron is started: only a whole path can be brought"
-        )
+        raise FilesMissing(f"source {model.source!r} is no whole path, so it cannot be brought")
     choices = [Path(place), *([folder / place.name] if folder else [])]
     found = next((path for path in choices if path.exists()), None)
     if found is None:
@@ -100,9 +98,7 @@ def _snapshot(folder: Path, repository: str, revision: str) -> tuple[Path, str]:
         if plain.is_dir():
             return plain, revision if _COMMIT.fullmatch(revision) else _made_up_commit(plain)
     wanted = f"{repository}@{revision}" if revision else repository
-    raise FilesMissing(
-        f"source {wanted!r}: {folder} has neither a whole {_cached(repository)} nor a folder {repository}"
-    )
+    raise FilesMissing(f"source {wanted!r}: {folder} has neither {_cached(repository)}, whole, nor {repository}")
 
 
 def _made(

@@ -128,11 +128,7 @@ def _of_contacts(name: str, fleet: Fleet, answers: Answers) -> list[str]:
         runs = there is not None and there.is_running("cortex-neuron", neuron.port)
         if contact.outcome == "refused" and not runs:
             continue  # the host answers, and nothing of ours listens there yet
-        hint = (
-            ""
-            if runs or contact.outcome == "unresolved"
-            else " (no neuron listens there yet; a firewall may be silent)"
-        )
+        hint = "" if runs or contact.outcome == "unresolved" else " (no neuron runs there yet; a firewall may be shut)"
         found.append(f"neuron {peer}: should be reachable at {neuron.address}:{neuron.port}, {contact.reason}{hint}")
     return found
 
