@@ -29,7 +29,7 @@ class SourceUnreachable(Exception):
 def is_local(source: str) -> bool:
     """True for a path; a name/name that is not a path is a hub repository."""
     # Not Path.exists: it raises where the user may not look, as in root's home by `sudo -u neuron`.
-    return names_a_path(source) or os.path.exists(source)  # noqa: PTH110
+    return names_a_path(source) or os.path.exists(source)
 
 
 def find(source: str) -> Path | None:
