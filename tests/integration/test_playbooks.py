@@ -16,7 +16,7 @@ from neuron_process import running_neuron
 from site_playbook import ROOT, Run, run_site, write_inventory
 from yarl import URL
 
-OWN_CHECKS = ("inventory_check.yml", "monitoring.yml")  # the check itself, and a part of site.yml
+OWN_CHECKS = ("inventory_check.yml", "driver.yml", "monitoring.yml")  # the check itself, and parts of site.yml
 PLAYBOOKS = [path for path in sorted((ROOT / "ansible").glob("*.yml")) if path.name not in OWN_CHECKS]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CATALOGUE = [
