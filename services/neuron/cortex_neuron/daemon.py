@@ -90,7 +90,7 @@ async def _serve(known: Configuration, read_again: Callable[[], Configuration], 
             await tracer.stop()
 
     listener = Listener(application.build(neuron), settings.bind, settings.port)
-    await serve([listener], Lifecycle(start, stop, reload))
+    await serve([listener], Lifecycle(start=start, stop=stop, reload=reload))
 
 
 def _prepare_folder(runtime_dir: Path) -> None:

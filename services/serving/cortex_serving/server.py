@@ -43,7 +43,7 @@ async def _nothing() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lifecycle:
     """What a service does once its sockets are bound (case L2), once it serves, on SIGHUP, on SIGUSR2, and on SIGTERM
     or SIGINT (case L8).
