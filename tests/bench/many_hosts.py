@@ -17,7 +17,14 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from cortex_contracts.wire.gateway import GatewayHealth, Location, ModelCatalogue, ModelEntry, NeuronSeen
+from cortex_contracts.wire.gateway import (
+    GatewayHealth,
+    GatewayVersion,
+    Location,
+    ModelCatalogue,
+    ModelEntry,
+    NeuronSeen,
+)
 from cortex_contracts.wire.neuron import (
     Activation,
     DeviceHealth,
@@ -142,7 +149,8 @@ def _gateway(count: int, port: int) -> dict[str, BaseModel | list[BaseModel]]:
         for model in range(MODELS)
     ]  # fmt: skip
     health = GatewayHealth(status="ok", uptime_secs=86400.5, version=_VERSION, in_flight=0, neurons=neurons)
-    return {"/health": health, "/v1/models": ModelCatalogue(data=entries)}
+    version = GatewayVersion(version=_VERSION, release=None, files={}, awaits_restart=[])
+    return {"/health": health, "/v1/models": ModelCatalogue(data=entries), "/version": version}
 
 
 def _bodies(answers: dict[str, BaseModel | list[BaseModel]]) -> dict[str, bytes]:
