@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import anthropic
 import openai
 import pytest
@@ -12,13 +14,15 @@ GREEDY = {"temperature": 0}  # not a parameter of the Anthropic SDK any more; th
 
 
 @pytest.fixture
-def oai(fleet: FleetOfOne) -> openai.OpenAI:
-    return openai.OpenAI(base_url=fleet.url + "/v1", api_key="unused", max_retries=0)
+def oai(fleet: FleetOfOne) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=fleet.url + "/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def claude(fleet: FleetOfOne) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=fleet.url, api_key="unused", max_retries=0)
+def claude(fleet: FleetOfOne) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=fleet.url, api_key="unused", max_retries=0) as client:
+        yield client
 
 
 def test_chat_completion(oai: openai.OpenAI) -> None:
@@ -92,8 +96,8 @@ def test_an_alias_with_a_slash_works(oai: openai.OpenAI) -> None:
 
 def test_a_base_url_with_a_trailing_slash_works(fleet: FleetOfOne) -> None:
     """A client that adds a slash too many is served (case W12)."""
-    client = openai.OpenAI(base_url=fleet.url + "/v1/", api_key="unused", max_retries=0)
-    assert client.chat.completions.create(model="smollm2", messages=HELLO, max_tokens=4).choices
+    with openai.OpenAI(base_url=fleet.url + "/v1/", api_key="unused", max_retries=0) as client:
+        assert client.chat.completions.create(model="smollm2", messages=HELLO, max_tokens=4).choices
 
 
 def test_messages(claude: anthropic.Anthropic) -> None:
