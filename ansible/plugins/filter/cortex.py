@@ -6,7 +6,6 @@ Works with ansible-core 2.19 to 2.21, whose lazy and tagged values `plain` undoe
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import SecretStr
 
 try:
     from cortex_contracts.inventory.clients import Allowance, KeyEntry, digest_of
-    from cortex_contracts.inventory.deployment import Deployment
+    from cortex_contracts.inventory.deployment import Deployment, is_address
     from cortex_contracts.inventory.fleet import Fleet
     from cortex_contracts.inventory.problems import InventoryInvalid, api_keys, build, catalogue, problems
     from cortex_contracts.inventory.variables import Hosts, plain
@@ -55,7 +54,7 @@ def cortex_sources(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> li
     """Where neurons are asked from by gateways and Prometheus: each one's address, and whether that is a name yet."""
     names = [name for group in ("gateway", "monitoring") for name in groups.get(group, [])]
     addresses = [str(plain(hostvars[name].get("ansible_host", name))) for name in names]
-    return [{"address": address, "is_name": not _is_address(address)} for address in dict.fromkeys(addresses)]
+    return [{"address": address, "is_name": not is_address(address)} for address in dict.fromkeys(addresses)]
 
 
 def cortex_catalogue(entries: Any) -> list[dict[str, Any]]:
@@ -129,14 +128,6 @@ def cortex_allowance(values: Any) -> dict[str, Any]:
 def cortex_digest(key: Any) -> str:
     """The digest of gateway_admin_key."""
     return digest_of(SecretStr(plain(key)))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _dotted(entry: Mapping[str, Any]) -> dict[str, Any]:

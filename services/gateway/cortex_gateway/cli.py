@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cortex_contracts.inventory.files import ConfigInvalid
+from cortex_contracts.inventory.files import ConfigInvalid, judge
 from cortex_gateway import config
 
 
@@ -43,14 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
-    found: list[str] = []
-    for path, read in checks:
-        try:
-            read(path)
-        except ConfigInvalid as invalid:
-            found += invalid.problems
-    if found:
-        raise ConfigInvalid(found)
+    judge(checks)
     print("ok")
     return 0
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cortex_neuron.doctor import options
 from cortex_neuron.fetch import options as fetch_options
@@ -22,10 +23,8 @@ DEFAULT_MODELS = "/etc/neuron/models.toml"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon, or with --check-… judge files: their problems, all of them, and exit 2, or `ok` and 0."""
     chosen = _parser().parse_args(arguments)
-    if chosen.command == "doctor":
-        return _doctor(chosen)
-    if chosen.command == "fetch":
-        return _fetch(chosen)
+    if chosen.command is not None:
+        return _by_hand(chosen)
     from cortex_contracts.inventory.files import ConfigInvalid
 
     try:
@@ -39,18 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(config: str | None, models: str | None) -> int:
     """Raises ConfigInvalid with the problems of all files that are given."""
-    from cortex_contracts.inventory.files import ConfigInvalid
+    from cortex_contracts.inventory.files import judge
     from cortex_neuron import configuration
 
-    found: list[str] = []
-    for path, read in ((config, configuration.read_settings), (models, configuration.read_models)):
-        try:
-            if path:
-                read(path)
-        except ConfigInvalid as invalid:
-            found += invalid.problems
-    if found:
-        raise ConfigInvalid(found)
+    chosen = ((config, configuration.read_settings), (models, configuration.read_models))
+    judge((path, read) for path, read in chosen if path)
     print("ok")
     return 0
 
@@ -70,26 +62,24 @@ def _serve(config: str, models: str) -> int:
     return daemon.run(known, files.read)
 
 
-def _doctor(chosen: argparse.Namespace) -> int:
+def _by_hand(chosen: argparse.Namespace) -> int:
+    """A command that somebody types, perhaps where a neuron is not installed whole."""
+    run: Callable[[], int]
     try:
-        from cortex_neuron.doctor import command
+        if chosen.command == "doctor":
+            from cortex_neuron.doctor import command as doctor
+
+            run = partial(doctor.run, chosen, chosen.config)
+        else:
+            from cortex_neuron.fetch import command as fetch
+
+            run = partial(fetch.run, chosen, chosen.config or DEFAULT_CONFIG, chosen.models)
     except ModuleNotFoundError as missing:
         print(f"what a neuron needs is not installed here ({missing}): install cortex[neuron]", file=sys.stderr)
         return options.UNUSABLE
     except KeyboardInterrupt:
         return options.INTERRUPTED
-    return command.run(chosen, chosen.config)
-
-
-def _fetch(chosen: argparse.Namespace) -> int:
-    try:
-        from cortex_neuron.fetch import command
-    except ModuleNotFoundError as missing:
-        print(f"what a neuron needs is not installed here ({missing}): install cortex[neuron]", file=sys.stderr)
-        return fetch_options.UNUSABLE
-    except KeyboardInterrupt:
-        return fetch_options.INTERRUPTED
-    return command.run(chosen, chosen.config or DEFAULT_CONFIG, chosen.models)
+    return run()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,6 +23,15 @@ def _is_a_network(value: str) -> str:
     return value
 
 
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, and so no name that must be resolved."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 Network = Annotated[str, AfterValidator(_is_a_network)]
 
 

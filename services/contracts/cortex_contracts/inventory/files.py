@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
+from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
@@ -96,6 +97,18 @@ def parse(text: str, path: str, shape: type[File]) -> File:
         return shape.model_validate(content)
     except ValidationError as error:
         raise ConfigInvalid([f"{path}: {line}" for line in _lines(error.errors())]) from error
+
+
+def judge(files: Iterable[tuple[str, Callable[[str], object]]]) -> None:
+    """Have each file read by what reads it. Raises ConfigInvalid with the problems of all."""
+    found: list[str] = []
+    for path, read in files:
+        try:
+            read(path)
+        except ConfigInvalid as invalid:
+            found += invalid.problems
+    if found:
+        raise ConfigInvalid(found)
 
 
 def _lines(faults: list[ErrorDetails]) -> list[str]:

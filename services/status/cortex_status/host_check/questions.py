@@ -6,12 +6,11 @@ an answer means (judgement.py). Called by: the filters of ansible/plugins.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from pydantic import BaseModel, ConfigDict
 
-from cortex_contracts.inventory.deployment import Deployment
+from cortex_contracts.inventory.deployment import Deployment, is_address
 from cortex_contracts.inventory.fleet import Fleet, GatewayHost, NeuronHost
 from cortex_contracts.inventory.sources import names_a_path
 
@@ -75,7 +74,7 @@ def _question(fleet: Fleet, deployment: Deployment, gateway: GatewayHost | None,
         ports=tuple(_ports(gateway, neuron)),
         programs=programs,
         sources={model.id: _path(model.source) for model in fleet.models if neuron and names_a_path(model.source)},
-        names=tuple(host.address for host in fleet.gateways if neuron and not _is_address(host.address)),
+        names=tuple(host.address for host in fleet.gateways if neuron and not is_address(host.address)),
         neurons=tuple(Peer(name=each.name, address=each.address, port=each.port) for each in fleet.neurons if gateway),
     )
 
@@ -94,11 +93,3 @@ def _ports(gateway: GatewayHost | None, neuron: NeuronHost | None) -> list[Port]
 def _path(source: str) -> str:
     """As a daemon takes it that systemd has started: in /, with a home of its own."""
     return re.sub(r"^(?![/])", "/", re.sub(r"^~(?=/|$)", _HOME, source))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
