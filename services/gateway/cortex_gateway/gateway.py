@@ -1,6 +1,6 @@
 """One gateway put together, started, reloaded and stopped.
 
-Owns: which part gets which other, and the order of start and stop. Called by: cli.py.
+Owns: which part gets which other, and the order of start and stop. Called by: start.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A gateway that has a successor take its place while both serve, on SIGUSR2.
 
 Owns: that there is one at a time, what is said of it in the log, and when the service manager is told. Does not own:
-what the gateway does when it has been replaced (it retires: cortex_serving.server). Called by: cli.py for a gateway of
-one process, supervisor.py for several.
+what the gateway does when it has been replaced (it retires: cortex_serving.server). Called by: start.py for a gateway
+of one process, supervisor.py for several.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gateway that started this one to take its place: what it leaves, and what it is told. Mostly there is none.
 
-Owns: taking over, and the end of the pipe. Does not own: what becomes of the sockets (sockets.py). Called by: cli.py,
+Owns: taking over, and the end of the pipe. Does not own: what becomes of the sockets (sockets.py). Called by: start.py,
 supervisor.py.
 """
 

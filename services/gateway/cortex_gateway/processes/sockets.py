@@ -1,6 +1,6 @@
 """The listening sockets of a gateway: those that a predecessor left, and new ones for what is missing.
 
-Owns: how many there are of each address, and which worker has which. Called by: cli.py, supervisor.py.
+Owns: how many there are of each address, and which worker has which. Called by: start.py, supervisor.py.
 
 Each worker has sockets of its own on the one port (SO_REUSEPORT), so that the kernel spreads connections by their
 addresses; from one socket for all, whoever wakes first takes a whole burst. A socket that was left is never closed

@@ -1,7 +1,7 @@
 """The process above several workers: it forks them, starts again what dies, and stops or replaces all in order.
 
 Owns: the workers' lives, and the signals to all of them. Does not own: what a worker does (gateway.py), what they share
-(workers.py) or whose sockets are whose (sockets.py). Called by: cli.py, where there is more than one worker.
+(workers.py) or whose sockets are whose (sockets.py). Called by: start.py, where there is more than one worker.
 
 The sockets of all stay open here: what waits in a dead worker's queue is taken by the worker that comes after it, and
 no connection is refused meanwhile. Workers are forked from what is imported already, so the next one is there in
