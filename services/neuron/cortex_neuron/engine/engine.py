@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, KVCache
-from cortex_neuron.engine.runner import Runner, Runs
+from cortex_neuron.engine.runner import Runs, runner_for
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
 from cortex_neuron.engine.scheduler import Candidate, Limits, Plan, plan_step
 from cortex_neuron.engine.sequence import Sequence, State, new_sequence
@@ -46,7 +46,7 @@ class Engine:
         max_sequences: int,
         step_tokens: int,
         plan: ThreadPlan | None = None,
-        lead: Callable[[Runner], Runs] | None = None,
+        lead: Callable[[Runs], Runs] | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -54,7 +54,7 @@ class Engine:
         # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
         self._limits = Limits(max(step_tokens, max_sequences), max_sequences, size.block_size)
         self._pool = BlockPool(size.num_blocks)
-        runner = Runner(model, self.cache, size.block_size, plan)
+        runner = runner_for(model, self.cache, size.block_size, plan)
         self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
         self._running: list[Sequence] = []

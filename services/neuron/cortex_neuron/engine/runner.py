@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from cortex_neuron.engine.kv_cache import KVCache
+from cortex_neuron.engine.native_runner import NativeRunner
 from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.layers.attention import PagedStep
 from cortex_neuron.layers.paged import Span, lay_out
 from cortex_neuron.models.loaded import LoadedModel
+from cortex_neuron.native.decoder import Decoder
 
 
 class Runs(Protocol):
@@ -26,8 +28,15 @@ class Runs(Protocol):
         """Logits [wanted, vocab] after the last token of the spans at the indices `wanted`."""
 
 
+def runner_for(model: LoadedModel, cache: KVCache, block_size: int, plan: ThreadPlan | None) -> Runs:
+    """What computes batches of this model."""
+    if isinstance(model.module, Decoder):
+        return NativeRunner(model.module, cache)
+    return Runner(model, cache, block_size, plan)
+
+
 class Runner:
-    """This rank's model on the batch."""
+    """This rank's model on the batch, as torch computes it."""
 
     def __init__(self, model: LoadedModel, cache: KVCache, block_size: int, plan: ThreadPlan | None) -> None:
         self._plan = plan
