@@ -86,7 +86,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _build_kernels(folder: Path) -> None:
-    """The neuron's native kernels, where this machine can compile them: hosts cannot. It says itself what it did not do."""
+    """The neuron's native kernels, where this machine can compile them: hosts cannot. It says what it did not do."""
     script = folder / "services/neuron/cortex_neuron/native/build.py"
     if script.is_file():
         subprocess.run([sys.executable, str(script), "--all"], check=False, stdout=subprocess.DEVNULL)
