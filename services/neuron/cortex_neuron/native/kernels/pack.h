@@ -69,6 +69,7 @@ inline void pack_block(int32_t stored, const uint8_t* from, int lane, uint8_t* s
 // Panels [first, last) of a matrix whose row i is the order[i]-th of the file's; `order` null: as they are.
 inline void pack_panels(int32_t stored, const uint8_t* from, const int32_t* order, Weight to, int first, int last) {
     const Kind kind = Kind(to.kind);
+    const size_t block_size = block_bytes(kind);
     const size_t row_bytes = stored_block_bytes(stored) * to.blocks();
     for (int panel = first; panel < last; panel++) {
         auto* data = const_cast<uint8_t*>(to.panel(panel));
@@ -77,8 +78,8 @@ inline void pack_panels(int32_t stored, const uint8_t* from, const int32_t* orde
             const int row = panel * kLanes + lane;
             const uint8_t* source = from + row_bytes * (order ? order[row] : row);
             for (int block = 0; block < to.blocks(); block++)
-                pack_block(stored, source + stored_block_bytes(stored) * block, lane, data + scale_bytes(kind) * block,
-                           data + to.scales_size() + value_bytes(kind) * block);
+                pack_block(stored, source + stored_block_bytes(stored) * block, lane, data + block_size * block,
+                           data + block_size * block + scale_bytes(kind));
         }
     }
 }

@@ -1,11 +1,11 @@
 // Weight matrices as the products read them: panels of 16 rows, lane by lane, in blocks of 32 columns.
 //
-// A panel of [16, columns] has all its scales first, then its values; a value of row `lane` is in the lane-th word:
-//   f32        [columns][16] floats
-//   f16, bf16  [columns / 2][16] words, the even column in the lower half
-//   q8         scales [blocks][16] halves; [columns / 4][16] words of four signed bytes
-//   q4         scales and minima [blocks][2][16] halves; [columns / 8][16] words of eight nibbles: the low ones of the four
-//              bytes are columns 0 to 3, the high ones columns 4 to 7
+// One stream from the first byte to the last, for memory is read fastest so. In a block, what is of row `lane` is in the lane-th word:
+//   f32        [32][16] floats
+//   f16, bf16  [16][16] words, the even column in the lower half
+//   q8         scales [16] halves, then [8][16] words of four signed bytes
+//   q4         scales and minima [2][16] halves, then [4][16] words of eight nibbles: the low ones of the four bytes are columns
+//              0 to 3, the high ones columns 4 to 7
 // A q8 value is scale * byte, a q4 value scale * nibble + minimum: GGML's Q8_0, Q4_0 and Q4_1 as they are, nothing rounded.
 #pragma once
 
@@ -16,10 +16,11 @@ namespace cortex {
 enum Kind : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4 = 4 };
 
 constexpr int kBlock = 32;
+constexpr size_t kAhead = 2048;  // bytes that are asked of memory before they are needed
 
 constexpr size_t scale_bytes(Kind kind) { return kind == kQ8 ? 32 : kind == kQ4 ? 64 : 0; }
 
-constexpr size_t value_bytes(Kind kind) {  // of a block of a panel
+constexpr size_t value_bytes(Kind kind) {
     switch (kind) {
         case kF32: return kLanes * kBlock * 4;
         case kF16:
@@ -28,6 +29,8 @@ constexpr size_t value_bytes(Kind kind) {  // of a block of a panel
         default: return kLanes * kBlock / 2;
     }
 }
+
+constexpr size_t block_bytes(Kind kind) { return scale_bytes(kind) + value_bytes(kind); }  // of a panel
 
 struct Weight {
     int32_t kind;
@@ -38,8 +41,7 @@ struct Weight {
 
     int panels() const { return (rows + kLanes - 1) / kLanes; }
     int blocks() const { return columns / kBlock; }
-    size_t scales_size() const { return (scale_bytes(Kind(kind)) * blocks() + 63) / 64 * 64; }
-    size_t panel_size() const { return scales_size() + value_bytes(Kind(kind)) * blocks(); }
+    size_t panel_size() const { return block_bytes(Kind(kind)) * blocks(); }
     const uint8_t* panel(int index) const { return data + panel_size() * index; }
 };
 
@@ -48,13 +50,11 @@ template <Kind kind> struct Block {
     const uint8_t* values;
     Lanes scale, minimum;
 
-    Block(const uint8_t* panel, size_t scales_size, int block) : values(panel + scales_size + value_bytes(kind) * block) {
-        if constexpr (kind == kQ8) scale = load_halves(reinterpret_cast<const uint16_t*>(panel) + kLanes * block);
-        if constexpr (kind == kQ4) {
-            const auto* scales = reinterpret_cast<const uint16_t*>(panel) + 2 * kLanes * block;
-            scale = load_halves(scales);
-            minimum = load_halves(scales + kLanes);
-        }
+    explicit Block(const uint8_t* block) : values(block + scale_bytes(kind)) {
+        const auto* scales = reinterpret_cast<const uint16_t*>(block);
+        if constexpr (kind == kQ8 || kind == kQ4) scale = load_halves(scales);
+        if constexpr (kind == kQ4) minimum = load_halves(scales + kLanes);
+        for (size_t line = 0; line < block_bytes(kind); line += 64) __builtin_prefetch(block + kAhead + line);
     }
 
     // The column's 16 values before scale and minimum.
@@ -135,7 +135,7 @@ template <typename Do> inline void for_kind(int32_t kind, Do&& act) {
 inline void unpack_row(const Weight& weight, int row, float* to) {
     for_kind(weight.kind, [&](auto kind) {
         for (int block = 0; block < weight.blocks(); block++) {
-            const Block<kind> part(weight.panel(row / kLanes), weight.scales_size(), block);
+            const Block<kind> part(weight.panel(row / kLanes) + block_bytes(kind) * block);
             float sixteen[kLanes];
             for (int column = 0; column < kBlock; column++) {
                 part.value(column).store(sixteen);
