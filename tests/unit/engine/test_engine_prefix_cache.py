@@ -53,7 +53,7 @@ events = st.one_of(
 def test_any_schedule_gives_each_prompt_its_own_answer_and_leaves_every_block_free(
     start_session, schedule, blocks, sequences, step_tokens
 ) -> None:
-    """Shared beginnings, chunks, preemption, cancels, ends, failed steps; after each step all blocks are accounted for."""
+    """Shared beginnings, chunks, preemption, cancels, ends, faults; after each step all blocks are accounted for."""
     context = 24 * BLOCK
     session, runs = _session(start_session, blocks, sequences, step_tokens, context)
     asked: dict[int, tuple[list[int], int]] = {}

@@ -191,15 +191,14 @@ class Engine:
 
     def _publish(self, work: Work) -> None:
         """Make findable the blocks that this step has filled."""
-        size, batch = self.size.block_size, work.batch
-        before, after = batch.pasts // size, batch.lengths // size
-        for i in np.flatnonzero(after > before).tolist():
-            sequence, table = work.sequences[i], batch.table(i)
-            mark = self._pool.mark(int(table[before[i] - 1])) if before[i] else START
-            for index in range(before[i], after[i]):
-                block = self._pool.publish(int(table[index]), (mark, sequence.piece(index, size)))
-                self._seats.replace_block(sequence, index, block)
-                mark = self._pool.mark(block)
+        pool, size = self._pool, self.size.block_size
+        for sequence, first, blocks in self._seats.filled(work):
+            mark = pool.mark(blocks[0]) if first else START
+            for index, block in enumerate(blocks[1:] if first else blocks, first):
+                named = pool.publish(block, (mark, sequence.piece(index, size)))
+                if named != block:
+                    self._seats.replace_block(sequence, index, named)
+                mark = pool.mark(named)
 
     # ---- postprocess
 
@@ -212,29 +211,27 @@ class Engine:
         ]
 
     def _output(self, sequence: Sequence, drawn: Drawn, now_s: float) -> Output:
-        first = sequence.length == sequence.prompt_length
-        sequence.append(drawn.token)
-        finish = self._ending(sequence, drawn.token)
+        token, finish = drawn.token, None
+        length = sequence.append(token)
+        if token in self._eos and not sequence.ignore_eos:
+            finish = "stop"
+        elif length >= sequence.max_length:
+            finish = "length"
         if finish is not None:
             self._finish(sequence)
         logprobs = None if drawn.logprobs is None else [drawn.logprobs]
-        if not first:
-            return Output(sequence.id, [drawn.token], finish, logprobs)
+        if length > sequence.prompt_length + 1:
+            return Output(sequence.id, [token], finish, logprobs)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
-            tokens=[drawn.token],
+            tokens=[token],
             finish=finish,
             logprobs=logprobs,
             cached_tokens=sequence.cached or 0,
             queue_ms=(started_s - sequence.submitted_s) * 1000,
             prefill_ms=(now_s - started_s) * 1000,
         )
-
-    def _ending(self, sequence: Sequence, token: int) -> str | None:
-        if token in self._eos and not sequence.ignore_eos:
-            return "stop"
-        return "length" if sequence.length >= sequence.max_length else None
 
     def _spoil(self, sequence: Sequence, fault: NotFinite) -> Output:
         """End one whose blocks may hold NaN: nobody is to find them."""

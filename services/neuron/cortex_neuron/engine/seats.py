@@ -7,6 +7,7 @@ sequences is one read of an array, and no table is ever copied: that keeps the b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 
@@ -22,13 +23,9 @@ class Work:
     """One step: its sequences and their seats in the order of the batch."""
 
     sequences: list[Sequence]
+    wanted: list[Sequence]  # those that are given a token
     seats: Places
     batch: Batch
-
-    @property
-    def wanted(self) -> list[Sequence]:
-        """Those that are given a token."""
-        return [self.sequences[i] for i in self.batch.wanted.tolist()]
 
 
 class Seats:
@@ -99,7 +96,8 @@ class Seats:
 
     def work(self, decode: Places, chunks: Row[tuple[Sequence, int]]) -> Work:
         """One token of each sequence at the places `decode`, which it ends with, and so many of the others."""
-        sequences, seats = [self.sequences[place] for place in decode.tolist()], self.order[decode]
+        seats = self.order[decode]
+        sequences = _at(self.sequences, decode)
         tokens, counts = self._last[seats], np.ones(len(seats), np.int32)
         if chunks:
             sequences += [sequence for sequence, _ in chunks]
@@ -110,7 +108,8 @@ class Seats:
         wanted = np.flatnonzero(pasts + counts == self._known[seats]).astype(np.int32)
         starts = (seats * self.tables.shape[1]).astype(np.int32)
         tables = Tables(self.tables.reshape(-1), starts, self._block_size)
-        return Work(sequences, seats, make_batch(tokens, counts, pasts, tables, wanted))
+        batch = make_batch(tokens, counts, pasts, tables, wanted)
+        return Work(sequences, _at(sequences, wanted), seats, batch)
 
     def advance(self, work: Work) -> None:
         """It has been computed."""
@@ -122,6 +121,17 @@ class Seats:
         self._known[seats] += 1
         self._last[seats] = tokens
 
+    def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
+        """The sequences that have filled blocks in this step: the first of these, and their numbers. Where one comes
+        before them its number is there, too."""
+        size, batch = self._block_size, work.batch
+        first, end = batch.pasts // size, batch.lengths // size
+        rows = np.flatnonzero(end > first)
+        starts = batch.table_starts[rows]
+        parts = zip(rows.tolist(), first[rows].tolist(), starts.tolist(), (starts + end[rows]).tolist(), strict=True)
+        for row, index, start, stop in parts:
+            yield work.sequences[row], index, batch.tables[start + max(0, index - 1) : stop].tolist()
+
     def replace_block(self, sequence: Sequence, index: int, block: int) -> None:
         """Another block with the same content."""
         self.tables[sequence.seat, index] = block
@@ -129,3 +139,8 @@ class Seats:
     def _next(self, sequence: Sequence, tokens: int) -> Ints:
         computed = self._computed[sequence.seat]
         return sequence.buffer[computed : computed + tokens]
+
+
+def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:
+    """Those at these places, in a list of its own."""
+    return sequences.copy() if len(places) == len(sequences) else [sequences[place] for place in places.tolist()]

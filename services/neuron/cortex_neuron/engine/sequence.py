@@ -83,10 +83,12 @@ class Sequence:
         """The token ids of its block `index`, which it fills."""
         return self.buffer[index * block_size : (index + 1) * block_size].tobytes()
 
-    def append(self, token: int) -> None:
-        """One more token was generated."""
-        self.buffer[self.length] = token
-        self.length += 1
+    def append(self, token: int) -> int:
+        """One more token was generated: how many there are now."""
+        length = self.length
+        self.buffer[length] = token
+        self.length = length + 1
+        return length + 1
 
 
 def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> Sequence:
