@@ -91,7 +91,7 @@ def lay_out(batch: Batch, device: torch.device) -> Layout:
     """The layout of a step over these sequences."""
     counts, lengths = batch.counts, batch.lengths
     singles = np.flatnonzero(counts == 1)
-    singles = singles[np.argsort(lengths[singles], kind="stable")]
+    singles = singles[np.argsort(lengths[singles])]
     chunks = np.flatnonzero(counts > 1)
     order = np.concatenate((singles, chunks))
     ends = np.cumsum(counts[order])
