@@ -54,7 +54,6 @@ class StandIn:
         self._contents = [-1] * num_slots
         self.fails = False
         self.num_computed = 0
-        self.shares: list[dict[int, int]] = []  # of each step: by past length, the rows of those that had more than one
 
     def run(self, batch: Batch) -> Tensor:
         """Logits [wanted, vocab]"""

@@ -132,8 +132,8 @@ class Engine:
             trail = self._pool.follow(sequence.trail, partial(sequence.piece, block_size=size), most)
             found = len(trail.blocks)
             # One that was put back has been given a seat once: nobody passes it.
-            is_full = found < most and sequence.turn > -math.inf
-            begins_with = (trail.end, sequence.piece(found, size)) if is_full else None
+            can_wait = found < most and sequence.turn > -math.inf
+            begins_with = (trail.end, sequence.piece(found, size)) if can_wait else None
             yield Newcomer(sequence.length, found * size, self._pool.num_idle(trail), begins_with)
 
     def _computing(self) -> frozenset[Hashable]:

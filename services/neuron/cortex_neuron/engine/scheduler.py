@@ -95,7 +95,7 @@ def plan_step(
     admitted = [] if preempted or not draft.budget else _admit(draft, len(running), waiting, computing, limits)
     wanting = [*draft.prompts, *admitted]
     tokens = share(draft.budget, [each.left for each in wanting])
-    chunks = _cut(wanting, tokens, draft.free - sum(each.idle for each in admitted), limits)
+    chunks = _cut(wanting, tokens, draft.free, limits)
     old = len(draft.prompts)
     given = tuple(chunk for chunk in chunks[:old] if chunk.tokens)
     return Plan(preempted, draft.decode, draft.growing, given, tuple(chunks[old:]))
@@ -120,13 +120,12 @@ def share(budget: int, left: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """One that has more than a token to compute; `idle` blocks of the cache are to be held first."""
+    """One that has more than a token to compute."""
 
     place: int
     known: int
     computed: int
     blocks: int
-    idle: int = 0
 
     @property
     def left(self) -> int:
@@ -169,7 +168,10 @@ def _prompt(running: Running, place: int) -> _Prompt:
 def _admit(
     draft: _Draft, num_running: int, waiting: Iterable[Newcomer], computing: Set[Hashable], limits: Limits
 ) -> list[_Prompt]:
-    """Those whose whole prompts fit beside the prompts before them. As many are looked at as there are seats."""
+    """Those whose whole prompts fit beside the prompts before them. As many are looked at as there are seats.
+
+    So where one is admitted, no prompt of this step is short of blocks.
+    """
     spare = draft.free - sum(limits.blocks(each.known) - each.blocks for each in draft.prompts)
     admitted: list[_Prompt] = []
     busy = set(computing)
@@ -180,7 +182,7 @@ def _admit(
         spare -= limits.blocks(one.known) - cached + one.idle
         if spare < 0 or num_running + len(admitted) >= limits.sequences:
             break
-        admitted.append(_Prompt(place, one.known, one.cached, cached, one.idle))
+        admitted.append(_Prompt(place, one.known, one.cached, cached))
         busy.add(one.begins_with)
     return admitted
 
