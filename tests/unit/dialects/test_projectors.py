@@ -238,7 +238,7 @@ def test_completion_logprobs_count_offsets_over_the_whole_answer():
 
 
 def test_a_message_stream_starts_at_once_and_ends_with_the_reason():
-    """message_start needs no event of the engine (case S7), and has the prompt's tokens; the end tells what was cached."""
+    """message_start needs no event of the engine (case S7), and has the prompt's tokens; then what was cached."""
     start, *middle, delta, stop = anthropic_events(messages(), text("Hel", "lo"))
     assert messages().opening().startswith(b"event: message_start\n")
     assert start["message"]["usage"] == {"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 0}

@@ -127,6 +127,8 @@ class Seats:
         size, batch = self._block_size, work.batch
         first, end = batch.pasts // size, batch.lengths // size
         rows = np.flatnonzero(end > first)
+        if not len(rows):
+            return
         starts = batch.table_starts[rows]
         parts = zip(rows.tolist(), first[rows].tolist(), starts.tolist(), (starts + end[rows]).tolist(), strict=True)
         for row, index, start, stop in parts:

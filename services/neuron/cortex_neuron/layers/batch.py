@@ -31,7 +31,9 @@ class Batch:
     positions: Ints  # [rows]
     slots: Ints  # [rows], where each row's key and value go: block * block_size + place in it
     starts: Ints  # [sequences + 1]
+    counts: Ints  # [sequences], the rows of each
     pasts: Ints  # [sequences]
+    lengths: Ints  # [sequences], the tokens of each that are in the cache once the step has run: pasts + counts
     tables: Ints  # flat
     table_starts: Ints  # [sequences], into `tables`
     wanted: Ints  # the sequences whose logits are asked for, those after their last row
@@ -41,20 +43,10 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.tokens)
 
-    @property
-    def counts(self) -> Ints:
-        """[sequences], the rows of each."""
-        return np.diff(self.starts)
-
-    @property
-    def lengths(self) -> Ints:
-        """[sequences], the tokens of each that are in the cache once the step has run."""
-        return self.pasts + self.counts
-
     def table(self, sequence: int) -> Ints:
         """The blocks of one sequence."""
-        start, length = self.table_starts[sequence], self.pasts[sequence] + self.counts[sequence]
-        return self.tables[start : start - (-length // self.block_size)]
+        start = self.table_starts[sequence]
+        return self.tables[start : start - (-self.lengths[sequence] // self.block_size)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,10 +64,23 @@ def make_batch(tokens: Ints, counts: Ints, pasts: Ints, tables: Tables, wanted: 
     starts = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=starts[1:])
     positions, table_starts = pasts, tables.starts
+    lengths = pasts + counts
     if len(tokens) > len(counts):  # else one row each: nothing to spread
         owner = np.repeat(np.arange(len(counts)), counts)
         positions = np.arange(len(tokens), dtype=np.int32) + (pasts - starts[:-1])[owner]
         table_starts = tables.starts[owner]
     blocks = positions // size
     slots = (tables.flat[table_starts + blocks] - blocks) * size + positions
-    return Batch(tokens, positions, slots, starts, pasts, tables.flat, tables.starts, wanted, size)
+    return Batch(
+        tokens=tokens,
+        positions=positions,
+        slots=slots,
+        starts=starts,
+        counts=counts,
+        pasts=pasts,
+        lengths=lengths,
+        tables=tables.flat,
+        table_starts=tables.starts,
+        wanted=wanted,
+        block_size=size,
+    )
