@@ -178,6 +178,25 @@ def test_one_that_was_put_back_finds_what_is_left_of_its_blocks(start_session) -
     assert runs.num_computed < 2 * 40 + 23 + 19 + 40
 
 
+def test_what_a_sequence_computed_itself_before_it_was_put_back_is_not_told_as_cached(start_session) -> None:
+    """It gave way while its prompt was read, and found part of that again: nobody had computed it for another."""
+    session, runs = _session(start_session, blocks=20, sequences=2, step_tokens=4)
+    old = session.submit(TREE[0][:40], max_tokens=16, ignore_eos=True)
+    while not session.answers[old].tokens:
+        session.step()
+    young = session.submit(TREE[1][:36], max_tokens=2, ignore_eos=True)
+    session.step()
+    assert session.steps[-1].waiting == 0
+    while not session.steps[-1].waiting:
+        session.step()
+    assert not session.answers[young].tokens
+    before = runs.num_computed
+    session.finish()
+    assert session.answers[young].first.cached_tokens == 0
+    assert session.answers[young].tokens == answer(TREE[1][:36], 2, 80)
+    assert runs.num_computed - before < 36
+
+
 # ---- the pool
 
 
