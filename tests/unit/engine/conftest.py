@@ -162,6 +162,12 @@ def start_with() -> StartSession:
     return new_session
 
 
+@pytest.fixture(scope="session")
+def start_session() -> Callable[[Engine], Session]:
+    """A session of an engine that a test has made itself."""
+    return Session
+
+
 def _make_folder(folder: Path, model_type: str, config: dict[str, Any], **saving: Any) -> Any:
     torch.manual_seed(7)
     settings = AutoConfig.for_model(model_type, **config)

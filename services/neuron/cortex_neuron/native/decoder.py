@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cortex_neuron.layers.batch import Batch, Ints
 from cortex_neuron.native.library import Layer, Model, Step, Weight, byref
 from cortex_neuron.native.matrices import Matrices
 
@@ -57,25 +58,6 @@ class Ends:
     norm: int  # address
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A step, flat, int32: a row a token, a sequence's rows together.
-
-    `slots` [rows]: where each row's key and value go, as block * 16 + place. `row_starts` [sequences + 1]. `pasts`:
-    tokens in the cache before. `tables`: block ids, those of sequence i from table_starts[i] on. `wanted`: rows whose
-    logits are asked for.
-    """
-
-    tokens: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    slots: NDArray[np.int32]
-    row_starts: NDArray[np.int32]
-    pasts: NDArray[np.int32]
-    tables: NDArray[np.int32]
-    table_starts: NDArray[np.int32]
-    wanted: NDArray[np.int32]
-
-
 class Decoder:
     """`num_bytes`: of its weights. Gone with its memory once nothing refers to it."""
 
@@ -116,30 +98,42 @@ class Decoder:
         if handle := getattr(self, "_handle", None):
             self._functions.cortex_decoder_delete(handle)
 
-    def step(self, batch: Batch, keys: Any, values: Any, threads: int) -> NDArray[np.float32]:
-        """Logits [wanted, vocabulary]; `keys` and `values` are `addresses` of the layers' caches."""
+    def step(self, batch: Batch, keys: Any, values: Any) -> NDArray[np.float32]:
+        """Logits [wanted, vocabulary] after the last rows of the sequences that are wanted.
+
+        `keys` and `values` are `addresses` of the layers' caches, in blocks of BLOCK.
+        """
         cosines, sines = self.rotation.turns(batch.positions)
-        logits = np.empty((len(batch.wanted), self.shape.vocabulary), np.float32)
+        wanted = batch.starts[batch.wanted + 1] - 1
+        logits = np.empty((len(wanted), self.shape.vocabulary), np.float32)
         step = Step(
-            rows=len(batch.tokens),
+            rows=batch.num_rows,
             sequences=len(batch.pasts),
-            wanted_rows=len(batch.wanted),
-            threads=threads,
-            tokens=batch.tokens.ctypes.data,
-            slots=batch.slots.ctypes.data,
-            row_starts=batch.row_starts.ctypes.data,
-            pasts=batch.pasts.ctypes.data,
-            tables=batch.tables.ctypes.data,
-            table_starts=batch.table_starts.ctypes.data,
-            wanted=batch.wanted.ctypes.data,
-            cosines=cosines.ctypes.data,
-            sines=sines.ctypes.data,
+            wanted_rows=len(wanted),
+            threads=self.threads,
+            tokens=_address(batch.tokens),
+            slots=_address(batch.slots),
+            row_starts=_address(batch.starts),
+            pasts=_address(batch.pasts),
+            tables=_address(batch.tables),
+            table_starts=_address(batch.table_starts),
+            wanted=_address(wanted),
+            cosines=_address(cosines),
+            sines=_address(sines),
             keys=ctypes.addressof(keys),
             values=ctypes.addressof(values),
-            logits=logits.ctypes.data,
+            logits=_address(logits),
         )
         self._functions.cortex_decoder_step(self._handle, byref(step))
         return logits
+
+
+def _address(array: Ints | NDArray[np.float32]) -> int:
+    """Of an array as the kernels read it."""
+    assert array.flags.c_contiguous, array.strides
+    assert array.itemsize == 4, array.dtype
+    address: int = array.ctypes.data
+    return address
 
 
 def addresses(pointers: Sequence[int]) -> Any:
