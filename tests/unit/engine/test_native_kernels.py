@@ -6,8 +6,8 @@ import ctypes
 
 import numpy as np
 import pytest
+from gguf import GGML_QUANT_SIZES, dequantize, quantize
 from gguf import GGMLQuantizationType as Kind
-from gguf import dequantize, quantize
 
 from cortex_neuron.native import build
 from cortex_neuron.native.matrices import Matrices, Stored, of_floats, rounded
@@ -19,6 +19,16 @@ def _stored(kind: Kind, rows: int, columns: int, order=None) -> Stored:
     values = np.random.default_rng(5).normal(size=(rows, columns)).astype(np.float32)
     data = quantize(values, kind)
     return Stored(kind, (rows, columns), np.ascontiguousarray(data).view(np.uint8).reshape(rows, -1), order)
+
+
+def _stored_at_random(kind: Kind, rows: int, columns: int) -> Stored:
+    """Bytes as they come, for kinds that the gguf package does not write; only their scales are made small."""
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    data = np.random.default_rng(8).integers(0, 256, (rows, columns // block, block_bytes), np.uint8)
+    halves = {Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2), Kind.Q6_K: (208,)}[kind]
+    for place in halves:
+        data[:, :, place : place + 2] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+    return Stored(kind, (rows, columns), data.reshape(rows, -1))
 
 
 def _unpacked(functions, weight) -> np.ndarray:
@@ -37,6 +47,32 @@ def test_every_value_of_a_packed_matrix_is_the_files(kind, rows, columns, native
     packed = matrices.pack(stored)
     expected = dequantize(stored.data, kind) if kind != Kind.F32 else stored.data.view(np.float32)
     np.testing.assert_allclose(_unpacked(native_kernels, packed), expected, rtol=3e-7, atol=3e-7)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q5_K, Kind.Q6_K], ids=lambda kind: kind.name)
+def test_every_value_of_a_k_quant_is_the_files(kind, native_kernels) -> None:
+    """Blocks of 256 with scales of scales."""
+    stored = _stored_at_random(kind, 20, 512)
+    matrices = Matrices(native_kernels, threads=2)
+    unpacked = _unpacked(native_kernels, matrices.pack(stored))
+    np.testing.assert_allclose(unpacked, dequantize(stored.data, kind), rtol=3e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K], ids=lambda kind: kind.name)
+def test_a_product_is_that_of_the_values_in_float32(kind, native_kernels) -> None:
+    """However rows are divided: alone, a few, more than registers hold, many; with a bias and a panel half full."""
+    stored = _stored_at_random(kind, 40, 512) if kind.name.endswith("_K") else _stored(kind, 40, 512)
+    rng = np.random.default_rng(9)
+    bias = rng.normal(size=40).astype(np.float32)
+    matrices = Matrices(native_kernels, threads=1)
+    packed = matrices.pack(stored, bias)
+    values = _unpacked(native_kernels, packed).astype(np.float64)
+    for rows in (1, 2, 3, 4, 7, 12, 13, 24, 25, 70):
+        inputs = rng.normal(size=(rows, 512)).astype(np.float32)
+        out = np.empty((rows, 40), np.float32)
+        native_kernels.cortex_multiply(ctypes.byref(packed), inputs.ctypes.data, rows, out.ctypes.data)
+        expected = inputs @ values.T + bias
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 
 
 def test_rows_come_in_the_order_that_is_asked_for(native_kernels) -> None:

@@ -96,6 +96,8 @@ def library() -> Any | None:
     functions.cortex_pack.restype = None
     functions.cortex_unpack_row.argtypes = (POINTER(Weight), c_int32, c_void_p)
     functions.cortex_unpack_row.restype = None
+    functions.cortex_multiply.argtypes = (POINTER(Weight), c_void_p, c_int32, c_void_p)
+    functions.cortex_multiply.restype = None
     functions.cortex_decoder_new.argtypes = (POINTER(Model), c_int32)
     functions.cortex_decoder_new.restype = c_void_p
     functions.cortex_decoder_delete.argtypes = (c_void_p,)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cortex_neuron.native.library import Weight, byref
 
-_F32, _F16, _BF16, _Q8, _Q4 = range(5)
+_F32, _F16, _BF16, _Q8, _Q4, _Q4_WIDE, _Q8_WIDE = range(7)
 # What is stored, by GGML's type, and what it is packed as; every one of them exactly.
 _KINDS = {
     GGMLQuantizationType.F32: _F32,
@@ -25,6 +25,9 @@ _KINDS = {
     GGMLQuantizationType.Q8_0: _Q8,
     GGMLQuantizationType.Q4_0: _Q4,
     GGMLQuantizationType.Q4_1: _Q4,
+    GGMLQuantizationType.Q4_K: _Q4_WIDE,
+    GGMLQuantizationType.Q5_K: _Q8_WIDE,
+    GGMLQuantizationType.Q6_K: _Q8_WIDE,
 }
 # The catalogue's `quant`: rounded to these while it is loaded.
 ROUNDED = {"int8": GGMLQuantizationType.Q8_0, "int4": GGMLQuantizationType.Q4_1}

@@ -75,6 +75,12 @@ void rotate(float* vector, const float* cosines, const float* sines, int half) {
     }
 }
 
+// A tile [rows][16] into columns of a matrix.
+void put(const float* tile, int rows, int panel, int columns, float* to, size_t stride) {
+    const int count = std::min(kLanes, columns - panel * kLanes);
+    for (int row = 0; row < rows; row++) memcpy(to + row * stride + panel * kLanes, tile + row * kLanes, 4 * count);
+}
+
 class Decoder {
   public:
     Decoder(const CortexModel& model, int threads) : model_(model), team_(threads), own_(threads) {
@@ -247,12 +253,6 @@ class Decoder {
         });
     }
 
-    // A tile [rows][16] into columns of a matrix.
-    static void put(const float* tile, int rows, int panel, int columns, float* to, size_t stride) {
-        const int count = std::min(kLanes, columns - panel * kLanes);
-        for (int row = 0; row < rows; row++) memcpy(to + row * stride + panel * kLanes, tile + row * kLanes, 4 * count);
-    }
-
     // q in place, scaled; k and v into the cache.
     void place(const CortexLayer& layer, int index, int row) {
         const int size = model_.head_size, half = model_.rotary / 2;
@@ -406,6 +406,16 @@ void cortex_pack(int32_t stored, const void* from, const int32_t* order, const W
 
 // Row `row` of a packed matrix as floats.
 void cortex_unpack_row(const Weight* weight, int32_t row, float* to) { unpack_row(*weight, row, to); }
+
+// out [rows][matrix rows] = inputs [rows][columns] x the matrix, on this thread: a product by itself, so that it can be checked.
+void cortex_multiply(const Weight* weight, const float* inputs, int32_t rows, float* out) {
+    std::vector<float> totals(weight->blocks()), tile(static_cast<size_t>(rows) * kLanes);
+    add_up(inputs, weight->columns, totals.data());
+    for (int panel = 0; panel < weight->panels(); panel++) {
+        multiply_panel(*weight, panel, inputs, weight->columns, rows, totals.data(), tile.data());
+        put(tile.data(), rows, panel, weight->rows, out, weight->rows);
+    }
+}
 
 // What the model points to must outlive the decoder.
 void* cortex_decoder_new(const CortexModel* model, int32_t threads) { return new Decoder(*model, threads); }

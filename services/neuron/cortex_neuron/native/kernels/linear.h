@@ -48,18 +48,17 @@ inline void multiply_one(const uint8_t* panel, int blocks, const float* inputs, 
     for (int block = 0; block < blocks; block++) {
         const Block<kind> part(panel + block_bytes(kind) * block);
         const float* at = inputs + block * kBlock;
-        Lanes even = Lanes::fill(0), odd = Lanes::fill(0);
-#pragma GCC unroll 32
-        for (int column = 0; column < kBlock; column += 2) {
-            even.add(part.raw(column), at[column]);
-            odd.add(part.raw(column + 1), at[column + 1]);
+        Lanes halves[2] = {Lanes::fill(0), Lanes::fill(0)};
+#pragma GCC unroll 16
+        for (int column = 0; column < 16; column++)
+            for (int half = 0; half < 2; half++) halves[half].add(part.raw(half * 16 + column), at[half * 16 + column]);
+        for (int half = 0; half < 2; half++) {
+            if constexpr (is_scaled(kind))
+                sum.add(halves[half], part.scales[half]);
+            else
+                sum = sum + halves[half];
         }
-        if constexpr (kind == kQ8 || kind == kQ4) {
-            sum.add(even + odd, part.scale);
-            if constexpr (kind == kQ4) sum.add(part.minimum, totals[block]);
-        } else {
-            sum = sum + even + odd;
-        }
+        if constexpr (has_minimum(kind)) sum.add(part.minimum, totals[block]);
     }
     sum.store(out);
 }

@@ -1,31 +1,50 @@
 // Weight matrices as the products read them: panels of 16 rows, lane by lane, in blocks of 32 columns.
 //
-// One stream from the first byte to the last, for memory is read fastest so. In a block, what is of row `lane` is in the lane-th word:
+// One stream from the first byte to the last, for memory is read fastest so. In a block, what is of row `lane` is in the
+// lane-th word:
 //   f32        [32][16] floats
 //   f16, bf16  [16][16] words, the even column in the lower half
 //   q8         scales [16] halves, then [8][16] words of four signed bytes
 //   q4         scales and minima [2][16] halves, then [4][16] words of eight nibbles: the low ones of the four bytes are columns
 //              0 to 3, the high ones columns 4 to 7
-// A q8 value is scale * byte, a q4 value scale * nibble + minimum: GGML's Q8_0, Q4_0 and Q4_1 as they are, nothing rounded.
+//   q4 wide    the same with scales and minima [2][16] floats
+//   q8 wide    scales of columns 0 to 15 and of 16 to 31, and minima [3][16] floats, then as q8
+// A q8 value is scale * byte, a q4 value scale * nibble + minimum: GGML's Q8_0, Q4_0 and Q4_1 as they are, and in the wide ones
+// Q4_K, Q5_K and Q6_K, whose scales are products that no half holds. Nothing is rounded.
 #pragma once
 
 #include "lanes.h"
 
 namespace cortex {
 
-enum Kind : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4 = 4 };
+enum Kind : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4 = 4, kQ4Wide = 5, kQ8Wide = 6 };
+
+constexpr bool is_q4(Kind kind) { return kind == kQ4 || kind == kQ4Wide; }
+constexpr bool is_q8(Kind kind) { return kind == kQ8 || kind == kQ8Wide; }
+constexpr bool is_scaled(Kind kind) { return is_q4(kind) || is_q8(kind); }
+constexpr bool has_minimum(Kind kind) { return is_q4(kind) || kind == kQ8Wide; }
+
 
 constexpr int kBlock = 32;
 constexpr size_t kAhead = 2048;  // bytes that are asked of memory before they are needed
 
-constexpr size_t scale_bytes(Kind kind) { return kind == kQ8 ? 32 : kind == kQ4 ? 64 : 0; }
+constexpr size_t scale_bytes(Kind kind) {
+    switch (kind) {
+        case kQ8: return kLanes * 2;
+        case kQ4: return kLanes * 4;
+        case kQ4Wide: return kLanes * 8;
+        case kQ8Wide: return kLanes * 12;
+        default: return 0;
+    }
+}
 
 constexpr size_t value_bytes(Kind kind) {
     switch (kind) {
         case kF32: return kLanes * kBlock * 4;
         case kF16:
         case kBF16: return kLanes * kBlock * 2;
-        case kQ8: return kLanes * kBlock;
+        case kQ8:
+        case kQ8Wide: return kLanes * kBlock;
         default: return kLanes * kBlock / 2;
     }
 }
@@ -48,12 +67,18 @@ struct Weight {
 // One block of a panel: 32 columns of 16 rows.
 template <Kind kind> struct Block {
     const uint8_t* values;
-    Lanes scale, minimum;
+    Lanes scales[2], minimum;  // of the first 16 columns and of the others; of all
 
     explicit Block(const uint8_t* block) : values(block + scale_bytes(kind)) {
-        const auto* scales = reinterpret_cast<const uint16_t*>(block);
-        if constexpr (kind == kQ8 || kind == kQ4) scale = load_halves(scales);
-        if constexpr (kind == kQ4) minimum = load_halves(scales + kLanes);
+        const auto* halves = reinterpret_cast<const uint16_t*>(block);
+        const auto* floats = reinterpret_cast<const float*>(block);
+        if constexpr (kind == kQ8 || kind == kQ4) scales[0] = scales[1] = load_halves(halves);
+        if constexpr (kind == kQ4) minimum = load_halves(halves + kLanes);
+        if constexpr (kind == kQ4Wide) scales[0] = scales[1] = Lanes::load(floats), minimum = Lanes::load(floats + kLanes);
+        if constexpr (kind == kQ8Wide) {
+            for (int half = 0; half < 2; half++) scales[half] = Lanes::load(floats + half * kLanes);
+            minimum = Lanes::load(floats + 2 * kLanes);
+        }
         for (size_t line = 0; line < block_bytes(kind); line += 64) __builtin_prefetch(block + kAhead + line);
     }
 
@@ -66,13 +91,15 @@ template <Kind kind> struct Block {
 
     // The column's 16 values.
     Lanes value(int column) const {
-        if constexpr (kind == kQ8) return raw(column) * scale;
-        if constexpr (kind == kQ4) {
+        if constexpr (has_minimum(kind)) {
             Lanes out = minimum;
-            out.add(raw(column), scale);
+            out.add(raw(column), scales[column / 16]);
             return out;
+        } else if constexpr (is_scaled(kind)) {
+            return raw(column) * scales[0];
+        } else {
+            return raw(column);
         }
-        return raw(column);
     }
 
   private:
@@ -84,7 +111,7 @@ template <Kind kind> struct Block {
             return reinterpret_cast<Floats>(column % 2 ? words & 0xffff0000u : words << 16);
         } else if constexpr (kind == kF16) {
             return half_register(column, i);
-        } else if constexpr (kind == kQ8) {
+        } else if constexpr (is_q8(kind)) {
             const Ints words = read<Ints>(values + (column / 4 * kLanes + i * kWidth) * 4);
             const int up = 24 - 8 * (column % 4);
             return __builtin_convertvector((up ? words << up : words) >> 24, Floats);
@@ -127,7 +154,9 @@ template <typename Do> inline void for_kind(int32_t kind, Do&& act) {
         case kF16: act(std::integral_constant<Kind, kF16>{}); break;
         case kBF16: act(std::integral_constant<Kind, kBF16>{}); break;
         case kQ8: act(std::integral_constant<Kind, kQ8>{}); break;
-        default: act(std::integral_constant<Kind, kQ4>{}); break;
+        case kQ4: act(std::integral_constant<Kind, kQ4>{}); break;
+        case kQ4Wide: act(std::integral_constant<Kind, kQ4Wide>{}); break;
+        default: act(std::integral_constant<Kind, kQ8Wide>{}); break;
     }
 }
 
