@@ -53,6 +53,7 @@ class Prepared:
                 stop=generation.stop,
                 chat=isinstance(generation.prompts[index // generation.n], ChatPrompt),
                 num_top=generation.logprobs,
+                tool_use=generation.tool_use,
             )
             for index in range(generation.num_choices)
         ]
@@ -82,11 +83,20 @@ async def prepare(generation: Generation, serving: GroupServing, priority: Prior
     if generation.echo and generation.logprobs is not None:
         raise UnsupportedParameter("logprobs of an echoed prompt are not supported", param="echo")
     prompts = await encode(generation, serving)
+    _check_tools(generation, serving)
     loaded = serving.loaded
     capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
     param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
     limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
     return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits, priority)))
+
+
+def _check_tools(generation: Generation, serving: GroupServing) -> None:
+    """Calls that nobody can tell from text would be a silent answer without tools (case W4)."""
+    if generation.tool_use is not None and serving.text.tool_format is None:
+        raise UnsupportedParameter(
+            "tools: how this model writes calls is not known; its tool_parser in the inventory says so", param="tools"
+        )
 
 
 async def encode(generation: Generation, serving: GroupServing) -> tuple[tuple[int, ...], ...]:
