@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cortex_neuron.engine.failures import Verdict, classify
+from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, KVCache
 from cortex_neuron.engine.runner import Runner, Runs
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
@@ -65,11 +66,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def submit(self, frame: Submit) -> None:
-        """Queue a sequence. Raises BadRequest."""
+    def submit(self, frame: Submit, constraint: Constraint | None = None) -> None:
+        """Queue a sequence, with its grammar compiled. Raises BadRequest."""
         if any(s.id == frame.id for s in (*self._running, *self._waiting)):
             raise BadRequest(f"id {frame.id} is in use")
-        sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic())
+        sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic(), constraint)
         insort(self._waiting, sequence, key=_turn)
 
     def cancel(self, ids: Iterable[int]) -> None:
@@ -176,6 +177,8 @@ class Engine:
 
     def _ending(self, sequence: Sequence) -> str | None:
         if sequence.tokens[-1] in self._eos and not sequence.ignore_eos:
+            return "stop"
+        if sequence.constraint is not None and sequence.constraint.ended:
             return "stop"
         return "length" if len(sequence.tokens) >= sequence.max_length else None
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import torch
 
+from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 from cortex_neuron.protocol.priority import turn
@@ -51,6 +52,7 @@ class Sequence:
     num_logprobs: int | None
     submitted_s: float
     turn: float  # its place among those that wait; the least is next
+    constraint: Constraint | None = None  # its grammar, and how far it has come in it
     started_s: float | None = None
     state: State = State.WAITING
     computed: int = 0
@@ -68,7 +70,9 @@ class Sequence:
         return self.tokens[self.prompt_length :]
 
 
-def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> Sequence:
+def new_sequence(
+    frame: Submit, context: int, vocab_size: int, now_s: float, constraint: Constraint | None = None
+) -> Sequence:
     """A sequence as it was submitted. Raises BadRequest for what the model or the engine cannot do."""
     prompt = _token_ids(frame.prompt)
     _check(frame, prompt, context, vocab_size)
@@ -88,6 +92,7 @@ def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> 
         num_logprobs=frame.logprobs,
         submitted_s=now_s,
         turn=turn(frame.priority, now_s),
+        constraint=constraint,
     )
 
 
