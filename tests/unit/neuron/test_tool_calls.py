@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_families import FAMILIES, TOOLS, USE, arguments, call_turn, model, template, tokenizer, written
 
-from cortex_dialects.events import Event, Finished, TextDelta, ToolCallDelta
+from cortex_dialects.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from cortex_dialects.generation import ChatPrompt, ToolUse
 from cortex_neuron.protocol.frames import Output
 from cortex_neuron.text.choice import Choice
@@ -254,6 +254,33 @@ def test_the_first_call_ends_an_answer_that_may_hold_one(family: str, size: int)
     out = events(family, said, use=ToolUse(USE.tools, parallel=False), size=size)
     assert [each.name for each in out if isinstance(each, ToolCallDelta) and each.name] == ["weather"]
     assert out[-1] == Finished(0, "tool_calls")
+
+
+PIECES = st.sampled_from(
+    ["Let me see. ", "\n\n", "{", "}", "[", "🤖", "<", "CALL", "CALL", "BROKEN", "CUT", "<think>", "</think>", ";", "x"]
+)
+
+
+def gist(out: list[Event]) -> dict[str, Any]:
+    """What a client is told, but for ids."""
+    calls = [each for each in out if isinstance(each, ToolCallDelta)]
+    return {
+        "text": text_of(out),
+        "thoughts": "".join(each.text for each in out if isinstance(each, ReasoningDelta)),
+        "calls": [(each.call, each.name, each.arguments) for each in calls],
+        "end": out[-1],
+    }
+
+
+@EVERY
+@settings(max_examples=60)
+@given(pieces=st.lists(PIECES, max_size=8), size=st.integers(1, 40), finish=st.sampled_from(["stop", "length"]))
+def test_how_many_tokens_a_step_gives_changes_nothing(family: str, pieces: list[str], size: int, finish: str) -> None:
+    """With calls, broken ones and cut ones in any order: a request that is not streamed gets no other (case S9)."""
+    call = written(family, ("weather", {"city": "Paris", "days": 3}))
+    known_pieces = {"CALL": call, "BROKEN": call.replace("Paris", '"'), "CUT": call[: len(call) // 2]}
+    said = "".join(known_pieces.get(each, each) for each in pieces)
+    assert gist(events(family, said, finish, size=size)) == gist(events(family, said, finish))
 
 
 def test_ids_are_such_as_the_template_takes_back() -> None:
