@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 from scripted_model import byte_tokenizer
+from tokenizers import Tokenizer
 
 from cortex_neuron.engine.grammar import Constraint, Grammars, constrain
 from cortex_neuron.models.loaded import LoadedModel
@@ -265,3 +267,21 @@ def test_random_grammars_of_many_sequences_are_all_kept_to(asking: Callable[...,
     ask.session.finish()
     for number, values in wanted.items():
         assert values is None or json.loads(ask.text(number)) in values
+
+
+def test_a_real_vocabulary_is_kept_to_as_well(
+    start: Callable[..., Any], demo_model: LoadedModel, demo_text_dir: Path, oracle: list[dict[str, Any]]
+) -> None:
+    """The demo model's 49,152 tokens, beside a row that is not bound and answers as the reference does."""
+    grammars = Grammars((demo_text_dir / "tokenizer.json").read_text(), demo_model.vocab_size, demo_model.eos_ids)
+    tokenizer = Tokenizer.from_file(str(demo_text_dir / "tokenizer.json"))
+    ask = Asking(start(), grammars)
+    free = ask.session.submit(oracle[0]["prompt_ids"], SamplingParams(temperature=0), 8)
+    bound = []
+    for i in range(2):
+        ask.constraint = grammars.constraint(GRAMMAR)
+        bound.append(ask.session.submit(oracle[i]["prompt_ids"], SamplingParams(temperature=1, seed=i), 200))
+    ask.session.finish()
+    for number in bound:
+        Draft202012Validator(SCHEMA).validate(json.loads(tokenizer.decode(ask.session.answers[number].tokens)))
+    assert ask.session.answers[free].tokens == oracle[0]["token_ids"][:8]

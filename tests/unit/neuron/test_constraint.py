@@ -159,6 +159,10 @@ def test_thoughts_come_before_the_form_and_are_free(prompt: str, good: list[str]
         (AnswerFormat("grammar", 'start: "a" | nothing', "guided_grammar"), "nothing"),
         (AnswerFormat("grammar", "root ::= (((", "guided_grammar"), "Expected"),
         (AnswerFormat("grammar", "no grammar", "guided_grammar"), ""),
+        (AnswerFormat("grammar", "start: <|im_end|>", "guided_grammar"), "special tokens"),
+        (AnswerFormat("grammar", "start: <[7]>", "guided_grammar"), "special tokens"),
+        (AnswerFormat("choice", ("x" * 1_000_001,), "guided_choice"), "at most 1000000"),
+        (AnswerFormat("grammar", "root ::= " + "(" * 3000, "guided_grammar"), "recursion"),
     ],
 )
 def test_a_form_that_no_grammar_can_keep_to_is_named(form: AnswerFormat, words: str) -> None:

@@ -23,6 +23,8 @@ from cortex_neuron.text.tool_calls.json_rules import arguments_schema
 _FORM = "form"  # the name of a client's own grammar
 _AFTER_THOUGHT = r"/[ \n]{0,4}/"
 _LONGEST_REASON = 300
+# Characters: such a one is compiled in a second or two.
+_LONGEST = 1_000_000
 
 
 def grammar(
@@ -43,6 +45,11 @@ def grammar(
         assert model.tool_format is not None, "else tools are refused"
         rules.append(model.tool_format.rules(use, words))
     whole = _whole("\n".join(rules), form if forced is None else None)
+    if len(whole) > _LONGEST:
+        place = form.place if form is not None else "tools"
+        raise InvalidParameter(
+            f"{place}: {len(whole)} characters of grammar; at most {_LONGEST} are taken", param=place
+        )
     if (reason := problem(whole)) is not None:
         raise _culprit(form, use, reason)
     return whole
@@ -93,9 +100,13 @@ def _own(form: AnswerFormat) -> str:
         own: str = json.loads(LLMatcher.grammar_from_regex(form.value))["grammars"][0]["lark_grammar"]
         return own
     try:
-        return any_to_lark(form.value)
+        own = any_to_lark(form.value)
     except (GbnfToLarkError, RecursionError) as error:
         raise InvalidParameter(f"{form.place}: {str(error)[:_LONGEST_REASON]}", param=form.place) from error
+    is_error, said = LLMatcher.validate_grammar_with_warnings(own)
+    if not is_error and any("no tokenizer" in each for each in said):  # that they exist, only the engine could say
+        raise InvalidParameter(f"{form.place}: special tokens (<…>) are not taken in grammars", param=form.place)
+    return own
 
 
 def _culprit(form: AnswerFormat | None, use: ToolUse | None, reason: str) -> InvalidParameter:
