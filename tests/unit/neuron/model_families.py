@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def tokenizer(family: str) -> Tokenizer:
     return made
 
 
+@lru_cache
 def model(family: str) -> TextModel:
     special = {"bos_token": "<|start|>", "eos_token": "<|end|>"}
     made = tokenizer(family)

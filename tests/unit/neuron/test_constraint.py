@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from model_families import CLOCK, FAMILIES, USE, model, written
 from tokenizers import Tokenizer
@@ -196,3 +199,43 @@ def test_a_schema_cannot_break_out_of_its_rule() -> None:
     choice = of("hermes", AnswerFormat("choice", (name,), "x"))
     assert allows(model("hermes"), choice, name)
     assert json.dumps(name) in str(choice)
+
+
+KEYS = st.sampled_from(
+    ["type", "properties", "required", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "pattern",
+     "minimum", "maximum", "minLength", "maxItems", "additionalProperties", "format", "not", "a", "x-guidance"]
+)  # fmt: skip
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6)
+    | st.sampled_from(["object", "string", "integer", "array", "#", "#/$defs/a", "date-time", "[a-z]+", "(", "a{9999}"])
+)
+SCHEMAS = st.dictionaries(
+    KEYS,
+    st.recursive(
+        LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
+    ),
+    max_size=4,
+)
+TEXTS = st.text(st.sampled_from("ab:|\"'/()[]{}*+?<>%@\n \\.start:root=_") | st.characters(exclude_categories=["Cs"]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(schema=SCHEMAS, words=TEXTS)
+def test_any_form_is_a_grammar_or_a_400(schema: dict[str, Any], words: str) -> None:
+    """Whatever a client sends, as a form or as a tool's schema; nothing else is raised."""
+    tool = ToolSchema(words or "f", schema, "tools[0].function.parameters")
+    asked: list[tuple[AnswerFormat | None, ToolUse | None]] = [
+        (AnswerFormat("json_schema", schema, "response_format"), None),
+        (AnswerFormat("regex", words or "a", "guided_regex"), None),
+        (AnswerFormat("grammar", words or "a", "guided_grammar"), None),
+        (AnswerFormat("choice", (words or "a",), "guided_choice"), ToolUse((tool,))),
+        (None, ToolUse((tool,), forced=True)),
+    ]
+    for form, use in asked:
+        for family in ("hermes", "qwen_xml"):
+            with contextlib.suppress(InvalidParameter):
+                assert of(family, form, use)

@@ -53,13 +53,13 @@ class TextModel:
         """What the catalogue says of sampling stands above generation_config.json, from now on."""
         self.generation_config = self._of_files | {str(name): value for name, value in sampling.items()}
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, *, add_special_tokens: bool | None = None) -> tuple[int, ...]:
         """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
         if isinstance(prompt, ChatPrompt):
             # The template writes the special tokens itself: a second BOS makes models worse.
-            return self._encode(self.render(prompt), add_special_tokens=False)
+            return self._encode(self.render(prompt), add_special_tokens=bool(add_special_tokens))
         if isinstance(prompt, TextPrompt):
-            return self._encode(prompt.text, add_special_tokens=True)
+            return self._encode(prompt.text, add_special_tokens=add_special_tokens is not False)
         if max(prompt.token_ids, default=0) >= self.vocab_size:
             raise InvalidParameter(
                 f"prompt: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
@@ -93,9 +93,9 @@ class TextModel:
         tokens = {self.added_tokens[each]: each for each in markers if each in self.added_tokens}
         return {token: marker for token, marker in tokens.items() if token in special}
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, special ones left out."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+    def decode(self, tokens: Sequence[int], *, with_special: bool = False) -> str:
+        """Text of tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=not with_special))
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         # Of the library's ways to encode, only the batches let other threads run meanwhile.
