@@ -144,5 +144,6 @@ def _generation_fields(request: wire.MessagesRequest) -> dict[str, Any]:
 
 
 def _tool(tool: wire.Tool) -> dict[str, Any]:
-    described = {} if tool.description is None else {"description": tool.description}
-    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema}}
+    described: dict[str, Any] = {} if tool.description is None else {"description": tool.description}
+    strict = {} if tool.strict is None else {"strict": tool.strict}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema, **strict}}

@@ -54,6 +54,7 @@ class ToolSchema:
     name: str
     schema: dict[str, Any]
     place: str
+    strict: bool = False  # its arguments keep to the schema, whether its call is forced or not
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,4 +44,5 @@ def _named(name: str, tools: list[Tool]) -> ToolSchema:
 
 
 def _schema(tool: Tool, index: int) -> ToolSchema:
-    return ToolSchema(tool.function.name, tool.function.parameters or _ANYTHING, f"tools[{index}].function.parameters")
+    function, place = tool.function, f"tools[{index}].function.parameters"
+    return ToolSchema(function.name, function.parameters or _ANYTHING, place, function.strict is True)

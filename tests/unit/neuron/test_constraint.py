@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
-from model_families import CLOCK, FAMILIES, USE, model, written
+from model_families import CLOCK, FAMILIES, USE, WEATHER, model, written
 from tokenizers import Tokenizer
 
 from cortex_contracts.wire.errors import InvalidParameter
@@ -92,6 +92,23 @@ def test_tools_that_are_not_forced_bind_nothing() -> None:
     """Any answer will do."""
     assert of("hermes", use=USE) is None
     assert of("hermes") is None
+
+
+def test_a_strict_tool_is_kept_to_its_schema_without_being_forced() -> None:
+    """Text is free until the token that begins a call; another tool's arguments are any object."""
+    strict, free = ToolSchema("weather", WEATHER, "w", strict=True), ToolSchema("clock", CLOCK, "c")
+    for family in ("hermes", "qwen_xml", "mistral_args", "deepseek_v31"):
+        tools = (strict,) if family == "qwen_xml" else (strict, free)
+        grammar, language = of(family, use=ToolUse(tools)), model(family)
+        good = written(family, ("weather", {"city": "x", "days": 3}), content="Let me see.")
+        assert allows(language, grammar, good)
+        assert allows(language, grammar, "No call.")
+        assert not allows(language, grammar, written(family, ("weather", {"city": "x"})))
+        if family != "qwen_xml":
+            assert allows(language, grammar, written(family, ("clock", {"a": [1]})))
+    assert of("qwen_xml", use=ToolUse((strict, free))) is None  # it could not leave the other's arguments free
+    assert of("llama3_json", use=ToolUse((strict, free))) is None
+    assert of("hermes", use=USE) is None
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}

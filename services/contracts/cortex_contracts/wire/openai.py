@@ -107,6 +107,7 @@ class FunctionDefinition(Shape):
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Shape):

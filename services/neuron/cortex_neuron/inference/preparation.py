@@ -135,7 +135,7 @@ async def _grammars(
 ) -> list[str | None]:
     """What the answers to each prompt must keep to. Raises InvalidParameter."""
     form, use = generation.answer_format, generation.tool_use
-    if form is None and not (use is not None and use.forced):
+    if form is None and (use is None or not (use.forced or any(tool.strict for tool in use.tools))):
         return [None] * len(prompts)
     chats = [isinstance(prompt, ChatPrompt) for prompt in generation.prompts]
 

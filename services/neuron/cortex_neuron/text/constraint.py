@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from llguidance import LLMatcher
@@ -31,20 +32,24 @@ def grammar(
     model: TextModel, prompt: Sequence[int], form: AnswerFormat | None, use: ToolUse | None, *, chat: bool
 ) -> str | None:
     """The grammar in llguidance's words; None where any answer will do. Raises InvalidParameter."""
-    forced = use if use is not None and use.forced else None
-    if forced is None and form is None:
-        return None
+    forced = use is not None and use.forced
+    if form is None and not forced:
+        use = _strict(model, use)
+        if use is None:
+            return None
     words = Lark(model.added_tokens)
     rules = [_start(model, prompt, words) if chat else "start: body"]
-    if forced is None and form is not None:
+    if forced:
+        rules.append("body: calls")
+    elif form is not None:
         rules.append("body: form | calls" if use is not None else "body: form")
         rules.append(f"form: {_form(form)}")
     else:
-        rules.append("body: calls")
+        rules.append("body: free | free calls\nfree: /(?s:.*)/")
     if use is not None:
         assert model.tool_format is not None, "else tools are refused"
         rules.append(model.tool_format.rules(use, words))
-    whole = _whole("\n".join(rules), form if forced is None else None)
+    whole = _whole("\n".join(rules), None if forced else form)
     if len(whole) > _LONGEST:
         place = form.place if form is not None else "tools"
         raise InvalidParameter(
@@ -63,6 +68,21 @@ def problem(text: str) -> str | None:
         return None
     words = said[0].partition("\n")[0].rpartition("failed to compile JSON schema: ")[2]
     return words[:_LONGEST_REASON] or "it cannot be used"
+
+
+def _strict(model: TextModel, use: ToolUse | None) -> ToolUse | None:
+    """The tools, where a call of a strict one can be kept to its schema without being forced; None where none can.
+
+    What begins a call must be a token of its own: text is free, but can never hold that.
+    """
+    calls = model.tool_format
+    if use is None or calls is None or not any(tool.strict for tool in use.tools):
+        return None
+    if not all(opening in model.added_tokens for opening in calls.openings) or calls.bare:
+        return None
+    if calls.names_arguments and not all(tool.strict for tool in use.tools):
+        return None
+    return replace(use, tools=tuple(t if t.strict else replace(t, schema={}) for t in use.tools))
 
 
 def _start(model: TextModel, prompt: Sequence[int], words: Lark) -> str:

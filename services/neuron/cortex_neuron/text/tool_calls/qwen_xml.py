@@ -95,4 +95,4 @@ def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
     return f"{name}: {rule.schema(whole)} {end}"
 
 
-QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE))
+QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE), names_arguments=True)

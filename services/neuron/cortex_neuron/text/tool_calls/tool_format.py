@@ -54,6 +54,7 @@ class ToolFormat:
     markers: tuple[str, ...] = ()  # all of its texts that may be special tokens
     closers: tuple[str, ...] = ()  # what may follow a call, and says nothing
     bare: bool = False  # an answer that begins with { may be a call
+    names_arguments: bool = False  # its rules allow no argument that a schema does not name
     new_id: Callable[[], str] = field(default=_openai_id)
 
 
