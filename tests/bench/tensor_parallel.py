@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import zmq
 from tests.bench.processes import DEMO_MODEL
@@ -32,7 +33,7 @@ from cortex_neuron.engine.step_frame import pack
 from cortex_neuron.engine.threads import measure_threads
 from cortex_neuron.group import rank_process
 from cortex_neuron.group.group import Group, GroupLimits
-from cortex_neuron.layers.paged import Span
+from cortex_neuron.layers.batch import Batch, Tables, make_batch
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol import frames
 from cortex_neuron.protocol.addresses import identity, peers_address
@@ -122,14 +123,16 @@ def _messages(folder: Path) -> dict[str, float]:
     """There and back, of one sequence, and of 32 with 64 blocks each."""
     figures = {}
     for rows in (1, 32):
-        batch = [Span([7], 1023, list(range(64))) for _ in range(rows)]
+        one, tables = np.ones(rows, np.int32), np.tile(np.arange(64, dtype=np.int32), rows)
+        starts = np.arange(rows, dtype=np.int32) * 64
+        batch = make_batch(one * 7, one, one * 1023, Tables(tables, starts, CPU_BLOCK), one[:1] * 0)
         waits = sorted(_round_trips(f"ipc://{folder}/m{rows}", batch))
         figures[f"message_{rows}_us"] = waits[len(waits) // 2] * 1e6
         figures[f"message_{rows}_p99_us"] = waits[len(waits) * 99 // 100] * 1e6
     return figures
 
 
-def _round_trips(address: str, batch: list[Span]) -> list[float]:
+def _round_trips(address: str, batch: Batch) -> list[float]:
     peers = Peers(address, 2)
     answering = multiprocessing.get_context("spawn").Process(target=_answer, args=(address,), daemon=True)
     answering.start()
@@ -137,7 +140,7 @@ def _round_trips(address: str, batch: list[Span]) -> list[float]:
     waits = []
     for _ in range(2000):
         began = time.perf_counter()
-        peers.tell(pack(batch, [0]))
+        peers.tell(pack(batch))
         peers.all_answers(_LIMITS_S, WorkerFailed, "step")
         waits.append(time.perf_counter() - began)
     peers.tell(frames.Shutdown())

@@ -110,7 +110,7 @@ def test_messages(claude: anthropic.Anthropic) -> None:
     assert message.usage.output_tokens == 4
     assert message._request_id
     counted = claude.messages.count_tokens(model="smollm2", system="Be brief.", messages=HELLO)
-    assert counted.input_tokens == message.usage.input_tokens
+    assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
 
 
 def test_streamed_messages(claude: anthropic.Anthropic) -> None:

@@ -200,11 +200,13 @@ async def test_a_priority_that_is_none_is_refused(scripted: RunningNeuron) -> No
 
 
 async def test_counting_tokens_is_the_prompts_length(scripted: RunningNeuron) -> None:
-    """As the answer's usage then says."""
+    """As the answer's usage then says, cached or not."""
     body = chat_body({"reply": "x"})
     counted = await scripted.post(MESSAGES + "/count_tokens", body)
     answered = await scripted.post(MESSAGES, {**body, "max_tokens": 5})
-    assert counted.json == {"input_tokens": answered.json["usage"]["input_tokens"]}
+    usage = answered.json["usage"]
+    assert counted.json == {"input_tokens": usage["input_tokens"] + usage["cache_read_input_tokens"]}
+    assert usage["cache_read_input_tokens"] > 0
 
 
 async def test_every_request_ends_with_one_log_line(scripted: RunningNeuron) -> None:

@@ -22,7 +22,10 @@ async def test_the_model_answers_in_english_and_both_dialects_agree(real_neuron:
     assert (await real_neuron.post(CHAT, {**body, "stream": True})).content == text
     message = await real_neuron.post(MESSAGES, body)
     assert message.json["content"][0]["text"] == text
-    assert message.json["usage"]["input_tokens"] == whole.json["usage"]["prompt_tokens"]
+    prompt_tokens, usage = whole.json["usage"]["prompt_tokens"], message.json["usage"]
+    # All its whole blocks, for it was asked before, but for the last token.
+    assert usage["cache_read_input_tokens"] == (prompt_tokens - 1) // 16 * 16
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == prompt_tokens
 
 
 async def test_a_high_request_is_answered_before_the_low_that_wait() -> None:

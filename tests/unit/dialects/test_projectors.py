@@ -241,10 +241,10 @@ def test_completion_logprobs_count_offsets_over_the_whole_answer():
 
 
 def test_a_message_stream_starts_at_once_and_ends_with_the_reason():
-    """message_start needs no event of the engine (case S7), and has the prompt's tokens."""
+    """message_start needs no event of the engine (case S7), and has the prompt's tokens; then what was cached."""
     start, *middle, delta, stop = anthropic_events(messages(), text("Hel", "lo"))
     assert messages().opening().startswith(b"event: message_start\n")
-    assert start["message"]["usage"] == {"input_tokens": 3, "output_tokens": 0}
+    assert start["message"]["usage"] == {"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 0}
     assert middle == [
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hel"}},
@@ -252,7 +252,7 @@ def test_a_message_stream_starts_at_once_and_ends_with_the_reason():
         {"type": "content_block_stop", "index": 0},
     ]
     assert delta["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
-    assert delta["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert delta["usage"] == {"input_tokens": 2, "cache_read_input_tokens": 1, "output_tokens": 4}
     assert stop == {"type": "message_stop"}
 
 

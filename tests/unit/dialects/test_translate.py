@@ -193,5 +193,5 @@ def test_an_openai_stream_comes_out_in_anthropics_words():
     raw += b"".join(map(projector.event, reader.feed(streamed(ANSWERS[2])) + reader.end())) + projector.closing()
     assert b'"partial_json":"{\\"a\\":1}"' in raw
     assert b'"stop_reason":"tool_use"' in raw
-    assert b'"input_tokens":3,"output_tokens":4' in raw
+    assert b'"input_tokens":2,"cache_read_input_tokens":1,"output_tokens":4' in raw
     assert raw.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')

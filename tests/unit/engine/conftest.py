@@ -21,8 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.threads import ThreadPlan
+from cortex_neuron.models import native_model
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
+from cortex_neuron.native import build, library
 from cortex_neuron.protocol.frames import Output, SamplingParams, Stepped, Submit, TokenLogprobs
 
 ROOT = Path(__file__).parents[3]
@@ -112,6 +114,18 @@ def new_session(
 
 
 @pytest.fixture(scope="session")
+def native_kernels() -> Any:
+    """The compiled kernels. Where this machine cannot compile them, tests of them are skipped, and say why."""
+    try:
+        build.build()
+    except build.CannotBuild as reason:
+        pytest.skip(f"the native kernels are not built: {reason}")
+    functions = library.library()
+    assert functions is not None
+    return functions
+
+
+@pytest.fixture(scope="session")
 def demo_path() -> Path:
     if not DEMO_MODEL.exists():
         pytest.fail(f"{DEMO_MODEL.relative_to(ROOT)} is not there: run `make demo-model`")
@@ -128,6 +142,14 @@ def demo_model(demo_path: Path, demo_text_dir: Path) -> LoadedModel:
     return load(str(demo_path), "cpu", None, str(demo_text_dir), 1, lambda *_: None)
 
 
+@pytest.fixture(scope="session")
+def torch_demo_model(demo_path: Path, demo_text_dir: Path) -> LoadedModel:
+    """The demo model as torch computes it, on machines without the kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_model, "library", lambda: None)
+        return load(str(demo_path), "cpu", None, str(demo_text_dir), 1, lambda *_: None)
+
+
 @pytest.fixture
 def start(demo_model: LoadedModel) -> StartSession:
     """Start a session of the demo model: `start(blocks=…, sequences=…, step_tokens=…)`."""
@@ -138,6 +160,12 @@ def start(demo_model: LoadedModel) -> StartSession:
 def start_with() -> StartSession:
     """Start a session of any model: `start_with(model, …)`."""
     return new_session
+
+
+@pytest.fixture(scope="session")
+def start_session() -> Callable[[Engine], Session]:
+    """A session of an engine that a test has made itself."""
+    return Session
 
 
 def _make_folder(folder: Path, model_type: str, config: dict[str, Any], **saving: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from cortex_neuron.models import gguf_model, loader
+from cortex_neuron.models import gguf_model, loader, native_model
 from cortex_neuron.models.loader import load
+from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.residency import architectures
 
 VOCAB = 96
@@ -63,6 +64,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("gemma2", {**SLIDING, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 3.0}),
     "gemma3_text": ("gemma3_text", {**SLIDING, "query_pre_attn_scalar": 12}),
 }
+# Sizes that the native kernels take; 1,056 tokens fill many parts of attention.
+NATIVE = {**SMALL, "hidden_size": 96, "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 2048}
+LONG = random.Random(4).choices(range(4, VOCAB), k=1056)
 # Below, at and above the window of 11 and the block of 16, repetitive ones, and one that takes several chunks.
 PROMPTS = [[5], [7, 9, 11], [8] * 11, [8, 9] * 8, list(range(4, 37)), random.Random(3).choices(range(4, VOCAB), k=90)]
 
@@ -90,6 +94,23 @@ def test_a_family_gives_the_logits_of_transformers(name, tmp_path, make_folder, 
     worst = max(_worst_difference(reference, p, session.answers[i]) for p, i in zip(PROMPTS, ids, strict=True))
     assert worst < 2e-4
     assert model.eos_ids == (2, 3)
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family[0] in native_model.MODEL_TYPES])
+def test_a_family_gives_them_by_the_native_kernels_too(
+    name, tmp_path, make_folder, start_with, native_kernels, monkeypatch
+) -> None:
+    """The same with sizes that they take, a long prompt beside the others, and whole steps of it."""
+    model_type, more = FAMILIES[name]
+    reference = make_folder(tmp_path / "model", model_type, {**NATIVE, **more})
+    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
+    assert isinstance(model.module, Decoder)
+    session = start_with(model, blocks=160, sequences=8, step_tokens=100)
+    prompts = [*PROMPTS, LONG]
+    ids = [session.submit(p, max_tokens=14, logprobs=20, ignore_eos=True) for p in prompts]
+    session.finish()
+    worst = max(_worst_difference(reference, p, session.answers[i]) for p, i in zip(prompts, ids, strict=True))
+    assert worst < 2e-4
 
 
 def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, make_folder, start_with) -> None:

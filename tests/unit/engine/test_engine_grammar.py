@@ -200,7 +200,7 @@ def test_a_grammar_that_fails_on_the_way_fails_its_request_alone(asking: Callabl
     ask = asking()
     fails, stays = ask.submit(GRAMMAR), ask.submit(GRAMMAR)
     ask.session.step()
-    sequence = next(s for s in ask.session.engine._running if s.id == fails)
+    sequence = ask.session.engine._by_id[fails]
     assert sequence.constraint is not None
     sequence.constraint.accept(ord("x"))  # what its grammar does not allow
     ask.session.finish()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, Demand, KVCache, size_cache
+from cortex_neuron.engine.kv_cache import CacheSize, Demand, KVCache, size_cache
 from cortex_neuron.models.loaded import CacheShape
 from cortex_neuron.protocol.failures import CannotLoad
 
@@ -41,15 +41,6 @@ def test_a_context_beyond_the_model_is_refused() -> None:
     """The model was not made for it."""
     with pytest.raises(CannotLoad, match=r"context 8192 is more than the 4096 tokens of the model"):
         size_cache(SHAPE, 0, Demand(1000, 8192, 4096, 4), 16)
-
-
-def test_blocks_freed_last_are_reused_last() -> None:
-    """What a later prefix cache relies on."""
-    pool = BlockPool(4)
-    taken = pool.take(3)
-    pool.give_back([taken[1]])
-    assert pool.num_free == 2
-    assert pool.take(2) == [3, taken[1]]
 
 
 def test_the_tensors_are_zero_and_of_the_size_that_is_reported() -> None:

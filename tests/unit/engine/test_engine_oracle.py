@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 TOKENS = 20
+
+
+@pytest.fixture(params=["native", "torch"])
+def start(request, start_with):
+    """Sessions of the demo model, as either computes it."""
+    if request.param == "torch":
+        model = request.getfixturevalue("torch_demo_model")
+    else:
+        request.getfixturevalue("native_kernels")
+        model = request.getfixturevalue("demo_model")
+    return lambda **sizes: start_with(model, **sizes)
 
 
 def _check(oracle, parts, answers, tokens=TOKENS) -> None:

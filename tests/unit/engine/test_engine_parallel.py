@@ -6,18 +6,19 @@ The ranks are threads with a communicator each: gloo lets go of the interpreter 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 
 from cortex_neuron.engine.communicator import Communicator, Rendezvous, join
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runner
-from cortex_neuron.layers.paged import Span
+from cortex_neuron.layers.batch import Ints, Tables, make_batch
 from cortex_neuron.models import loader, sharded_model
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
@@ -112,21 +113,32 @@ class Texts:
     def __init__(self, model: LoadedModel, prompts: list[list[int]]) -> None:
         blocks = 8
         size = CacheSize(BLOCK, blocks * len(prompts), blocks * BLOCK)
-        self._runner = Runner(model, KVCache(model.shape, size, model.device), BLOCK, None)
-        self._tables = [range(i * blocks, (i + 1) * blocks) for i in range(len(prompts))]
+        self._runner = Runner(model, KVCache(model.shape, size, model.device), None)
+        self._tables = np.arange(blocks * len(prompts), dtype=np.int32)
         self.texts = [list(prompt) for prompt in prompts]
         self._done = [0] * len(prompts)
 
     def step(self) -> tuple[list[int], torch.Tensor]:
         """A chunk of every text that has more; answers those that are now computed, and the logits after them."""
         moving = [i for i, text in enumerate(self.texts) if self._done[i] < len(text)]
-        spans = [
-            Span(self.texts[i][self._done[i] : self._done[i] + CHUNK], self._done[i], self._tables[i]) for i in moving
-        ]
-        for i, span in zip(moving, spans, strict=True):
-            self._done[i] = span.length
+        chunks = [self.texts[i][self._done[i] : self._done[i] + CHUNK] for i in moving]
+        pasts = [self._done[i] for i in moving]
+        for i, chunk in zip(moving, chunks, strict=True):
+            self._done[i] += len(chunk)
         ready = [at for at, i in enumerate(moving) if self._done[i] == len(self.texts[i])]
-        return [moving[at] for at in ready], self._runner.run(spans, ready)
+        tables = Tables(self._tables, _ints(moving) * (len(self._tables) // len(self.texts)), BLOCK)
+        batch = make_batch(
+            _ints(token for chunk in chunks for token in chunk),
+            _ints(map(len, chunks)),
+            _ints(pasts),
+            tables,
+            _ints(ready),
+        )
+        return [moving[at] for at in ready], self._runner.run(batch)
+
+
+def _ints(numbers: Iterable[int]) -> Ints:
+    return np.fromiter(numbers, np.int32)
 
 
 def _logits(model: LoadedModel, prompts: list[list[int]]) -> torch.Tensor:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zmq
 
 from cortex_neuron.engine.leader import _Together
 from cortex_neuron.engine.peers import Peers
-from cortex_neuron.layers.paged import Span
+from cortex_neuron.layers.batch import Tables, make_batch
 from cortex_neuron.protocol.addresses import identity, peers_address
 from cortex_neuron.protocol.failures import NcclInitFailed, RanksDiverged, WorkerFailed
 from cortex_neuron.protocol.frames import (
@@ -165,7 +166,7 @@ class Failing:
     def __init__(self, ranks: Ranks, entered: int) -> None:
         self.ranks, self.entered, self.failed = ranks, entered, False
 
-    def run(self, spans: Any, wanted: Any) -> torch.Tensor:
+    def run(self, batch: Any) -> torch.Tensor:
         if self.failed:
             return torch.zeros(1)
         self.failed = True
@@ -173,7 +174,8 @@ class Failing:
         raise ValueError("a shape error")
 
 
-BATCH = ([Span([5, 6], 0, [3])], [0])
+ONE = np.array([0], np.int32)
+BATCH = make_batch(np.array([5, 6], np.int32), ONE + 2, ONE, Tables(ONE + 3, ONE, 16), ONE)
 
 
 def test_a_step_that_fails_alike_on_every_rank_fails_alone_and_the_next_one_succeeds(tmp_path: Path) -> None:
@@ -190,9 +192,9 @@ def test_a_step_that_fails_alike_on_every_rank_fails_alone_and_the_next_one_succ
     with group(tmp_path, 3, answers) as (peers, workers):
         runner = _Together(Failing(ranks, 2), peers, ranks)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="a shape error"):
-            runner.run(*BATCH)
-        runner.run(*BATCH)
-        runner.run(*BATCH)
+            runner.run(BATCH)
+        runner.run(BATCH)
+        runner.run(BATCH)
     assert [type(frame) for frame in workers.heard[1]] == [Step, Resume, Step, Step, Shutdown]
     assert workers.heard[1][1] == Resume(seq=2, step=1)
 
@@ -219,7 +221,7 @@ def test_a_step_that_does_not_fail_alike_ends_the_group(
 
     ranks = Ranks()
     with group(tmp_path, 3, answers) as (peers, _), pytest.raises(RanksDiverged, match=words):
-        _Together(Failing(ranks, 2), peers, ranks).run(*BATCH)  # type: ignore[arg-type]
+        _Together(Failing(ranks, 2), peers, ranks).run(BATCH)  # type: ignore[arg-type]
 
 
 def test_a_worker_that_failed_where_the_leader_did_not_is_found_at_the_next_step(tmp_path: Path) -> None:
@@ -233,8 +235,8 @@ def test_a_worker_that_failed_where_the_leader_did_not_is_found_at_the_next_step
     working.failed = True
     with group(tmp_path, 2, answers) as (peers, _):
         runner = _Together(working, peers, ranks)  # type: ignore[arg-type]
-        runner.run(*BATCH)
+        runner.run(BATCH)
         while not peers.failures():  # until it has come
             pass
         with pytest.raises(RanksDiverged, match="rank 1 alone failed in the last step: odd"):
-            runner.run(*BATCH)
+            runner.run(BATCH)

@@ -26,7 +26,8 @@ def test_what_was_put_back_is_overtaken_by_nobody(start, oracle) -> None:
     """Its tokens are there already, and it has been given a seat once: a high newcomer comes after it."""
     session = start(blocks=5, sequences=2)
     old, young = (
-        session.submit(oracle[0]["prompt_ids"][:30], max_tokens=40, ignore_eos=True, priority="low") for _ in range(2)
+        session.submit(prompt, max_tokens=40, ignore_eos=True, priority="low")
+        for prompt in (oracle[0]["prompt_ids"][:30], oracle[1]["prompt_ids"][-30:])
     )
     while session.engine.has_work and not (session.steps and session.steps[-1].waiting):
         session.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +27,8 @@ def _sequence(
     prompt = [1] if prompt is None else prompt
     return Sequence(
         id=1,
-        tokens=prompt + (output or []),
+        buffer=np.array(prompt + (output or []), np.int32),
+        length=len(prompt) + len(output or []),
         prompt_length=len(prompt),
         max_length=1000,
         sampling=sampling,

@@ -47,9 +47,9 @@ def test_a_small_model_is_measured_and_a_large_one_gets_all_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_each_step_runs_on_the_threads_of_its_rows(demo_model, start_with, monkeypatch) -> None:
+def test_each_step_runs_on_the_threads_of_its_rows(torch_demo_model, start_with, monkeypatch) -> None:
     """A prompt of 20 tokens takes two, the decoding after it one."""
     counts: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
-    start_with(demo_model, plan=ThreadPlan(2, ((8, 1),))).ask([504] * 20, max_tokens=3, ignore_eos=True)
+    start_with(torch_demo_model, plan=ThreadPlan(2, ((8, 1),))).ask([504] * 20, max_tokens=3, ignore_eos=True)
     assert counts == [2, 1, 1]

@@ -196,9 +196,11 @@ class OutputTokensDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """`input_tokens` counts the whole prompt, cached or not: a stream says it before it is known what was cached."""
+    """As the dialect has it, the two kinds of input add up to the prompt. A stream begins before it is known what was
+    cached: there `input_tokens` is the whole prompt, and the last event's usage, which counts, divides it."""
 
-    input_tokens: int
+    input_tokens: int  # that were not cached
+    cache_read_input_tokens: int = 0
     output_tokens: int
     output_tokens_details: OutputTokensDetails | None = LeftOut  # where the model has reasoned
 

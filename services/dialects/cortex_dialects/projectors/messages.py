@@ -218,7 +218,8 @@ def _stop_reason(end: Finished) -> wire.StopReason:
 def _usage_shape(usage: Usage) -> wire.Usage:
     thoughts = usage.reasoning_tokens
     return wire.Usage(
-        input_tokens=usage.prompt_tokens,
+        input_tokens=usage.prompt_tokens - usage.cached_tokens,
+        cache_read_input_tokens=usage.cached_tokens,
         output_tokens=usage.completion_tokens,
         output_tokens_details=wire.OutputTokensDetails(thinking_tokens=thoughts) if thoughts else None,
     )

@@ -1,7 +1,8 @@
 """The engine: submit, cancel, step.
 
-Owns: the sequences and their blocks. Does not own: the policy (engine.scheduler), the model (engine.runner), the draw
-(engine.sampler), or the frames' way here (engine.rank, which calls this from one thread).
+Owns: the sequences. Does not own: the policy (engine.scheduler), blocks (engine.block_pool), what is known of the
+running ones side by side (engine.seats), the model (engine.runner), the draw (engine.sampler), or the frames' way here
+(engine.rank, which calls this from one thread).
 """
 
 from __future__ import annotations
@@ -9,33 +10,31 @@ from __future__ import annotations
 import math
 import time
 from bisect import insort
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 
+import numpy as np
+
+from cortex_neuron.engine.block_pool import START, BlockPool, Name, Trail
 from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.grammar import Constraint
-from cortex_neuron.engine.kv_cache import BlockPool, CacheSize, KVCache
-from cortex_neuron.engine.runner import Runner, Runs
+from cortex_neuron.engine.kv_cache import CacheSize, KVCache
+from cortex_neuron.engine.runner import Runs, runner_for
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
-from cortex_neuron.engine.scheduler import Candidate, Limits, Plan, plan_step
+from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, plan_step
+from cortex_neuron.engine.seats import Seats, Work
 from cortex_neuron.engine.sequence import Sequence, State, new_sequence
 from cortex_neuron.engine.threads import ThreadPlan
-from cortex_neuron.layers.paged import Span
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Output, Stepped, Submit
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a step came to for one sequence: a token, or why there is none."""
-
-    sequence: Sequence
-    drawn: Drawn | NotFinite | Verdict
+# However many decode, prompts get at least this part of the step's tokens.
+PROMPTS_PART = 4
 
 
 class Engine:
-    """`running` is kept in the order of admission, `waiting` in that of turns.
+    """`waiting` is kept in the order of turns.
 
     `plan`: threads by step, on a CPU that was measured. `lead` makes of a runner one that other ranks run along with.
     """
@@ -47,44 +46,45 @@ class Engine:
         max_sequences: int,
         step_tokens: int,
         plan: ThreadPlan | None = None,
-        lead: Callable[[Runner], Runs] | None = None,
+        lead: Callable[[Runs], Runs] | None = None,
     ) -> None:
         self.model = model
         self.size = size
         self.cache = KVCache(model.shape, size, model.device)
         # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
-        self._limits = Limits(max(step_tokens, max_sequences), max_sequences, size.block_size)
+        most_tokens = max(step_tokens, max_sequences + step_tokens // PROMPTS_PART)
+        self._limits = Limits(most_tokens, max_sequences, size.block_size)
         self._pool = BlockPool(size.num_blocks)
-        runner = Runner(model, self.cache, size.block_size, plan)
+        self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
+        runner = runner_for(model, self.cache, plan)
         self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
-        self._running: list[Sequence] = []
+        self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
         self._num_steps = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._by_id)
 
     def submit(self, frame: Submit, constraint: Constraint | None = None) -> None:
         """Queue a sequence, with its grammar compiled. Raises BadRequest."""
-        if any(s.id == frame.id for s in (*self._running, *self._waiting)):
+        if frame.id in self._by_id:
             raise BadRequest(f"id {frame.id} is in use")
         sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic(), constraint)
+        self._by_id[frame.id] = sequence
         insort(self._waiting, sequence, key=_turn)
 
     def cancel(self, ids: Iterable[int]) -> None:
         """End these sequences; ids that are not here have ended already."""
-        gone = set(ids)
-        for sequence in [s for s in (*self._running, *self._waiting) if s.id in gone]:
+        for sequence in [self._by_id[each] for each in set(ids) if each in self._by_id]:
             self._finish(sequence)
 
     def step(self) -> Stepped:
         """Compute one batch. A fault of this batch ends its sequences; a fault of the device is raised."""
         started_s = time.monotonic()
-        plan = self._schedule(started_s)
-        results = self._run(plan)
-        outputs = self._postprocess(results)
+        work = self._schedule(started_s)
+        outputs = self._run(work) if work.sequences else []
         self._num_steps += 1
         return self.report(outputs, (time.monotonic() - started_s) * 1000)
 
@@ -93,7 +93,7 @@ class Engine:
         return Stepped(
             seq=self._num_steps,
             outputs=outputs,
-            running=len(self._running),
+            running=len(self._seats),
             waiting=len(self._waiting),
             kv_blocks_free=self._pool.num_free,
             step_ms=step_ms,
@@ -101,103 +101,166 @@ class Engine:
 
     # ---- schedule
 
-    def _schedule(self, now_s: float) -> Plan:
-        plan = plan_step(_view(self._running), _view(self._waiting), self._pool.num_free, self._limits)
-        by_id = {s.id: s for s in (*self._running, *self._waiting)}
-        for victim in plan.preempted:
-            self._preempt(by_id[victim])
-        for chunk in plan.chunks:
-            sequence = by_id[chunk.id]
-            if sequence.state is State.WAITING:
-                self._admit(sequence, now_s)
-            sequence.table += self._pool.take(chunk.new_blocks)
-        return plan
+    def _schedule(self, now_s: float) -> Work:
+        seats, plan = self._seats, self._plan()
+        old = list(seats.sequences)
+        for victim in reversed(old[len(old) - plan.preempted :]):
+            self._preempt(victim)
+        chosen = [self._waiting[chunk.place] for chunk in plan.admitted]
+        for sequence in chosen:
+            self._admit(sequence)
+        seats.grow(plan.growing, self._pool.take(len(plan.growing)))
+        chunks = [(old[chunk.place], chunk) for chunk in plan.chunks]
+        chunks += [(each, chunk) for each, chunk in zip(chosen, plan.admitted, strict=True) if chunk.tokens]
+        for sequence, chunk in chunks:
+            seats.extend(sequence, self._pool.take(chunk.new_blocks))
+            if sequence.started_s is None:
+                sequence.started_s = now_s
+        return seats.work(plan.decode, [(sequence, chunk.tokens) for sequence, chunk in chunks])
 
-    def _admit(self, sequence: Sequence, now_s: float) -> None:
+    def _plan(self) -> Plan:
+        is_open = bool(self._waiting) and self._seats.num_vacant > 0
+        newcomers = self._newcomers() if is_open else ()
+        computing = self._computing() if is_open else frozenset()
+        supply = Supply(self._pool.num_free, self._freed_by)
+        return plan_step(self._seats.running(), newcomers, computing, supply, self._limits)
+
+    def _newcomers(self) -> Iterator[Newcomer]:
+        """As the scheduler sees them. The last token of each is to be computed: its logits are wanted."""
+        size = self.size.block_size
+        for sequence in self._waiting:
+            most = (sequence.length - 1) // size
+            trail = self._pool.follow(sequence.trail, partial(sequence.piece, block_size=size), most)
+            found = len(trail.blocks)
+            # One that was put back has been given a seat once: nobody passes it.
+            can_wait = found < most and sequence.turn > -math.inf
+            begins_with = (trail.end, sequence.piece(found, size)) if can_wait else None
+            yield Newcomer(sequence.length, found * size, self._pool.num_idle(trail), begins_with)
+
+    def _computing(self) -> frozenset[Hashable]:
+        """The blocks that running prompts compute next: who waits for one finds it soon."""
+        running, sequences = self._seats.running(), self._seats.sequences
+        prompts = np.flatnonzero(running.known - running.computed > 1).tolist()
+        ends = (running.computed // self.size.block_size + 1) * self.size.block_size
+        full = [place for place in prompts if ends[place] <= running.known[place]]
+        return frozenset(self._next_name(sequences[place], int(running.computed[place])) for place in full)
+
+    def _next_name(self, sequence: Sequence, computed: int) -> Name:
+        index = computed // self.size.block_size
+        mark = self._pool.mark(int(self._seats.tables[sequence.seat, index - 1])) if index else START
+        return mark, sequence.piece(index, self.size.block_size)
+
+    def _freed_by(self, youngest: int) -> int:
+        sequences = self._seats.sequences
+        return self._pool.num_freed_by(self._seats.table(each) for each in sequences[len(sequences) - youngest :])
+
+    def _admit(self, sequence: Sequence) -> None:
+        """Give it a seat, and what of it is in the cache."""
         self._waiting.remove(sequence)
         sequence.move(State.RUNNING)
-        if sequence.started_s is None:
-            sequence.started_s = now_s
-        self._running.append(sequence)
+        cached = sequence.trail.blocks
+        self._pool.hold(cached)
+        self._seats.take(sequence, cached)
+        if sequence.cached is None:
+            sequence.cached = len(cached) * self.size.block_size
+        sequence.trail = Trail()
 
     def _preempt(self, sequence: Sequence) -> None:
         """Its blocks go to an older one; its tokens stay, and are computed again before any newcomer's."""
-        self._running.remove(sequence)
-        self._release(sequence)
+        self._pool.give_back(self._seats.leave(sequence))
         sequence.move(State.WAITING)
         sequence.turn = -math.inf
         self._waiting.insert(0, sequence)
 
     # ---- run
 
-    def _run(self, plan: Plan) -> list[Result]:
-        by_id = {s.id: s for s in self._running}
-        batch = [(by_id[chunk.id], chunk.tokens) for chunk in plan.chunks]
+    def _run(self, work: Work) -> list[Output]:
         try:
-            return self._compute(batch) if batch else []
+            drawn = self._compute(work)
         except Exception as error:
             verdict = classify(error)
             if verdict.fatal:
                 raise
-            return [Result(sequence, verdict) for sequence, _ in batch]
+            return [self._fail(sequence, verdict) for sequence in work.sequences]
+        self._publish(work)
+        return self._postprocess(work, drawn)
 
-    def _compute(self, batch: list[tuple[Sequence, int]]) -> list[Result]:
-        spans = [Span(s.tokens[s.computed : s.computed + n], s.computed, s.table) for s, n in batch]
-        wanted = [i for i, (s, n) in enumerate(batch) if s.computed + n == len(s.tokens)]
-        logits = self._runner.run(spans, wanted)
-        for sequence, num_tokens in batch:
-            sequence.computed += num_tokens
-        sequences = [batch[i][0] for i in wanted]
-        return [Result(s, drawn) for s, drawn in zip(sequences, sample(logits, sequences), strict=True)]
+    def _compute(self, work: Work) -> list[Drawn | NotFinite | Verdict]:
+        logits = self._runner.run(work.batch)
+        self._seats.advance(work)
+        return sample(logits, work.wanted)
+
+    def _publish(self, work: Work) -> None:
+        """Make findable the blocks that this step has filled."""
+        pool, size = self._pool, self.size.block_size
+        for sequence, first, blocks in self._seats.filled(work):
+            mark = pool.mark(blocks[0]) if first else START
+            for index, block in enumerate(blocks[1:] if first else blocks, first):
+                named = pool.publish(block, (mark, sequence.piece(index, size)))
+                if named != block:
+                    self._seats.replace_block(sequence, index, named)
+                mark = pool.mark(named)
 
     # ---- postprocess
 
-    def _postprocess(self, results: list[Result]) -> list[Output]:
+    def _postprocess(self, work: Work, drawn: list[Drawn | NotFinite | Verdict]) -> list[Output]:
         now_s = time.monotonic()
-        return [self._output(result.sequence, result.drawn, now_s) for result in results]
+        self._seats.append(work, [each.token if isinstance(each, Drawn) else 0 for each in drawn])
+        return [self._told(sequence, each, now_s) for sequence, each in zip(work.wanted, drawn, strict=True)]
 
-    def _output(self, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, now_s: float) -> Output:
-        if not isinstance(drawn, Drawn):
+    def _told(self, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, now_s: float) -> Output:
+        match drawn:
+            case Drawn():
+                return self._output(sequence, drawn, now_s)
+            case NotFinite():
+                return self._spoil(sequence, drawn)
+            case Verdict():
+                return self._fail(sequence, drawn)
+
+    def _output(self, sequence: Sequence, drawn: Drawn, now_s: float) -> Output:
+        token, finish = drawn.token, None
+        length = sequence.append(token)
+        if (token in self._eos and not sequence.ignore_eos) or (
+            sequence.constraint is not None and sequence.constraint.ended
+        ):
+            finish = "stop"
+        elif length >= sequence.max_length:
+            finish = "length"
+        if finish is not None:
             self._finish(sequence)
-            return Output(id=sequence.id, tokens=[], finish="error", error_kind=drawn.kind, error=drawn.message)
-        first = len(sequence.tokens) == sequence.prompt_length
-        sequence.tokens.append(drawn.token)
-        finish = self._ending(sequence)
-        if finish:
-            self._finish(sequence)
+        logprobs = None if drawn.logprobs is None else [drawn.logprobs]
+        if length > sequence.prompt_length + 1:
+            return Output(sequence.id, [token], finish, logprobs)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
-            tokens=[drawn.token],
+            tokens=[token],
             finish=finish,
-            logprobs=None if drawn.logprobs is None else [drawn.logprobs],
-            queue_ms=(started_s - sequence.submitted_s) * 1000 if first else 0.0,
-            prefill_ms=(now_s - started_s) * 1000 if first else 0.0,
+            logprobs=logprobs,
+            cached_tokens=sequence.cached or 0,
+            queue_ms=(started_s - sequence.submitted_s) * 1000,
+            prefill_ms=(now_s - started_s) * 1000,
         )
 
-    def _ending(self, sequence: Sequence) -> str | None:
-        if sequence.tokens[-1] in self._eos and not sequence.ignore_eos:
-            return "stop"
-        if sequence.constraint is not None and sequence.constraint.ended:
-            return "stop"
-        return "length" if len(sequence.tokens) >= sequence.max_length else None
+    def _spoil(self, sequence: Sequence, fault: NotFinite) -> Output:
+        """End one whose blocks may hold NaN: nobody is to find them."""
+        self._pool.forget(self._seats.table(sequence))
+        for each in self._waiting:
+            each.trail = Trail()
+        return self._fail(sequence, fault)
 
-    # ---- the end of a sequence
+    def _fail(self, sequence: Sequence, fault: NotFinite | Verdict) -> Output:
+        self._finish(sequence)
+        return Output(sequence.id, [], finish="error", error_kind=fault.kind, error=fault.message)
 
     def _finish(self, sequence: Sequence) -> None:
-        (self._running if sequence.state is State.RUNNING else self._waiting).remove(sequence)
-        self._release(sequence)
+        if sequence.state is State.RUNNING:
+            self._pool.give_back(self._seats.leave(sequence))
+        else:
+            self._waiting.remove(sequence)
         sequence.move(State.FINISHED)
-
-    def _release(self, sequence: Sequence) -> None:
-        self._pool.give_back(sequence.table)
-        sequence.table = []
-        sequence.computed = 0
+        del self._by_id[sequence.id]
 
 
 def _turn(sequence: Sequence) -> float:
     return sequence.turn
-
-
-def _view(sequences: list[Sequence]) -> list[Candidate]:
-    return [Candidate(s.id, len(s.tokens), s.computed, len(s.table)) for s in sequences]

@@ -1,13 +1,10 @@
-"""The paged KV cache: how many blocks there are, which are free, and the tensors.
+"""The paged KV cache: how many blocks there are, and the tensors.
 
-Owns: sizing, allocation and the memory. Does not own: who gets a block (engine.scheduler).
-Called by: engine.engine. A block is a number; a later prefix cache can keep freed blocks findable behind the same pool.
+Owns: sizing and the memory. Does not own: which blocks are free (engine.block_pool). Called by: engine.engine.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,25 +56,6 @@ def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size:
     context = min(demand.context or demand.model_context, affordable * block_size)
     wanted = demand.max_sequences * -(-context // block_size)
     return CacheSize(block_size, min(affordable, wanted), context)
-
-
-class BlockPool:
-    """The free blocks. Those freed last are reused last."""
-
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
-        self._free = deque(range(num_blocks))
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
-
-    def take(self, count: int) -> list[int]:
-        """The scheduler has made sure that there are as many."""
-        return [self._free.popleft() for _ in range(count)]
-
-    def give_back(self, blocks: Iterable[int]) -> None:
-        self._free.extend(blocks)
 
 
 class KVCache:

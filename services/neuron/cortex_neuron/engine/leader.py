@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ from cortex_neuron.engine.failures import classify
 from cortex_neuron.engine.peers import Peers
 from cortex_neuron.engine.runner import Runs
 from cortex_neuron.engine.step_frame import pack
-from cortex_neuron.layers.paged import Span
+from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.protocol.failures import (
     LoadTimedOut,
@@ -128,15 +128,15 @@ class _Together:
     def __init__(self, runner: Runs, peers: Peers, communicator: Communicator) -> None:
         self._runner, self._peers, self._communicator = runner, peers, communicator
 
-    def run(self, spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+    def run(self, batch: Batch) -> Tensor:
         """Logits [wanted, vocab]. A step that fails alike on every rank raises what it failed of, and the group goes on
         (case T5); RanksDiverged where some computed on, and wait in a collective that will never be whole."""
         for rank, failure in self._peers.failures().items():  # of the last step, which this rank completed
             raise RanksDiverged(f"rank {rank} alone failed in the last step: {failure.message}", rank)
         entered = self._communicator.num_entered
-        seq = self._peers.tell(pack(spans, wanted))
+        seq = self._peers.tell(pack(batch))
         try:
-            return self._runner.run(spans, wanted)
+            return self._runner.run(batch)
         except Exception as error:
             if not classify(error).fatal:
                 self._settle(seq, error, self._communicator.num_entered - entered)

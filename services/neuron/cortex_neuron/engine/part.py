@@ -18,6 +18,7 @@ from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, CacheSize, Deman
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
+from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.protocol.frames import Load, Loaded
 
 _CPU_STEP_TOKENS = 256
@@ -47,7 +48,8 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
     # To measure threads is to run the model, which one rank alone cannot.
-    measured = measure_threads(model.module, threads) if on_cpu and world_size == 1 else None
+    measurable = on_cpu and world_size == 1 and not isinstance(model.module, Decoder)
+    measured = measure_threads(model.module, threads) if measurable else None
     return Part(model, size, step_tokens, measured)
 
 

@@ -11,17 +11,17 @@ is computed from its own parameters only, so that a seeded sequence does not dep
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cortex_neuron.engine.failures import Verdict
 from cortex_neuron.engine.grammar import constrain
 from cortex_neuron.engine.sequence import Sequence as Seq
+from cortex_neuron.layers.batch import Ints
 from cortex_neuron.protocol.frames import SamplingParams, TokenLogprobs
 
 # Rows that filter look at their best tokens first: a sort of a whole vocabulary costs milliseconds a row on a CPU.
@@ -55,16 +55,17 @@ def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite |
     raw = logits.float()
     # One pass finds the rows; NaN and infinity survive a sum.
     finite = raw.sum(-1).isfinite().tolist()
+    if all(finite):
+        return list(_drawn(raw, sequences))
     good = [i for i, ok in enumerate(finite) if ok or bool(raw[i].isfinite().all())]
-    results: dict[int, Drawn | NotFinite | Verdict] = {i: _count(raw[i]) for i in range(len(finite)) if i not in good}
-    if good:
-        rows = raw if len(good) == len(finite) else raw[good]
-        chosen = [sequences[i] for i in good]
-        tokens = _draw(constrain(_penalise(rows, chosen), [s.constraint for s in chosen]), chosen)
-        logprobs = _logprobs(rows, chosen, tokens)
-        drawn = [Drawn(t, p) for t, p in zip(tokens.tolist(), logprobs, strict=True)]
-        results |= {i: _kept_to(s, each) for i, s, each in zip(good, chosen, drawn, strict=True)}
-    return [results[i] for i in range(len(finite))]
+    drawn = dict(zip(good, _drawn(raw[good], [sequences[i] for i in good]), strict=True)) if good else {}
+    return [drawn[i] if i in drawn else _count(raw[i]) for i in range(len(finite))]
+
+
+def _drawn(rows: Tensor, sequences: Sequence[Seq]) -> Iterator[Drawn | Verdict]:
+    tokens = _draw(constrain(_penalise(rows, sequences), [s.constraint for s in sequences]), sequences)
+    drawn = map(Drawn, tokens.tolist(), _logprobs(rows, sequences, tokens))
+    return map(_kept_to, sequences, drawn)
 
 
 def _kept_to(sequence: Seq, drawn: Drawn) -> Drawn | Verdict:
@@ -115,25 +116,24 @@ def _repetition(logits: Tensor, sequences: dict[int, Seq]) -> None:
     """Over prompt and output, in place: positive logits are divided, negative ones multiplied."""
     at = _places(logits, {i: s.tokens for i, s in sequences.items()})
     penalty = _column(logits, list(sequences.values()), lambda p: p.repetition_penalty)
-    per_place = penalty[:, 0].repeat_interleave(torch.tensor([len(s.tokens) for s in sequences.values()]).to(at[0]))
+    per_place = penalty[:, 0].repeat_interleave(torch.tensor([s.length for s in sequences.values()]).to(at[0]))
     seen = logits[at]  # a token that occurs twice is written twice, with one value
     logits[at] = torch.where(seen > 0, seen / per_place, seen * per_place)
 
 
 def _frequency(logits: Tensor, sequences: dict[int, Seq]) -> None:
     """Over the output only, in place."""
-    counts = {i: Counter(s.output) for i, s in sequences.items()}
+    counted = {i: np.unique(s.output, return_counts=True) for i, s in sequences.items()}
     penalties = [
-        n * s.sampling.frequency_penalty + s.sampling.presence_penalty
-        for i, s in sequences.items()
-        for n in counts[i].values()
+        counted[i][1] * s.sampling.frequency_penalty + s.sampling.presence_penalty for i, s in sequences.items()
     ]
-    logits[_places(logits, counts)] -= torch.tensor(penalties, dtype=logits.dtype, device=logits.device)
+    at = _places(logits, {i: tokens for i, (tokens, _) in counted.items()})
+    logits[at] -= torch.from_numpy(np.concatenate(penalties)).to(logits)
 
 
-def _places(logits: Tensor, tokens: Mapping[int, Collection[int]]) -> tuple[Tensor, Tensor]:
+def _places(logits: Tensor, tokens: Mapping[int, Ints]) -> tuple[Tensor, Tensor]:
     """The indices of some tokens of some rows: far fewer than rows * vocab."""
-    ids = torch.tensor(list(chain.from_iterable(tokens.values())), dtype=torch.long)
+    ids = torch.from_numpy(np.concatenate(list(tokens.values()))).long()
     rows = torch.tensor(list(tokens)).repeat_interleave(torch.tensor([len(each) for each in tokens.values()]))
     return rows.to(logits.device), ids.to(logits.device)
 

@@ -1,23 +1,28 @@
-"""One sequence in the engine: its tokens, its blocks, its state.
+"""One sequence in the engine: its tokens and its state.
 
-Owns: the state table and the counters. Called by: engine.engine, which is the only one to change a sequence.
+Owns: the state table and the tokens. Does not own: its blocks and how much of it is computed, which it has only while
+it runs (engine.seats). Called by: engine.engine, which is the only one to change a sequence.
 """
 
 from __future__ import annotations
 
-import array
-import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
 import torch
 
+from cortex_neuron.engine.block_pool import Trail
 from cortex_neuron.engine.grammar import Constraint
+from cortex_neuron.layers.batch import Ints
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 from cortex_neuron.protocol.priority import turn
 
 _RANGES = {"temperature": (0, 1000), "top_p": (0, 1), "min_p": (0, 1), "repetition_penalty": (1e-3, 1e3)}
+
+
+NO_SEAT = -1
 
 
 class State(StrEnum):
@@ -38,12 +43,13 @@ class IllegalTransition(Exception):
         super().__init__(f"sequence {sequence} cannot go from {old} to {new}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens` are the prompt's and those generated; the first `computed` of them are in the cache."""
+    """The first `length` of `buffer` are its tokens: the prompt's, then those generated."""
 
     id: int
-    tokens: list[int]
+    buffer: Ints  # [max_length]
+    length: int
     prompt_length: int
     max_length: int  # tokens; generation ends when it is reached
     sampling: SamplingParams
@@ -55,8 +61,9 @@ class Sequence:
     constraint: Constraint | None = None  # its grammar, and how far it has come in it
     started_s: float | None = None
     state: State = State.WAITING
-    computed: int = 0
-    table: list[int] = field(default_factory=list)  # block ids
+    seat: int = NO_SEAT  # unless it runs
+    cached: int | None = None  # tokens that were in the cache when it was first admitted
+    trail: Trail = field(default_factory=Trail)  # what of it can be found in the cache, while it waits
 
     def move(self, new: State) -> None:
         """Raises IllegalTransition."""
@@ -65,9 +72,30 @@ class Sequence:
         self.state = new
 
     @property
-    def output(self) -> list[int]:
-        """The tokens generated so far."""
-        return self.tokens[self.prompt_length :]
+    def tokens(self) -> Ints:
+        """All of them, as a view."""
+        return self.buffer[: self.length]
+
+    @property
+    def output(self) -> Ints:
+        """The tokens generated so far, as a view."""
+        return self.buffer[self.prompt_length : self.length]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its grammar lets nothing more come."""
+        return self.constraint is not None and self.constraint.ended
+
+    def piece(self, index: int, block_size: int) -> bytes:
+        """The token ids of its block `index`, which it fills."""
+        return self.buffer[index * block_size : (index + 1) * block_size].tobytes()
+
+    def append(self, token: int) -> int:
+        """One more token was generated: how many there are now."""
+        length = self.length
+        self.buffer[length] = token
+        self.length = length + 1
+        return length + 1
 
 
 def new_sequence(
@@ -81,11 +109,15 @@ def new_sequence(
         generator.seed()
     else:
         generator.manual_seed(frame.sampling.seed)
+    max_length = min(len(prompt) + frame.max_tokens, context)
+    buffer = np.empty(max_length, np.int32)
+    buffer[: len(prompt)] = prompt
     return Sequence(
         id=frame.id,
-        tokens=prompt,
+        buffer=buffer,
+        length=len(prompt),
         prompt_length=len(prompt),
-        max_length=min(len(prompt) + frame.max_tokens, context),
+        max_length=max_length,
         sampling=frame.sampling,
         generator=generator,
         ignore_eos=frame.ignore_eos,
@@ -96,17 +128,14 @@ def new_sequence(
     )
 
 
-def _token_ids(data: bytes) -> list[int]:
+def _token_ids(data: bytes) -> Ints:
     if len(data) % 4:
         raise BadRequest(f"prompt of {len(data)} bytes is not a row of int32")
-    ids = array.array("i", data)
-    if sys.byteorder == "big":
-        ids.byteswap()
-    return ids.tolist()
+    return np.frombuffer(data, "<i4").astype(np.int32, copy=False)
 
 
-def _check(frame: Submit, prompt: list[int], context: int, vocab_size: int) -> None:
-    if not prompt:
+def _check(frame: Submit, prompt: Ints, context: int, vocab_size: int) -> None:
+    if not len(prompt):
         raise BadRequest("prompt has no tokens")
     if len(prompt) >= context:
         raise BadRequest(f"prompt has {len(prompt)} tokens, and the context of {context} leaves no room for an answer")
@@ -120,7 +149,8 @@ def _check(frame: Submit, prompt: list[int], context: int, vocab_size: int) -> N
         value = getattr(frame.sampling, name)
         if not low <= value <= high:  # NaN is outside, too
             raise BadRequest(f"{name} is {value}, must be from {low} to {high}")
-    for name, ids in (("prompt", prompt), ("logit_bias", list(frame.sampling.logit_bias))):
-        strange = next((i for i in ids if not 0 <= i < vocab_size), None)
-        if strange is not None:
-            raise BadRequest(f"{name} has token id {strange}, outside of the vocabulary of {vocab_size}")
+    strange_prompt = prompt[(prompt < 0) | (prompt >= vocab_size)]
+    strange_bias = [i for i in frame.sampling.logit_bias if not 0 <= i < vocab_size]
+    for name, strange in (("prompt", strange_prompt), ("logit_bias", strange_bias)):
+        if len(strange):
+            raise BadRequest(f"{name} has token id {strange[0]}, outside of the vocabulary of {vocab_size}")

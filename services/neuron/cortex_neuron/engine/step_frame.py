@@ -5,49 +5,46 @@ Called by: engine.leader (packs), engine.worker (unpacks).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-
 import numpy as np
 
-from cortex_neuron.layers.paged import Span
+from cortex_neuron.layers.batch import Batch, Ints, Tables, make_batch
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Step
 
 
-def pack(spans: Sequence[Span], wanted: Sequence[int]) -> Step:
+def pack(batch: Batch) -> Step:
     """The frame of this batch."""
+    tables = [batch.table(i) for i in range(len(batch.pasts))]
     return Step(
-        tokens=_bytes(chain.from_iterable(span.tokens for span in spans)),
-        lengths=_bytes(len(span.tokens) for span in spans),
-        pasts=_bytes(span.past for span in spans),
-        tables=_bytes(chain.from_iterable(span.table for span in spans)),
-        table_lengths=_bytes(len(span.table) for span in spans),
-        wanted=_bytes(wanted),
+        tokens=_bytes(batch.tokens),
+        lengths=_bytes(batch.counts),
+        pasts=_bytes(batch.pasts),
+        tables=b"".join(_bytes(table) for table in tables),
+        table_lengths=_bytes(np.array([len(table) for table in tables], np.int32)),
+        wanted=_bytes(batch.wanted),
     )
 
 
-def unpack(step: Step) -> tuple[list[Span], list[int]]:
+def unpack(step: Step, block_size: int) -> Batch:
     """The batch of this frame. Raises BadRequest where its parts do not fit each other."""
-    pasts = _numbers(step.pasts)
-    tokens = list(_cut(_numbers(step.tokens), _numbers(step.lengths), len(pasts), "tokens"))
-    tables = list(_cut(_numbers(step.tables), _numbers(step.table_lengths), len(pasts), "tables"))
-    return [Span(*parts) for parts in zip(tokens, pasts, tables, strict=True)], _numbers(step.wanted)
+    counts, pasts, held = _numbers(step.lengths), _numbers(step.pasts), _numbers(step.table_lengths)
+    tokens, flat = _numbers(step.tokens), _numbers(step.tables)
+    _check(counts, len(tokens), len(pasts), "tokens")
+    _check(held, len(flat), len(pasts), "blocks")
+    if (counts < 1).any() or (held * block_size < pasts + counts).any():
+        raise BadRequest(f"step: {len(flat)} blocks of {block_size} are not those of {len(tokens)} tokens")
+    starts = (np.cumsum(held) - held).astype(np.int32)
+    return make_batch(tokens, counts, pasts, Tables(flat, starts, block_size), _numbers(step.wanted))
 
 
-def _bytes(numbers: Iterable[int]) -> bytes:
-    return np.fromiter(numbers, dtype="<i4").tobytes()
+def _bytes(numbers: Ints) -> bytes:
+    return numbers.astype("<i4", copy=False).tobytes()
 
 
-def _numbers(data: bytes) -> list[int]:
-    numbers: list[int] = np.frombuffer(data, dtype="<i4").tolist()
-    return numbers
+def _numbers(data: bytes) -> Ints:
+    return np.frombuffer(data, dtype="<i4").astype(np.int32, copy=False)
 
 
-def _cut(flat: list[int], lengths: list[int], count: int, name: str) -> Iterator[list[int]]:
-    if len(lengths) != count or sum(lengths) != len(flat):
-        raise BadRequest(f"step: {len(flat)} {name} in {len(lengths)} parts of {sum(lengths)}, for {count} spans")
-    at = 0
-    for length in lengths:
-        yield flat[at : at + length]
-        at += length
+def _check(parts: Ints, total: int, spans: int, name: str) -> None:
+    if len(parts) != spans or parts.sum() != total:
+        raise BadRequest(f"step: {total} {name} in {len(parts)} parts of {parts.sum()}, for {spans} spans")

@@ -76,6 +76,7 @@ class Worker:
         self._mailbox, self._line, self._rank = mailbox, line, rank
         self._communicator: Communicator | None = None
         self._runner: Runner | None = None
+        self._block_size = 0
 
     def serve(self) -> None:
         """Until shutdown. Raises what is fatal; the daemon has been told."""
@@ -172,10 +173,10 @@ class Worker:
         communicator = initialised(self._communicator)
         part = bring_up(frame, self._rank, communicator, lambda *_: None)
         cache = KVCache(part.model.shape, part.size, part.model.device)
-        self._runner = Runner(part.model, cache, part.size.block_size, None)
+        self._runner, self._block_size = Runner(part.model, cache, None), part.size.block_size
         return loaded(frame.seq, part, cache.num_bytes)
 
     def _step(self, frame: Step) -> None:
         if self._runner is None:
             raise BadRequest("step before load")
-        self._runner.run(*unpack(frame))
+        self._runner.run(unpack(frame, self._block_size))

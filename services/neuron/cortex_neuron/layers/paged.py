@@ -9,29 +9,19 @@ about the same length, so that padding stays small; longer chunks follow, one se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from cortex_neuron.layers.batch import Batch, Ints, Places
 
 # A group of single-token rows is cut where the next sequence is longer than this factor plus a block's worth.
 GROUP_GROWTH = 1.5
 GROUP_SLACK = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One sequence's part of a step: `tokens` follow the `past` ones that are in the cache; `table` has its blocks."""
-
-    tokens: Sequence[int]
-    past: int
-    table: Sequence[int]
-
-    @property
-    def length(self) -> int:
-        """Tokens in the cache once the step has run."""
-        return self.past + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +73,7 @@ class Layout:
     tokens: Tensor  # [rows] int64
     positions: Tensor  # [rows] int64
     slots: Tensor  # [rows] int64, where each row's key and value go
-    last: Tensor  # [sequences] int64, the last row of each sequence, in the order of `order`
-    order: list[int]  # indices into the spans that the layout was made from
+    wanted: Tensor  # [wanted] int64, the last row of each sequence whose logits are asked for
     decode: list[DecodeGroup]
     prefill: list[PrefillSpan]
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
@@ -98,64 +87,68 @@ class Layout:
         return self._masks[key]
 
 
-def lay_out(spans: Sequence[Span], block_size: int, device: torch.device) -> Layout:
+def lay_out(batch: Batch, device: torch.device) -> Layout:
     """The layout of a step over these sequences."""
-    singles = sorted((i for i, span in enumerate(spans) if len(span.tokens) == 1), key=lambda i: spans[i].length)
-    chunks = [i for i, span in enumerate(spans) if len(span.tokens) > 1]
-    order = singles + chunks
-    rows = [_rows(spans[i], block_size) for i in order]
-    ends = torch.tensor([len(tokens) for tokens, _, _ in rows]).cumsum(0)
-    flat = torch.tensor([[x for row in rows for x in row[part]] for part in range(3)]).to(device)
+    counts, lengths = batch.counts, batch.lengths
+    singles = np.flatnonzero(counts == 1)
+    singles = singles[np.argsort(lengths[singles])]
+    chunks = np.flatnonzero(counts > 1)
+    order = np.concatenate((singles, chunks))
+    ends = np.cumsum(counts[order])
+    rows = np.repeat(batch.starts[order + 1] - ends, counts[order]) + np.arange(batch.num_rows)
+    last = np.empty(len(order), np.int64)
+    last[order] = ends - 1
     return Layout(
-        tokens=flat[0],
-        positions=flat[1],
-        slots=flat[2],
-        last=(ends - 1).to(device),
-        order=order,
-        decode=_decode_groups([spans[i] for i in singles], block_size, device),
-        prefill=_prefill_spans([spans[i] for i in chunks], len(singles), block_size, device),
+        tokens=_to(device, batch.tokens[rows]),
+        positions=_to(device, batch.positions[rows]),
+        slots=_to(device, batch.slots[rows]),
+        wanted=_to(device, last[batch.wanted]),
+        decode=_decode_groups(batch, singles, lengths[singles], device),
+        prefill=_prefill_spans(batch, chunks, len(singles), device),
     )
 
 
-def _rows(span: Span, block_size: int) -> tuple[list[int], list[int], list[int]]:
-    positions = list(range(span.past, span.length))
-    slots = [span.table[p // block_size] * block_size + p % block_size for p in positions]
-    return list(span.tokens), positions, slots
-
-
-def _decode_groups(spans: list[Span], block_size: int, device: torch.device) -> list[DecodeGroup]:
+def _decode_groups(batch: Batch, singles: Places, lengths: Ints, device: torch.device) -> list[DecodeGroup]:
+    """`singles` are ordered by their `lengths`."""
     groups: list[DecodeGroup] = []
     start = 0
-    for end in range(1, len(spans) + 1):
-        shortest = spans[start].length
-        if end == len(spans) or spans[end].length > shortest * GROUP_GROWTH + GROUP_SLACK:
-            groups.append(_decode_group(spans[start:end], start, block_size, device))
-            start = end
+    while start < len(singles):
+        end = int(np.searchsorted(lengths, lengths[start] * GROUP_GROWTH + GROUP_SLACK, side="right"))
+        rows = slice(start, end)
+        width, column = int(lengths[end - 1]), lengths[rows, None].astype(np.int64)
+        slots = _padded_slots(batch, singles[rows], column, width)
+        groups.append(DecodeGroup(rows, _to(device, slots.reshape(-1)), _to(device, column), width))
+        start = end
     return groups
 
 
-def _decode_group(spans: list[Span], start: int, block_size: int, device: torch.device) -> DecodeGroup:
-    width = spans[-1].length
-    num_blocks = -(-width // block_size)
-    tables = [[*span.table, *[0] * (num_blocks - len(span.table))] for span in spans]
-    lengths = torch.tensor([[span.length] for span in spans])
-    slots = _table_slots(torch.tensor(tables), block_size)[:, :width]
-    slots = torch.where(torch.arange(width) < lengths, slots, slots[:, :1])
-    return DecodeGroup(slice(start, start + len(spans)), slots.flatten().to(device), lengths.to(device), width)
+def _padded_slots(batch: Batch, sequences: Places, lengths: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """[sequences, width] slots of all tokens of each; lengths [sequences, 1]"""
+    blocks = np.arange(-(-width // batch.block_size))
+    own = np.minimum(blocks, (lengths - 1) // batch.block_size)
+    slots = _slots(batch.tables[batch.table_starts[sequences, None] + own], batch.block_size)[:, :width]
+    return np.where(np.arange(width) < lengths, slots, slots[:, :1])
 
 
-def _prefill_spans(spans: list[Span], start: int, block_size: int, device: torch.device) -> list[PrefillSpan]:
+def _prefill_spans(batch: Batch, chunks: Places, start: int, device: torch.device) -> list[PrefillSpan]:
     parts: list[PrefillSpan] = []
-    for span in spans:
-        rows = slice(start, start + len(span.tokens))
+    for i in chunks.tolist():
+        past = int(batch.pasts[i])
+        rows = slice(start, start + int(batch.starts[i + 1] - batch.starts[i]))
         slots = None
-        if span.past:
-            slots = _table_slots(torch.tensor([list(span.table)]), block_size)[0, : span.length].to(device)
-        parts.append(PrefillSpan(rows, slots, span.past))
+        if past:
+            slots = _to(device, _slots(batch.table(i)[None], batch.block_size)[0, : past + rows.stop - rows.start])
+        parts.append(PrefillSpan(rows, slots, past))
         start = rows.stop
     return parts
 
 
-def _table_slots(tables: Tensor, block_size: int) -> Tensor:
+def _slots(tables: Ints, block_size: int) -> NDArray[np.int64]:
     """[sequences, blocks] block ids -> [sequences, blocks * block_size] slots."""
-    return (tables[:, :, None] * block_size + torch.arange(block_size)).flatten(1)
+    slots = tables[:, :, None].astype(np.int64) * block_size + np.arange(block_size)
+    return slots.reshape(len(tables), -1)
+
+
+def _to(device: torch.device, numbers: NDArray[np.integer[Any]]) -> Tensor:
+    """As int64, which is what torch takes for an index."""
+    return torch.from_numpy(numbers.astype(np.int64, copy=False)).to(device)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cortex_neuron.protocol.failures import CannotLoad
@@ -58,15 +59,20 @@ class GgufFile:
         """Every tensor, dequantised to float32, in the file's order."""
         # numpy lets go of the interpreter in its loops, so threads help.
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(lambda entry: (entry.name, self._float_tensor(entry)), self.tensors)
+            yield from pool.map(lambda entry: (entry.name, self.float_tensor(entry)), self.tensors)
 
-    def _float_tensor(self, entry: TensorEntry) -> Tensor:
+    def rows(self, entry: TensorEntry) -> NDArray[np.uint8]:
+        """A tensor's bytes as the file has them, [rows, bytes of a row]: a view of the file."""
         data = np.frombuffer(self._bytes, np.uint8, entry.num_bytes, entry.start)
+        return data.reshape(-1, entry.num_bytes * entry.shape[-1] // int(np.prod(entry.shape)))
+
+    def float_tensor(self, entry: TensorEntry) -> Tensor:
+        """A tensor, dequantised to float32."""
+        data = self.rows(entry)
         if entry.kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
             data = data.view(np.float32 if entry.kind == GGMLQuantizationType.F32 else np.float16)
             return torch.from_numpy(data.astype(np.float32)).view(entry.shape)
-        rows = data.reshape(-1, entry.num_bytes * entry.shape[-1] // int(np.prod(entry.shape)))
-        return torch.from_numpy(dequantize(rows, entry.kind)).view(entry.shape)
+        return torch.from_numpy(dequantize(data, entry.kind)).view(entry.shape)
 
 
 class _Cursor:

@@ -10,10 +10,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig
 
-from cortex_neuron.models.gguf_file import GgufFile
+from cortex_neuron.models.gguf_file import GgufFile, TensorEntry
+from cortex_neuron.native.matrices import Stored, is_packable, of_floats
 from cortex_neuron.protocol.failures import CannotLoad
 
 # general.architecture -> transformers' model_type. residency/architectures.py says the same to the daemon, by test.
@@ -59,6 +63,7 @@ _GEMMA_KEYS = _KEYS | {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+_FACTORS = "rope_freqs.weight"
 # Layers of the 27B models: the only sizes whose attention is scaled by hidden_size / heads and not by head_dim.
 _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
@@ -118,13 +123,46 @@ def read_weights(file: GgufFile, config: Any, threads: int) -> tuple[dict[str, T
     weights: dict[str, Tensor] = {}
     factors: Tensor | None = None
     for name, tensor in file.float_tensors(threads):
-        if name == "rope_freqs.weight":
+        if name == _FACTORS:
             factors = tensor
             continue
         weights[_weight_name(file, arch, name)] = undo(name, tensor)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     return weights, factors
+
+
+class GgufFiles:
+    """The file's tensors one by one, by transformers' names, quantised as they are: native_model.Files."""
+
+    def __init__(self, file: GgufFile, config: Any) -> None:
+        arch = _known(file)
+        self.path = file.path
+        self._file = file
+        self._undo = _undo(arch, config)
+        self._entries = {entry.name: entry for entry in file.tensors}
+        self.factors = self._file.float_tensor(found) if (found := self._entries.pop(_FACTORS, None)) else None
+        self._names = {_weight_name(file, arch, name): name for name in self._entries}
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def matrix(self, name: str) -> Stored:
+        entry = self._entry(name)
+        if not is_packable(entry.kind):
+            return of_floats(self.floats(name))
+        rows, columns = entry.shape
+        # What the converter did to a matrix, it did to whole rows.
+        order = self._undo(entry.name, torch.arange(rows, dtype=torch.int32)[:, None]).flatten().numpy()
+        return Stored(entry.kind, (rows, columns), self._file.rows(entry), np.ascontiguousarray(order))
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        entry = self._entry(name)
+        values: NDArray[np.float32] = self._undo(entry.name, self._file.float_tensor(entry)).numpy()
+        return values
+
+    def _entry(self, name: str) -> TensorEntry:
+        return self._entries[self._names[name]]
 
 
 def _weight_name(file: GgufFile, arch: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""A model that is in memory: the transformers module and the facts the engine needs of it.
+"""A model that is in memory: what computes it, and the facts the engine needs of it.
 
 Made by: models.loader. Read by: the engine.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from cortex_neuron.native.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class CacheShape:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    module: Any  # a transformers *ForCausalLM whose attention is layers.attention
+    module: Any  # a transformers *ForCausalLM whose attention is layers.attention, or a native Decoder
     device: torch.device
     shape: CacheShape
     context: int  # tokens the model was made for
@@ -37,5 +39,7 @@ class LoadedModel:
     @property
     def num_bytes(self) -> int:
         """Of the weights; tied ones count once."""
+        if isinstance(self.module, Decoder):
+            return self.module.num_bytes
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.module.parameters()}
         return sum(storages.values())

@@ -17,12 +17,14 @@ from transformers.utils.logging import disable_progress_bar
 from cortex_neuron.layers import attention
 from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, sharded_model, text_files
+from cortex_neuron.models import gguf_model, native_model, sharded_model, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 from cortex_neuron.models.sharding import Sharding
 from cortex_neuron.models.weights import SafetensorsFolder, WeightSource, WholeTensors
+from cortex_neuron.native.decoder import Decoder
+from cortex_neuron.native.matrices import ROUNDED
 from cortex_neuron.protocol.failures import CannotLoad
 
 # Each agrees with transformers' own logits, by test. residency/architectures.py says the same to the daemon.
@@ -41,6 +43,9 @@ MODEL_TYPES = (
 )
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+# What weights are rounded to while they are read, where native.matrices can; null leaves them as the file has them.
+QUANTS = tuple(ROUNDED)
 
 Progress = Callable[[str, float], None]
 
@@ -76,22 +81,25 @@ def _load(
     progress: Progress,
     collectives: Collectives | None,
 ) -> LoadedModel:
-    if quant is not None:
-        raise CannotLoad(f"quant {quant!r} is not supported; expected null: the weights as the file has them")
+    if quant is not None and quant not in ROUNDED:
+        raise CannotLoad(
+            f"quant {quant!r} is not supported; expected null, the weights as the file has them, or {QUANTS}"
+        )
     attention.register()
     disable_progress_bar()
     path = Path(source)
     place = find_device(device)
     if path.is_file():
-        return _load_gguf(path, place, Path(text_dir), threads, progress, collectives)
+        return _load_gguf(path, place, quant, Path(text_dir), threads, progress, collectives)
     if (path / "config.json").is_file():
-        return _load_folder(path, place, Path(text_dir), progress, collectives)
+        return _load_folder(path, place, quant, Path(text_dir), threads, progress, collectives)
     raise CannotLoad(f"source {source} is neither a GGUF file nor a folder with a config.json")
 
 
 def _load_gguf(
     path: Path,
     device: torch.device,
+    quant: str | None,
     text_dir: Path,
     threads: int,
     progress: Progress,
@@ -104,6 +112,12 @@ def _load_gguf(
     if _writes_text(collectives):
         text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
     progress("weights", 0.1)
+    eos_ids = text_files.gguf_eos_ids(file)
+    if _is_native(config, device, collectives):
+        files = gguf_model.GgufFiles(file, config)
+        decoder = native_model.build(files, config, quant, threads, files.factors, _weights_progress(progress))
+        return _loaded(decoder, config, device, eos_ids, config.vocab_size)
+    _refuse_quant(path, quant)
     weights, factors = gguf_model.read_weights(file, config, threads)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     progress("model", 0.7)
@@ -113,7 +127,7 @@ def _load_gguf(
         module = _share(WholeTensors(path, weights), config, dtype, device, collectives)
     if factors is not None:
         module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
-    return _loaded(module.to(device), device, text_files.gguf_eos_ids(file), config.vocab_size)
+    return _loaded(_placed(module, device), module.config, device, eos_ids, config.vocab_size)
 
 
 def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
@@ -124,7 +138,13 @@ def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dty
 
 
 def _load_folder(
-    path: Path, device: torch.device, text_dir: Path, progress: Progress, collectives: Collectives | None
+    path: Path,
+    device: torch.device,
+    quant: str | None,
+    text_dir: Path,
+    threads: int,
+    progress: Progress,
+    collectives: Collectives | None,
 ) -> LoadedModel:
     progress("metadata", 0.0)
     config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -132,6 +152,12 @@ def _load_folder(
     if _writes_text(collectives):
         text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
     progress("weights", 0.1)
+    eos_ids = _folder_eos_ids(path, config)
+    if _is_native(config, device, collectives):
+        files = native_model.FolderFiles(SafetensorsFolder(path))
+        decoder = native_model.build(files, config, quant, threads, None, _weights_progress(progress))
+        return _loaded(decoder, config, device, eos_ids, config.vocab_size)
+    _refuse_quant(path, quant)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else None
     if collectives is None:
@@ -140,7 +166,29 @@ def _load_folder(
     else:
         source = SafetensorsFolder(path)
         module = _share(source, config, dtype or config.dtype or source.dtype(), device, collectives)
-    return _loaded(module.to(device), device, _folder_eos_ids(path, config), config.vocab_size)
+    return _loaded(_placed(module, device), module.config, device, eos_ids, config.vocab_size)
+
+
+def _is_native(config: Any, device: torch.device, collectives: Collectives | None) -> bool:
+    return device.type == "cpu" and collectives is None and native_model.is_native(config)
+
+
+def _refuse_quant(path: Path, quant: str | None) -> None:
+    if quant is not None:
+        raise CannotLoad(
+            f"{path}: quant {quant!r} is not supported for this model here; expected null: only the native kernels "
+            f"round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
+        )
+
+
+def _weights_progress(progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress("weights", 0.1 + 0.7 * share)
+
+
+def _placed(module: Any, device: torch.device) -> Any:
+    if device.type == "cpu":
+        order_for_cpu(module)
+    return module.to(device).eval()
 
 
 def _writes_text(collectives: Collectives | None) -> bool:
@@ -192,20 +240,17 @@ def _folder_eos_ids(path: Path, config: Any) -> list[int]:
     return sorted({i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids])})
 
 
-def _loaded(module: Any, device: torch.device, eos_ids: list[int], vocab_size: int) -> LoadedModel:
-    """`module` is whole or a share; its config says how many kv heads it has itself."""
-    if device.type == "cpu":
-        order_for_cpu(module)
-    config = module.config
+def _loaded(module: Any, config: Any, device: torch.device, eos_ids: list[int], vocab_size: int) -> LoadedModel:
+    """`module` is whole or a share; `config` says how many kv heads it has itself."""
     heads = config.num_attention_heads
     shape = CacheShape(
         layers=config.num_hidden_layers,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        dtype=module.dtype,
+        dtype=torch.float32 if isinstance(module, Decoder) else module.dtype,
     )
     return LoadedModel(
-        module=module.eval(),
+        module=module,
         device=device,
         shape=shape,
         context=config.max_position_embeddings,

@@ -51,6 +51,7 @@ def checkout(folder: Path) -> Checkout:
 
 def wheel(checkout: Checkout, folder: Path) -> Path:
     """cortex's wheel below the folder, built now unless one of the same files is there. Raises BundleFailed."""
+    _build_kernels(checkout.folder)
     place = folder / digest(checkout.folder)
     if found := next(place.glob("*.whl"), None):
         place.touch()  # the newest are kept
@@ -82,6 +83,13 @@ def _files(folder: Path) -> list[Path]:
             *(each for each in packages if each.is_file()),
         ]
     )
+
+
+def _build_kernels(folder: Path) -> None:
+    """The neuron's native kernels, where this machine can compile them: hosts cannot. It says what it did not do."""
+    script = folder / "services/neuron/cortex_neuron/native/build.py"
+    if script.is_file():
+        subprocess.run([sys.executable, str(script), "--all"], check=False, stdout=subprocess.DEVNULL)
 
 
 def _build(folder: Path, into: Path) -> None:

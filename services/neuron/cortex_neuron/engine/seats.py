@@ -1,0 +1,148 @@
+"""The running sequences side by side: one row of each array, a seat, is one sequence.
+
+Owns: how much of each is computed, its block table, and the order of admission. Does not own: tokens and state
+(engine.sequence), or which blocks are whose (engine.block_pool). Called by: engine.engine. What a step asks of all
+sequences is one read of an array, and no table is ever copied: that keeps the bookkeeping of a step short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+
+import numpy as np
+
+from cortex_neuron.engine.scheduler import Running
+from cortex_neuron.engine.sequence import NO_SEAT, Sequence
+from cortex_neuron.layers.batch import Batch, Ints, Places, Tables, make_batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """One step: its sequences and their seats in the order of the batch."""
+
+    sequences: list[Sequence]
+    wanted: list[Sequence]  # those that are given a token
+    seats: Places
+    batch: Batch
+
+
+class Seats:
+    """`sequences` and `order`, their seats, are in the order of admission, oldest first."""
+
+    def __init__(self, num_seats: int, max_blocks: int, block_size: int) -> None:
+        self._block_size = block_size
+        self.tables = np.zeros((num_seats, max_blocks), np.int32)
+        self._known, self._computed, self._blocks, self._last = np.zeros((4, num_seats), np.int32)
+        self._vacant = list(range(num_seats))
+        self.sequences: list[Sequence] = []
+        self.order: Places = np.zeros(0, np.intp)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def num_vacant(self) -> int:
+        return len(self._vacant)
+
+    # ---- coming and going
+
+    def take(self, sequence: Sequence, cached: Row[int]) -> None:
+        """Give a sequence a seat; the blocks `cached` hold its first tokens already."""
+        seat = sequence.seat = self._vacant.pop()
+        self._known[seat] = sequence.length
+        self._last[seat] = sequence.buffer[sequence.length - 1]
+        self._computed[seat] = len(cached) * self._block_size
+        self._blocks[seat] = len(cached)
+        self.tables[seat, : len(cached)] = cached
+        self.sequences.append(sequence)
+        self.order = np.append(self.order, seat)
+
+    def leave(self, sequence: Sequence) -> list[int]:
+        """The blocks of one that goes, for the pool."""
+        blocks = self.table(sequence)
+        place = self.sequences.index(sequence)
+        del self.sequences[place]
+        self.order = np.delete(self.order, place)
+        self._vacant.append(sequence.seat)
+        sequence.seat = NO_SEAT
+        return blocks
+
+    # ---- asked
+
+    def running(self) -> Running:
+        """What the scheduler sees."""
+        return Running(self._known[self.order], self._computed[self.order], self._blocks[self.order])
+
+    def table(self, sequence: Sequence) -> list[int]:
+        """Its blocks, in the order of its text."""
+        blocks: list[int] = self.tables[sequence.seat, : self._blocks[sequence.seat]].tolist()
+        return blocks
+
+    # ---- a step
+
+    def grow(self, places: Places, blocks: Row[int]) -> None:
+        """One block more for each of the sequences at these places."""
+        seats = self.order[places]
+        self.tables[seats, self._blocks[seats]] = blocks
+        self._blocks[seats] += 1
+
+    def extend(self, sequence: Sequence, blocks: Row[int]) -> None:
+        """Blocks for a chunk."""
+        held = self._blocks[sequence.seat]
+        self.tables[sequence.seat, held : held + len(blocks)] = blocks
+        self._blocks[sequence.seat] += len(blocks)
+
+    def work(self, decode: Places, chunks: Row[tuple[Sequence, int]]) -> Work:
+        """One token of each sequence at the places `decode`, which it ends with, and so many of the others."""
+        seats = self.order[decode]
+        sequences = _at(self.sequences, decode)
+        tokens, counts = self._last[seats], np.ones(len(seats), np.int32)
+        if chunks:
+            sequences += [sequence for sequence, _ in chunks]
+            seats = np.concatenate((seats, np.array([sequence.seat for sequence, _ in chunks], np.intp)))
+            counts = np.concatenate((counts, np.array([n for _, n in chunks], np.int32)))
+            tokens = np.concatenate((tokens, *(self._next(sequence, n) for sequence, n in chunks)))
+        pasts = self._computed[seats]
+        wanted = np.flatnonzero(pasts + counts == self._known[seats]).astype(np.int32)
+        starts = (seats * self.tables.shape[1]).astype(np.int32)
+        tables = Tables(self.tables.reshape(-1), starts, self._block_size)
+        batch = make_batch(tokens, counts, pasts, tables, wanted)
+        return Work(sequences, _at(sequences, wanted), seats, batch)
+
+    def advance(self, work: Work) -> None:
+        """It has been computed."""
+        self._computed[work.seats] = work.batch.lengths
+
+    def append(self, work: Work, tokens: Row[int]) -> None:
+        """Each of the sequences whose logits were wanted has been given one token."""
+        seats = work.seats[work.batch.wanted]
+        self._known[seats] += 1
+        self._last[seats] = tokens
+
+    def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
+        """The sequences that have filled blocks in this step: the first of these, and their numbers. Where one comes
+        before them its number is there, too."""
+        size, batch = self._block_size, work.batch
+        first, end = batch.pasts // size, batch.lengths // size
+        rows = np.flatnonzero(end > first)
+        if not len(rows):
+            return
+        starts = batch.table_starts[rows]
+        parts = zip(rows.tolist(), first[rows].tolist(), starts.tolist(), (starts + end[rows]).tolist(), strict=True)
+        for row, index, start, stop in parts:
+            yield work.sequences[row], index, batch.tables[start + max(0, index - 1) : stop].tolist()
+
+    def replace_block(self, sequence: Sequence, index: int, block: int) -> None:
+        """Another block with the same content."""
+        self.tables[sequence.seat, index] = block
+
+    def _next(self, sequence: Sequence, tokens: int) -> Ints:
+        computed = self._computed[sequence.seat]
+        return sequence.buffer[computed : computed + tokens]
+
+
+def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:
+    """Those at these places, in a list of its own."""
+    return sequences.copy() if len(places) == len(sequences) else [sequences[place] for place in places.tolist()]

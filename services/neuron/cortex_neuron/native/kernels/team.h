@@ -1,0 +1,136 @@
+// Threads that take a step together, and how they wait for each other.
+//
+// Within a step they meet a few times a layer, some microseconds apart: they spin a little, then yield the core to whoever
+// wants it. Between steps they sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#include <sched.h>
+
+namespace cortex {
+
+constexpr int kSpins = 2000;
+
+inline void pause_briefly(int& spins) {
+    if (++spins > kSpins) {
+        sched_yield();
+    } else {
+#if defined(__x86_64__)
+        _mm_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+}
+
+class Barrier {
+  public:
+    explicit Barrier(int size) : size_(size) {}
+
+    void wait() {
+        const int turn = turn_.load(std::memory_order_acquire);
+        if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+            here_.store(0, std::memory_order_relaxed);
+            turn_.store(turn + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; turn_.load(std::memory_order_acquire) == turn;) pause_briefly(spins);
+    }
+
+    void resize(int size) { size_ = size; }
+
+  private:
+    int size_;
+    alignas(64) std::atomic<int> here_{0};
+    alignas(64) std::atomic<int> turn_{0};
+};
+
+// Parts of one phase of a step, taken by whoever is free.
+class Parts {
+  public:
+    void reset() { next_.store(0, std::memory_order_relaxed); }
+
+    template <typename Do> void share(int count, int at_once, Do&& act) {
+        for (;;) {
+            const int first = next_.fetch_add(at_once, std::memory_order_relaxed);
+            if (first >= count) return;
+            for (int i = first; i < first + at_once && i < count; i++) act(i);
+        }
+    }
+
+  private:
+    alignas(64) std::atomic<int> next_{0};
+};
+
+class Team {
+  public:
+    explicit Team(int size) : barrier(size), size_(size) {
+        for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { serve(i); });
+    }
+
+    ~Team() {
+        {
+            std::lock_guard lock(mutex_);
+            ended_ = true;
+        }
+        wake_.notify_all();
+        for (auto& thread : threads_) thread.join();
+    }
+
+    int size() const { return size_; }
+
+    // Have the first `size` threads run it; returns when all have.
+    void run(int size, const std::function<void(int)>& work) {
+        barrier.resize(size);
+        {
+            std::lock_guard lock(mutex_);
+            work_ = &work;
+            active_ = size;
+            running_.store(size - 1, std::memory_order_relaxed);
+            number_++;
+        }
+        if (size > 1) wake_.notify_all();
+        work(0);
+        for (int spins = 0; running_.load(std::memory_order_acquire);) pause_briefly(spins);
+    }
+
+    Barrier barrier;
+
+  private:
+    void serve(int index) {
+        for (uint64_t seen = 0;;) {
+            const std::function<void(int)>* work = nullptr;
+            {
+                std::unique_lock lock(mutex_);
+                wake_.wait(lock, [&] { return ended_ || number_ != seen; });
+                if (ended_) return;
+                seen = number_;
+                if (index < active_) work = work_;
+            }
+            if (work) {
+                (*work)(index);
+                running_.fetch_sub(1, std::memory_order_release);
+            }
+        }
+    }
+
+    int size_, active_ = 0;
+    std::vector<std::thread> threads_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    const std::function<void(int)>* work_ = nullptr;
+    uint64_t number_ = 0;
+    std::atomic<int> running_{0};
+    bool ended_ = false;
+};
+
+}  // namespace cortex

@@ -1,0 +1,94 @@
+"""A model that costs nothing and forgives nothing: what it says next depends on every token of a sequence, as it is
+found in the cache.
+
+The content of a slot is a hash of the token there and of the content before it, read through the sequence's table, as
+the keys and values of a real model depend on all tokens before them. The next token is a hash of the contents at all
+positions. So a block of another text, one that was not computed, or one that was overwritten gives a wrong token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cortex_neuron.engine.engine import Engine
+from cortex_neuron.engine.kv_cache import CacheSize
+from cortex_neuron.layers.batch import Batch
+from cortex_neuron.models.loaded import CacheShape, LoadedModel
+
+VOCAB = 50
+EOS = 7
+_SHAPE = CacheShape(layers=1, kv_heads=1, head_dim=1, dtype=torch.float32)
+_MODULUS = (1 << 61) - 1
+
+
+def _content(before: int, token: int) -> int:
+    return (before * 1_000_003 + token + 1) % _MODULUS
+
+
+def _next_token(contents: Sequence[int]) -> int:
+    return sum(content * (2 * i + 1) for i, content in enumerate(contents)) % _MODULUS % VOCAB
+
+
+def answer(prompt: Sequence[int], max_tokens: int, context: int) -> list[int]:
+    """What a prompt gets, without any cache."""
+    contents: list[int] = []
+    for token in prompt:
+        contents.append(_content(contents[-1] if contents else 0, token))
+    tokens: list[int] = []
+    while len(tokens) < max_tokens and len(contents) < context:
+        tokens.append(_next_token(contents))
+        if tokens[-1] == EOS or len(tokens) + len(prompt) >= context:
+            break
+        contents.append(_content(contents[-1], tokens[-1]))
+    return tokens
+
+
+class StandIn:
+    """Runs batches. `fails` makes the next one fail when it has written half of its rows, wrong ones."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._contents = [-1] * num_slots
+        self.fails = False
+        self.num_computed = 0
+
+    def run(self, batch: Batch) -> Tensor:
+        """Logits [wanted, vocab]"""
+        if self.fails:
+            self.fails = False
+            for slot in batch.slots[: len(batch.slots) // 2 + 1].tolist():
+                self._contents[slot] = 1
+            raise ValueError("a shape error")
+        self.num_computed += batch.num_rows
+        said = [self._sequence(batch, i) for i in range(len(batch.pasts))]
+        logits = torch.zeros(len(batch.wanted), VOCAB)
+        for row, i in enumerate(batch.wanted.tolist()):
+            logits[row, said[i]] = 1.0
+        return logits
+
+    def _sequence(self, batch: Batch, i: int) -> int:
+        size, table = batch.block_size, batch.table(i)
+        places = [int(table[p // size]) * size + p % size for p in range(batch.lengths[i])]
+        past = int(batch.pasts[i])
+        rows = slice(batch.starts[i], batch.starts[i + 1])
+        assert batch.slots[rows].tolist() == places[past:], "rows are written where the table says"
+        before = self._contents[places[past - 1]] if past else 0
+        for token, slot in zip(batch.tokens[rows].tolist(), places[past:], strict=True):
+            before = self._contents[slot] = _content(before, token)
+        return _next_token([self._contents[slot] for slot in places])
+
+
+def start_engine(size: CacheSize, max_sequences: int, step_tokens: int) -> tuple[Engine, StandIn]:
+    """An engine whose batches the stand-in computes."""
+    model = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
+    runs = StandIn(size.num_blocks * size.block_size)
+    return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs), runs
+
+
+def prompt_of(rng: np.random.Generator, length: int) -> list[int]:
+    """Random tokens."""
+    tokens: list[int] = rng.integers(0, VOCAB, length).tolist()
+    return tokens
