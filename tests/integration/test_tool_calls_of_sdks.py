@@ -101,7 +101,7 @@ async def test_anthropics_client_streams_a_call_and_sends_its_result(claude: ant
     answer = await claude.messages.create(model="told", max_tokens=50, messages=messages, tools=[CLAUDES])
     assert answer.content[0].text == "It rains."
     counted = await claude.messages.count_tokens(model="told", messages=messages, tools=[CLAUDES])
-    assert counted.input_tokens == answer.usage.input_tokens
+    assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
 
 
 async def test_forced_calls_are_made_by_a_model_that_knows_none(
