@@ -37,6 +37,7 @@ MODEL: dict[str, Any] = {
     "aliases": ["chat", "size:8b"],
     "context": 8192,
     "capabilities": ["tools", "images"],
+    "tool_parser": "qwen_xml",
 }
 GATEWAY: dict[str, Any] = {
     "listen": "127.0.0.1:8000",

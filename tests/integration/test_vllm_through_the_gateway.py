@@ -62,6 +62,30 @@ async def test_a_cold_model_is_loaded_and_answers_in_both_dialects(fleet: tuple[
     assert (await gateway.metrics())['cortex_tokens_total{kind="completion",model="echo"}'] == 20
 
 
+async def test_tool_calls_and_thoughts_are_translated_both_ways(fleet: tuple[RunningGateway, RunningNeuron]) -> None:
+    """Anthropic's tools to an engine that speaks OpenAI alone, streamed and whole (cases W5, S4, S9)."""
+    gateway, _ = fleet
+    order = {"think": "hm", "call": {"city": "Zürich"}}
+    asked = ordered(
+        order,
+        tools=[{"name": "weather", "input_schema": {"type": "object"}}],
+        tool_choice={"type": "tool", "name": "weather"},
+        thinking={"type": "adaptive", "display": "omitted"},
+    )
+    async with gateway.ask("nick", MESSAGES, **asked) as response:
+        whole = await response.json()
+    thought, use = whole["content"]
+    assert (thought["type"], thought["thinking"], use["type"], use["name"]) == ("thinking", "", "tool_use", "weather")
+    assert (whole["stop_reason"], use["input"]) == ("tool_use", {"city": "Zürich"})
+    text = await gateway.text("nick", MESSAGES, **asked)
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert json.loads("".join(delta.get("partial_json", "") for delta in deltas)) == use["input"]
+    assert [delta["signature"] for delta in deltas if "signature" in delta] == [thought["signature"]]
+    assert not any(delta.get("thinking") for delta in deltas)
+    assert events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
 async def test_a_broken_stream_is_an_error_in_both_dialects(fleet: tuple[RunningGateway, RunningNeuron]) -> None:
     """And a client that leaves is noticed through both services (cases S6, S8)."""
     gateway, neuron = fleet

@@ -9,28 +9,42 @@ VOCABULARY = 128
 
 
 def write_tiny_model(folder: Path) -> Path:
-    """Random weights, the same each time; divides over 2 and 4 ranks."""
-    import torch
+    """Its tokens are words without a meaning."""
     from tokenizers import Tokenizer, models
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(11)
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    _write_weights(folder, vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     words = {f"w{number}": number for number in range(VOCABULARY)}
     Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "w2"}, "chat_template": "x"}))
     return folder
+
+
+def write_byte_model(folder: Path, template: str) -> Path:
+    """Its tokens are bytes, and those of scripted_model."""
+    from scripted_model import byte_tokenizer
+
+    more = {"max_position_embeddings": 2048, "bos_token_id": 257, "eos_token_id": 256, "pad_token_id": 0}
+    _write_weights(folder, vocab_size=272, **more)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    special = {"bos_token": "<|start|>", "eos_token": "<|end|>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    return folder
+
+
+def _write_weights(folder: Path, **config: int) -> None:
+    """Random ones, the same each time; they divide over 2 and 4 ranks."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(11)
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
+    settings = AutoConfig.for_model("llama", **(shape | config))
+    AutoModelForCausalLM.from_config(settings, dtype=torch.float32).save_pretrained(folder)

@@ -7,10 +7,11 @@ Does not own: the turns (anthropic_turns.py), shapes (cortex_contracts.wire.anth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cortex_contracts.wire import anthropic as wire
-from cortex_contracts.wire.errors import ImagesNotSupported, UnsupportedParameter
+from cortex_contracts.wire.errors import ImagesNotSupported, InvalidRequest, UnsupportedParameter
 from cortex_dialects import unsupported
 from cortex_dialects.anthropic_turns import chat_messages, image_paths
 from cortex_dialects.generation import Generation
@@ -20,6 +21,13 @@ from cortex_dialects.validation import validate
 
 # The same name and meaning in both dialects.
 _SHARED = ("max_tokens", "temperature", "top_p", "top_k", "stream")
+_EFFORTS = {"xhigh": "high", "max": "high"}  # engines know no more than that
+# Of a translated request, and what the client calls the same.
+_PLACES = (
+    ("response_format.json_schema.schema", "output_config.format.schema"),
+    (".function.parameters", ".input_schema"),
+    (".function.name", ".name"),
+)
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -30,10 +38,9 @@ def parse_messages(body: bytes) -> Generation:
     if isinstance(request.messages[-1], wire.AssistantTurn):
         path = f"messages[{len(request.messages) - 1}]"
         raise UnsupportedParameter(f"{path}: the last turn may not be the assistant's (prefill)", param=path)
-    if request.tool_choice and request.tool_choice.type in ("any", "tool"):
-        message = f"tool_choice: not supported; leave it out or send auto or none (it is {request.tool_choice.type})"
-        raise UnsupportedParameter(message, param="tool_choice")
-    return read_chat(_generation_fields(request))
+    shown = request.thinking is None or request.thinking.display != "omitted"
+    chat = _generation_fields(request) | _tool_choice(request) | _answer_format(request)
+    return replace(_read(chat), show_reasoning=shown)
 
 
 def parse_count_tokens(body: bytes) -> Generation:
@@ -43,6 +50,14 @@ def parse_count_tokens(body: bytes) -> Generation:
     return read_chat(_prompt_fields(request))
 
 
+def omits_thinking(body: bytes) -> bool:
+    """Whether a /v1/messages request wants none of the thoughts, but their place."""
+    if b'"omitted"' not in body:  # it may be megabytes, and mostly is not to be read again
+        return False
+    thinking = parse_object(body).get("thinking")
+    return isinstance(thinking, dict) and thinking.get("display") == "omitted"
+
+
 def messages_to_chat(body: dict[str, Any]) -> dict[str, Any]:
     """A /v1/messages request as a /v1/chat/completions request with vLLM's extensions. Raises InvalidRequest's kin.
 
@@ -50,17 +65,53 @@ def messages_to_chat(body: dict[str, Any]) -> dict[str, Any]:
     Anthropic's streams always end with it.
     """
     request = validate(wire.MessagesRequest, body, unsupported.MESSAGES)
-    chat = _generation_fields(request)
-    choice = request.tool_choice
-    if isinstance(choice, wire.NamedToolChoice):
-        chat["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-    elif choice is not None:
-        chat["tool_choice"] = _CHOICES[choice.type]
-    if choice is not None and choice.disable_parallel_tool_use is not None:
-        chat["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    chat = _generation_fields(request) | _tool_choice(request) | _answer_format(request)
     if isinstance(request.messages[-1], wire.AssistantTurn):
         chat |= {"continue_final_message": True, "add_generation_prompt": False}
     return chat
+
+
+def _read(chat: dict[str, Any]) -> Generation:
+    """A translated request; what is wrong with it is called by the names that the client knows."""
+    try:
+        generation = read_chat(chat)
+    except InvalidRequest as error:
+        place = _place(error.param or "")
+        raise type(error)(error.message.replace(error.param or "", place), param=place or None) from error
+    use, form = generation.tool_use, generation.answer_format
+    if use is not None:
+        use = replace(use, tools=tuple(replace(tool, place=_place(tool.place)) for tool in use.tools))
+    if form is not None:
+        form = replace(form, place=_place(form.place))
+    return replace(generation, tool_use=use, answer_format=form)
+
+
+def _place(openai: str) -> str:
+    for theirs, ours in _PLACES:
+        openai = openai.replace(theirs, ours)
+    return openai
+
+
+def _tool_choice(request: wire.CountTokensRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if choice is None:
+        return {}
+    chat: dict[str, Any] = {}
+    if isinstance(choice, wire.NamedToolChoice):
+        chat["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    else:
+        chat["tool_choice"] = _CHOICES[choice.type]
+    if choice.disable_parallel_tool_use is not None:
+        chat["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    return chat
+
+
+def _answer_format(request: wire.CountTokensRequest) -> dict[str, Any]:
+    config = request.output_config
+    asked = config.format if config is not None and config.format is not None else request.output_format
+    if asked is None:
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.schema_}}}
 
 
 def _check_images(request: wire.CountTokensRequest) -> None:
@@ -75,6 +126,8 @@ def _prompt_fields(request: wire.CountTokensRequest) -> dict[str, Any]:
     if request.thinking is not None:
         # The switch that chat templates of thinking models have; the others do not look at it.
         chat["chat_template_kwargs"] = {"enable_thinking": request.thinking.type != "disabled"}
+    if request.output_config is not None and request.output_config.effort is not None:
+        chat["reasoning_effort"] = _EFFORTS.get(request.output_config.effort, request.output_config.effort)
     return chat
 
 
@@ -91,5 +144,6 @@ def _generation_fields(request: wire.MessagesRequest) -> dict[str, Any]:
 
 
 def _tool(tool: wire.Tool) -> dict[str, Any]:
-    described = {} if tool.description is None else {"description": tool.description}
-    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema}}
+    described: dict[str, Any] = {} if tool.description is None else {"description": tool.description}
+    strict = {} if tool.strict is None else {"strict": tool.strict}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema, **strict}}

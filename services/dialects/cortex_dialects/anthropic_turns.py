@@ -77,7 +77,8 @@ def _assistant(turn: wire.AssistantTurn) -> Json:
     if isinstance(turn.content, str):
         return {"role": "assistant", "content": turn.content}
     texts = [block for block in turn.content if isinstance(block, wire.Text)]
-    thoughts = [block.thinking for block in turn.content if isinstance(block, wire.Thinking)]
+    # One without text had its thoughts omitted: there is nothing to show a template.
+    thoughts = [block.thinking for block in turn.content if isinstance(block, wire.Thinking) and block.thinking]
     calls = [_tool_call(block) for block in turn.content if isinstance(block, wire.ToolUse)]
     message: Json = {"role": "assistant", "content": _content(texts) if texts or not calls else None}
     if thoughts:

@@ -45,7 +45,10 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of tool call `call` of choice `index`; the first of a call carries `id` and `name`."""
+    """More of tool call `call` of choice `index`; the first of a call carries `id` and `name`.
+
+    A call ends where another delta, another call's or Finished follows.
+    """
 
     index: int
     call: int
@@ -70,6 +73,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion's
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0

@@ -7,7 +7,7 @@ generation_config.json, then DEFAULTS. Made by: openai.py and anthropic.py. Read
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,34 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSchema:
+    """A tool that may be called. `place` is where the client gave the JSON Schema of its arguments."""
+
+    name: str
+    schema: dict[str, Any]
+    place: str
+    strict: bool = False  # its arguments keep to the schema, whether its call is forced or not
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools the answer may call."""
+
+    tools: tuple[ToolSchema, ...]
+    forced: bool = False  # the answer is a call of one of them, and nothing else
+    parallel: bool = True  # it may be several
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """What the answer's text must be. `place` is where the client said so."""
+
+    kind: Literal["json_schema", "regex", "choice", "grammar"]
+    value: Any  # a JSON Schema, a pattern, the choices, or a grammar in Lark's or GBNF's words
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One request. Choice `index` counts prompts, then `n`: prompt p's k-th answer is p * n + k."""
 
@@ -64,6 +92,9 @@ class Generation:
     echo: bool = False  # the prompt is the first text of each choice: the neuron's first TextDelta of it
     return_token_ids: bool = False
     user: str | None = None
+    tool_use: ToolUse | None = None  # None: what looks like a call is text
+    answer_format: AnswerFormat | None = None
+    show_reasoning: bool = True  # else its place is shown, and nothing of it
 
     @property
     def num_choices(self) -> int:

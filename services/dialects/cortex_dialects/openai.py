@@ -12,9 +12,11 @@ from typing import Any
 from cortex_contracts.wire.errors import InvalidParameter
 from cortex_contracts.wire.openai import ChatRequest, CompletionRequest, GenerationRequest
 from cortex_dialects import unsupported
+from cortex_dialects.answer_format import answer_format
 from cortex_dialects.chat_messages import template_messages
-from cortex_dialects.generation import ChatPrompt, Generation, Prompt, Sampling, TextPrompt, TokenPrompt
+from cortex_dialects.generation import ChatPrompt, Generation, Prompt, Sampling, TextPrompt, TokenPrompt, ToolUse
 from cortex_dialects.json_body import parse_object
+from cortex_dialects.tool_use import tool_use
 from cortex_dialects.validation import validate
 
 
@@ -29,10 +31,20 @@ def read_chat(body: dict[str, Any]) -> Generation:
     if request.top_logprobs and not request.logprobs:
         raise InvalidParameter("top_logprobs: needs logprobs to be true", param="top_logprobs")
     tools = () if request.tool_choice == "none" else tuple(body.get("tools") or ())
-    prompt = ChatPrompt(template_messages(request.messages), tools, request.chat_template_kwargs or {})
+    prompt = ChatPrompt(template_messages(request.messages), tools, _template_kwargs(request))
     max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return _generation(request, (prompt,), max_tokens, logprobs)
+    return _generation(request, (prompt,), max_tokens, logprobs, tools=tool_use(request))
+
+
+def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
+    """Variables for the template. Of those that switch thinking, a template knows one, or none."""
+    effort = request.reasoning_effort
+    kwargs: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    kwargs |= request.chat_template_kwargs or {}
+    if "enable_thinking" in kwargs:
+        kwargs.setdefault("thinking", kwargs["enable_thinking"])
+    return kwargs
 
 
 def parse_completion(body: bytes) -> Generation:
@@ -57,6 +69,7 @@ def _generation(
     logprobs: int | None,
     *,
     echo: bool = False,
+    tools: ToolUse | None = None,
 ) -> Generation:
     options = request.stream_options
     if options is not None and not request.stream:
@@ -75,6 +88,8 @@ def _generation(
         echo=echo,
         return_token_ids=bool(request.return_token_ids),
         user=request.user,
+        tool_use=tools,
+        answer_format=answer_format(request),
     )
 
 

@@ -79,9 +79,14 @@ class _CachedTokens(BaseModel):
     cached_tokens: int | None = None
 
 
+class _ReasoningTokens(BaseModel):
+    reasoning_tokens: int | None = None
+
+
 class _Usage(BaseModel):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
+    completion_tokens_details: _ReasoningTokens | None = None
     prompt_tokens_details: _CachedTokens | None = None
 
 
@@ -199,7 +204,8 @@ def _end(choice: _Choice, finish_reason: str) -> Event:
 
 def _usage(usage: _Usage) -> Usage:
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0)
+    reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, reasoning or 0)
 
 
 def _envelope_error(status: int, error: object, retry_after: str | None) -> CortexError:

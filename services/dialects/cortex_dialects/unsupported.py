@@ -25,11 +25,6 @@ _VLLM: Unsupported = {
     "allowed_token_ids": (),
     "bad_words": ([],),
     "logits_processors": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
     "priority": (0,),
     "typical_p": (1,),
     "top_a": (0,),
@@ -37,15 +32,12 @@ _VLLM: Unsupported = {
 
 CHAT: Unsupported = {
     **_VLLM,
-    "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "moderation": (),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": ("medium",),
     "web_search_options": (),
     "best_of": (1,),
@@ -62,7 +54,6 @@ COMPLETION: Unsupported = {
     **_VLLM,
     "best_of": (1,),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "add_special_tokens": (True,),
 }
 
@@ -70,7 +61,6 @@ MESSAGES: Unsupported = {
     "container": (),
     "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "mcp_servers": ([],),
-    "output_format": (),
     "speed": ("standard",),
     "user_profile_id": (),
     "workspace_id": (),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_MODEL = "unknown"
 _BYTES_OF_A_TOKEN = 4
-_COUNTS_ONLY = "/v1/messages/count_tokens"  # no engine is asked
+_COUNTS_ONLY = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})  # no engine is asked
 
 
 class Stage(StrEnum):
@@ -175,7 +175,7 @@ class Exchange:
         """What it has cost: as the neuron counted, or of an answer without counts (cut short, mostly) an estimate."""
         if self.usage is not None and self.usage.prompt_tokens:
             return self.usage.prompt_tokens + self.usage.completion_tokens
-        asked = self.ended_in in (Stage.ASKED, Stage.ANSWERING) and self.path != _COUNTS_ONLY
+        asked = self.ended_in in (Stage.ASKED, Stage.ANSWERING) and self.path not in _COUNTS_ONLY
         asked = asked and self.outcome in _MAY_HAVE_COST
         return self.prompt_bytes // _BYTES_OF_A_TOKEN + self.events if asked else 0
 

@@ -80,6 +80,7 @@ let
             "httptools"
             "huggingface-hub"
             "jinja2"
+            "llguidance"
             "msgspec"
             "nvidia-ml-py"
             "opentelemetry-exporter-otlp-proto-http"

@@ -14,6 +14,8 @@ from cortex_dialects.generation import ChatPrompt
 USER = {"role": "user", "content": "hi"}
 TOOL = {"name": "f", "description": "does f", "input_schema": {"type": "object", "properties": {"a": {}}}}
 USE = {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": "é"}}
+FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
+CHAT_FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
 PNG_PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 
@@ -174,7 +176,10 @@ def test_thinking_in_history_is_reasoning_not_words():
         ({"thinking": {"type": "disabled"}}, {"chat_template_kwargs": {"enable_thinking": False}}),
         ({"service_tier": "auto"}, {}),
         ({"cache_control": {"type": "ephemeral"}}, {}),
-        ({"output_config": {"effort": "high"}}, {}),
+        ({"output_config": {"effort": "high"}}, {"reasoning_effort": "high"}),
+        ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
+        ({"output_config": {"format": FORMAT}}, {"response_format": CHAT_FORMAT}),
+        ({"output_format": FORMAT}, {"response_format": CHAT_FORMAT}),
         ({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}, {}),
     ],
 )
@@ -224,9 +229,10 @@ def test_counting_takes_the_prompt_alone():
         ({"tools": [{"name": "f"}]}, InvalidParameter, "tools[0].input_schema"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, InvalidParameter, "tools[0].type"),
         ({"tool_choice": {"type": "tool"}}, InvalidParameter, "tool_choice.name"),
-        ({"tool_choice": {"type": "any"}}, UnsupportedParameter, "tool_choice"),
-        ({"tool_choice": {"type": "tool", "name": "f"}}, UnsupportedParameter, "tool_choice"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, UnsupportedParameter, "output_config.format"),
+        ({"tool_choice": {"type": "any"}}, InvalidParameter, "tool_choice"),
+        ({"tool_choice": {"type": "tool", "name": "f"}}, InvalidParameter, "tool_choice.name"),
+        ({"tools": [TOOL, TOOL]}, InvalidParameter, "tools[1].name"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, InvalidParameter, "output_config.format.schema"),
         ({"mcp_servers": [{"url": "x"}]}, UnsupportedParameter, "mcp_servers"),
         ({"container": "c"}, UnsupportedParameter, "container"),
         ({"n": 2}, UnsupportedParameter, "n"),

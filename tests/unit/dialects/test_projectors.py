@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ from cortex_dialects.projectors import Projector, chat_projector, completion_pro
 from cortex_dialects.projectors.frame import MARK
 from cortex_dialects.sse import EventReader, ServerSentEvent
 
+HM_SIGNATURE = base64.b64encode(hashlib.sha256(b"hm").digest()).decode()
 CREATED = 1_700_000_000
 USAGE = Usage(prompt_tokens=3, completion_tokens=4, cached_tokens=1)
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=5)
@@ -279,13 +282,30 @@ def test_a_whole_message_has_the_blocks_of_the_streamed_one():
     """One path for both (case S9)."""
     answer = Message.model_validate_json(messages().document(MIXED_EVENTS))
     assert [block.model_dump(exclude_none=True) for block in answer.content] == [
-        {"type": "thinking", "thinking": "hm", "signature": ""},
+        {"type": "thinking", "thinking": "hm", "signature": HM_SIGNATURE},
         {"type": "text", "text": "see"},
         {"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}},
         {"type": "tool_use", "id": "c2", "name": "g", "input": {}},
         {"type": "text", "text": "end"},
     ]
     assert (answer.id, answer.stop_reason, answer.usage.output_tokens) == ("msg_r1", "tool_use", 4)
+
+
+def test_thoughts_that_are_not_to_be_shown_leave_their_place_and_a_signature():
+    """Anthropic's display omitted: the block is there, and what was thought is not, streamed and whole (case S4)."""
+    deltas = [e["delta"] for e in anthropic_events(messages(show_reasoning=False), MIXED_EVENTS) if "delta" in e]
+    assert deltas[0] == {"type": "signature_delta", "signature": HM_SIGNATURE}
+    assert not any("thinking" in delta for delta in deltas)
+    block = json.loads(messages(show_reasoning=False).document(MIXED_EVENTS))["content"][0]
+    assert block == {"type": "thinking", "thinking": "", "signature": HM_SIGNATURE}
+
+
+def test_reasoning_tokens_are_counted_where_there_were_some():
+    """In each dialect's words."""
+    events: list[Event] = [ReasoningDelta(0, "hm"), Finished(0, "stop"), Usage(3, 4, reasoning_tokens=2)]
+    usage = json.loads(chat().document(events))["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 2}
+    assert json.loads(messages().document(events))["usage"]["output_tokens_details"] == {"thinking_tokens": 2}
 
 
 def test_arguments_that_were_cut_are_kept_as_they_are():

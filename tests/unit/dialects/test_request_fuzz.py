@@ -13,19 +13,30 @@ from hypothesis import strategies as st
 from cortex_contracts.wire.anthropic import MessagesRequest
 from cortex_contracts.wire.errors import InvalidRequest, openai_body
 from cortex_contracts.wire.openai import ChatRequest, CompletionRequest
+from cortex_contracts.wire.openai_formats import StructuredOutputs
 from cortex_dialects import unsupported
 from cortex_dialects.anthropic import parse_count_tokens, parse_messages
-from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
+from cortex_dialects.tokens import parse_detokenize, parse_tokenize
 
-Parser = Callable[[bytes], Generation]
-PARSERS: list[Parser] = [parse_chat, parse_completion, parse_messages, parse_count_tokens]
+Parser = Callable[[bytes], object]
+PARSERS: list[Parser] = [
+    parse_chat,
+    parse_completion,
+    parse_messages,
+    parse_count_tokens,
+    parse_tokenize,
+    parse_detokenize,
+]
+SHAPES = (ChatRequest, CompletionRequest, MessagesRequest, StructuredOutputs)
+INSIDE = "role content type text tool_calls function arguments image_url source input id json_schema schema json name"
 NAMES = sorted(
-    {"role", "content", "type", "text", "tool_calls", "function", "arguments", "image_url", "source", "input", "id"}
-    | {name for shape in (ChatRequest, CompletionRequest, MessagesRequest) for name in shape.model_fields}
+    set(INSIDE.split())
+    | {name for shape in SHAPES for name in shape.model_fields}
     | {name for table in (unsupported.CHAT, unsupported.MESSAGES) for name in table}
 )
 WORDS = ["user", "assistant", "tool", "system", "text", "image", "image_url", "tool_use", "tool_result", "auto", "{}"]
+WORDS += ["json_schema", "json_object", "required", "any", "function"]
 SCALARS = (
     st.none()
     | st.booleans()

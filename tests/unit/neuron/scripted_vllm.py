@@ -4,7 +4,7 @@ A model folder may hold script.json: {"start": "die" | "never" | "out_of_memory"
     "completion": text}
 A chat's last message may be an order:
     {"reply": text, "step_s": s, "prefill_s": s, "die_after": n, "hang_after": n, "fail_after": n, "cut_after": n,
-     "wait_after": n, "refuse": true}
+     "wait_after": n, "refuse": true, "call": arguments of the first tool, "think": text}
 A token is a character. What it was started with is written to started.json beside the script.
 """
 
@@ -23,11 +23,11 @@ from typing import Any
 
 from aiohttp import web
 
-FLAGS = ("--disable-uvicorn-access-log", "--enable-prompt-tokens-details")
+FLAGS = ("--disable-uvicorn-access-log", "--enable-prompt-tokens-details", "--enable-auto-tool-choice")
 VALUES = (
     "--uds", "--gpu-memory-utilization", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len", "--dtype",
     "--quantization", "--tensor-parallel-size", "--pipeline-parallel-size", "--distributed-executor-backend",
-    "--override-generation-config",
+    "--override-generation-config", "--tool-call-parser",
 )  # fmt: skip
 BLOCKS = 236
 
@@ -112,21 +112,21 @@ class Server:
         reply, usage = order.get("reply", "ok"), {"prompt_tokens": 11, "total_tokens": 0, "completion_tokens": 0}
         usage["completion_tokens"] = len(reply)
         usage["prompt_tokens_details"] = {"cached_tokens": 3}
+        deltas, reason = _deltas(reply, body, order)
         if not body.get("stream"):
             for position in range(len(reply)):
                 await self.step(order, position, None)
-            message = {"role": "assistant", "content": reply, "unknown_to_us": None}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            choice = {"index": 0, "message": _message(deltas), "finish_reason": reason}
             return web.json_response({"id": "c", "model": body["model"], "choices": [choice], "usage": usage})
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         await asyncio.sleep(order.get("prefill_s", 0.0))
         await response.write(_event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}))
-        for position, character in enumerate(reply):
+        for position, delta in enumerate(deltas):
             if await self.step(order, position, response):
                 return response
-            await response.write(_event({"choices": [{"index": 0, "delta": {"content": character}}]}))
-        await response.write(_event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+            await response.write(_event({"choices": [{"index": 0, "delta": delta}]}))
+        await response.write(_event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}))
         if (body.get("stream_options") or {}).get("include_usage"):
             await response.write(_event({"choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
@@ -150,6 +150,31 @@ class Server:
         await asyncio.sleep(order.get("step_s", 0.002))
         self.steps += 1
         return False
+
+
+def _deltas(reply: str, body: dict[str, Any], order: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """What a stream says, piece by piece, and why it ends."""
+    thoughts: list[dict[str, Any]] = [{"reasoning": each} for each in order.get("think", "")]
+    if "call" not in order:
+        return [*thoughts, *({"content": each} for each in reply)], "stop"
+    name, arguments = body["tools"][0]["function"]["name"], json.dumps(order["call"])
+    start = {"index": 0, "id": "chatcmpl-tool-1", "type": "function", "function": {"name": name, "arguments": ""}}
+    pieces = [{"index": 0, "function": {"arguments": each}} for each in arguments]
+    return [*thoughts, *({"tool_calls": [each]} for each in (start, *pieces))], "tool_calls"
+
+
+def _message(deltas: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same, whole."""
+    message: dict[str, Any] = {"role": "assistant", "content": None, "unknown_to_us": None}
+    for name in ("content", "reasoning"):
+        if text := "".join(delta.get(name, "") for delta in deltas):
+            message[name] = text
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    if calls:
+        arguments = "".join(call["function"]["arguments"] for call in calls)
+        message["tool_calls"] = [{**calls[0], "function": {**calls[0]["function"], "arguments": arguments}}]
+        del message["tool_calls"][0]["index"]
+    return message
 
 
 def _event(body: dict[str, Any]) -> bytes:

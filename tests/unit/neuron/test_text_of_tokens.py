@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from cortex_dialects.events import Finished, ReasoningDelta, TextDelta
 from cortex_neuron.protocol.frames import Output, TokenLogprobs
+from cortex_neuron.text import reasoning
 from cortex_neuron.text.choice import Choice
 from cortex_neuron.text.detokenizer import Detokenizer
 from cortex_neuron.text.reasoning import ReasoningSplit
@@ -126,6 +127,39 @@ def test_an_answer_without_thinking_is_an_answer() -> None:
     pieces = [split.push(piece) for piece in (" ", "<", "b>", "x")] + [split.end()]
     assert "".join(answer for _, answer in pieces) == " <b>x"
     assert ReasoningSplit(enabled=False, thinking=False).push("<think>") == ("", "<think>")
+
+
+@pytest.mark.parametrize(
+    ("token", "template", "markers"),
+    [
+        (None, "", None),
+        ("</think>", "", ("<think>", "</think>")),
+        ("[/THINK]", "", ("[THINK]", "[/THINK]")),
+        (None, "{{ content.split('</think>')[-1] }}", ("<think>", "</think>")),
+        (None, "<seed:think>x</seed:think>", ("<seed:think>", "</seed:think>")),
+    ],
+)
+def test_what_stands_for_thoughts_is_found_in_tokenizer_and_template(
+    token: str | None, template: str, markers: tuple[str, str] | None
+) -> None:
+    """Nobody need say it (case S4)."""
+    tokenizer = Tokenizer(models.WordLevel({token or "x": 0}, unk_token=token or "x"))
+    found = reasoning.found(tokenizer, template)
+    assert (None if found is None else (found.start, found.end)) == markers
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_markers_that_are_special_tokens_are_seen_all_the_same(size: int) -> None:
+    """They have no text else: Magistral's thoughts would run into its answer. Their tokens are counted (case S4)."""
+    tokenizer = byte_tokenizer()
+    tokenizer = Tokenizer.from_str(tokenizer.to_str().replace("</think>", "[/THINK]"))
+    tokenizer.add_special_tokens(["[THINK]", "[/THINK]"])
+    ids = tokenizer.encode("[THINK]hm 🤖[/THINK] ok").ids
+    choice = Choice(0, TextModel(tokenizer, 300), b"prompt", stop=(), chat=True, num_top=None)
+    events = [event for at in range(0, len(ids), size) for event in choice.take(Output(1, ids[at : at + size]))]
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "hm 🤖"
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "ok"
+    assert choice.num_thoughts == 1 + len("hm 🤖".encode()) + 1
 
 
 def _choice(stop: tuple[str, ...] = (), **changed: Any) -> Choice:

@@ -76,6 +76,17 @@ def test_quant_is_a_type_of_numbers_or_vllms_to_know(quant: str, name: str, valu
     assert started(order(quant=quant))[name] == value
 
 
+@pytest.mark.parametrize(
+    ("ours", "vllms"), [("hermes", "hermes"), ("qwen_xml", "qwen3_coder"), ("mistral_args", "mistral")]
+)
+def test_the_catalogues_tool_parser_is_told_in_vllms_words(ours: str, vllms: str) -> None:
+    """And without one vLLM is left to what engine_args say."""
+    line = started(order(tool_parser=ours))
+    assert "--enable-auto-tool-choice" in line
+    assert line["--tool-call-parser"] == vllms
+    assert "--tool-call-parser" not in started(order())
+
+
 def test_the_servers_environment_is_its_own() -> None:
     """Its tools first, nothing of our Python, no figures sent home, and the inventory's word last."""
     known = environment(order(), environment={"DO_NOT_TRACK": "0", "HF_TOKEN": "x"})

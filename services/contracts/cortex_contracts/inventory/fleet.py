@@ -30,6 +30,7 @@ Listen = Annotated[
 ]
 SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
+ToolParser = Literal["hermes", "qwen_xml", "llama3_json", "mistral", "mistral_args", "deepseek_v3", "deepseek_v31"]
 EvictionStrategy = Literal["lru", "priority"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
@@ -85,6 +86,10 @@ class Model(Strict):
         tuple[Literal["chat", "completion", "tools", "images"], ...],
         Field(description="What it is good for, shown to clients"),
     ] = ("chat", "completion")
+
+    tool_parser: Annotated[
+        ToolParser | None, Field(description="How it writes tool calls; none finds out by its chat template")
+    ] = None
 
     @property
     def span(self) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, Tag
 
-from cortex_contracts.wire.shape import INT32_MAX, Finite, Lenient, Shape, TokenLimit, either
+from cortex_contracts.wire.shape import INT32_MAX, Finite, LeftOut, Lenient, Shape, TokenLimit, either
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
 
@@ -116,6 +116,7 @@ class Tool(Lenient):
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     input_schema: dict[str, Any]
+    strict: bool | None = None
 
 
 class ToolChoice(Lenient):
@@ -133,11 +134,22 @@ class ThinkingConfig(Lenient):
     """Whether the model thinks, for templates that have a switch. `budget_tokens` is taken as a hint."""
 
     type: Literal["enabled", "disabled", "adaptive"]
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputFormat(Lenient):
+    """The answer's text is JSON of this schema."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
 class OutputConfig(Shape):
-    effort: Annotated[str | None, Field(description="A hint; local models have no such dial")] = None
-    format: None = None
+    effort: Annotated[
+        Literal["low", "medium", "high", "xhigh", "max"] | None,
+        Field(description="For templates that have such a dial"),
+    ] = None
+    format: OutputFormat | None = None
 
 
 class Metadata(Lenient):
@@ -154,6 +166,7 @@ class CountTokensRequest(Shape):
     tool_choice: Annotated[ToolChoice | NamedToolChoice, Field(discriminator="type")] | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    output_format: Annotated[OutputFormat | None, Field(description="The older name of output_config.format")] = None
     cache_control: dict[str, Any] | None = None
 
 
@@ -178,6 +191,10 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
+class OutputTokensDetails(BaseModel):
+    thinking_tokens: int
+
+
 class Usage(BaseModel):
     """As the dialect has it, the two kinds of input add up to the prompt. A stream begins before it is known what was
     cached: there `input_tokens` is the whole prompt, and the last event's usage, which counts, divides it."""
@@ -185,6 +202,7 @@ class Usage(BaseModel):
     input_tokens: int  # that were not cached
     cache_read_input_tokens: int = 0
     output_tokens: int
+    output_tokens_details: OutputTokensDetails | None = LeftOut  # where the model has reasoned
 
 
 class TextBlock(BaseModel):
@@ -242,6 +260,11 @@ class ThinkingDelta(BaseModel):
     thinking: str
 
 
+class SignatureDelta(BaseModel):
+    type: Literal["signature_delta"] = "signature_delta"
+    signature: str
+
+
 class InputJsonDelta(BaseModel):
     type: Literal["input_json_delta"] = "input_json_delta"
     partial_json: str
@@ -250,7 +273,7 @@ class InputJsonDelta(BaseModel):
 class ContentBlockDelta(BaseModel):
     type: Literal["content_block_delta"] = "content_block_delta"
     index: int
-    delta: TextDelta | ThinkingDelta | InputJsonDelta
+    delta: TextDelta | ThinkingDelta | SignatureDelta | InputJsonDelta
 
 
 class ContentBlockStop(BaseModel):

@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
+from cortex_contracts.wire.openai_formats import (
+    Choices,
+    Effort,
+    Pattern,
+    ResponseFormat,
+    SchemaOrText,
+    StructuredOutputs,
+    ToolChoice,
+)
 from cortex_contracts.wire.shape import INT32_MAX, INT64_MAX, Finite, LeftOut, Lenient, Shape, TokenLimit, either
 
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
@@ -98,6 +107,7 @@ class FunctionDefinition(Shape):
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Shape):
@@ -136,12 +146,18 @@ class GenerationRequest(Shape):
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[Finite, Field(ge=-100, le=100)]] | None
     ) = None
     user: str | None = None
+    response_format: ResponseFormat | None = None
     # vLLM's
     top_k: Annotated[int, Field(ge=-1, le=INT32_MAX)] | None = None
     min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
+    guided_json: SchemaOrText | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Pattern | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class ChatRequest(GenerationRequest):
@@ -152,13 +168,14 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # These say who asks, how it is billed or cached, or what is kept of it: accepted, and no answer depends on them.
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
-    parallel_tool_calls: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
@@ -202,11 +219,16 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = LeftOut
+    completion_tokens_details: CompletionTokensDetails | None = LeftOut  # where the model has reasoned
 
 
 class TopLogprob(BaseModel):

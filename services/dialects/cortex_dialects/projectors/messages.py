@@ -5,6 +5,8 @@ Owns: how a run of like events becomes one content block, streamed or whole. Cal
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterable
 from itertools import groupby
@@ -42,6 +44,8 @@ class MessagesProjector:
         self._open: BlockKey | None = None
         self._num_blocks = 0
         self._frame: Frame | None = None
+        self._thoughts: Thoughts | None = None
+        self._shown = generation.show_reasoning
 
     def opening(self) -> bytes:
         start = wire.Message(id=self._id, model=self._model, usage=_usage_shape(self._usage))
@@ -79,7 +83,7 @@ class MessagesProjector:
         answer = wire.Message(
             id=self._id,
             model=self._model,
-            content=_blocks(kept),
+            content=_blocks(kept, self._shown),
             stop_reason=_stop_reason(end),
             stop_sequence=end.stop_sequence,
             usage=_usage_shape(usage),
@@ -93,19 +97,46 @@ class MessagesProjector:
         start = b"" if key == self._open else self._stop_block() + self._start_block(event, key)
         assert self._frame is not None, "a block is open"
         text = _text(event)
+        if self._thoughts is not None:
+            self._thoughts.add(text)
+            text = text if self._shown else ""
         return start + self._frame.holding(text) if text else start
 
     def _start_block(self, event: Delta, key: BlockKey) -> bytes:
         index = self._num_blocks
         self._open, self._num_blocks = key, index + 1
+        self._thoughts = Thoughts() if isinstance(event, ReasoningDelta) else None
         self._frame = Frame(wire.ContentBlockDelta(index=index, delta=_marked(event)), event="content_block_delta")
         return _event(wire.ContentBlockStart(index=index, content_block=_empty_block(event)))
 
     def _stop_block(self) -> bytes:
         if self._open is None:
             return b""
-        self._open = None
-        return _event(wire.ContentBlockStop(index=self._num_blocks - 1))
+        self._open, index, signature = None, self._num_blocks - 1, b""
+        if self._thoughts is not None:
+            signed = wire.SignatureDelta(signature=self._thoughts.signature)
+            signature = _event(wire.ContentBlockDelta(index=index, delta=signed))
+            self._thoughts = None
+        return signature + _event(wire.ContentBlockStop(index=index))
+
+
+class Thoughts:
+    """The text of a thinking block as its signature: a digest, for clients that keep no block without one.
+
+    It vouches for nothing, and nobody checks it when it comes back.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, text: str) -> None:
+        """More of the text."""
+        self._digest.update(text.encode(errors="replace"))
+
+    @property
+    def signature(self) -> str:
+        """Of all that was added."""
+        return base64.b64encode(self._digest.digest()).decode()
 
 
 def _event(shape: BaseModel) -> bytes:
@@ -149,19 +180,22 @@ def _marked(event: Delta) -> wire.TextDelta | wire.ThinkingDelta | wire.InputJso
             return wire.InputJsonDelta(partial_json=MARK)
 
 
-def _blocks(events: Iterable[Event]) -> list[wire.AnswerBlock]:
+def _blocks(events: Iterable[Event], show_reasoning: bool) -> list[wire.AnswerBlock]:
     """The blocks that the same events would open, fill and close in a stream."""
     deltas = [event for event in events if isinstance(event, Delta) and _key(event) is not None]
-    return [_whole_block(list(run)) for _, run in groupby(deltas, key=_key)]
+    return [_whole_block(list(run), show_reasoning) for _, run in groupby(deltas, key=_key)]
 
 
-def _whole_block(run: list[Delta]) -> wire.AnswerBlock:
+def _whole_block(run: list[Delta], show_reasoning: bool) -> wire.AnswerBlock:
     block, text = _empty_block(run[0]), "".join(map(_text, run))
     match block:
         case wire.TextBlock():
             return block.model_copy(update={"text": text})
         case wire.ThinkingBlock():
-            return block.model_copy(update={"thinking": text})
+            thoughts = Thoughts()
+            thoughts.add(text)
+            shown = text if show_reasoning else ""
+            return block.model_copy(update={"thinking": shown, "signature": thoughts.signature})
         case wire.ToolUseBlock():
             return block.model_copy(update={"input": _input(text)})
 
@@ -182,8 +216,10 @@ def _stop_reason(end: Finished) -> wire.StopReason:
 
 
 def _usage_shape(usage: Usage) -> wire.Usage:
+    thoughts = usage.reasoning_tokens
     return wire.Usage(
         input_tokens=usage.prompt_tokens - usage.cached_tokens,
         cache_read_input_tokens=usage.cached_tokens,
         output_tokens=usage.completion_tokens,
+        output_tokens_details=wire.OutputTokensDetails(thinking_tokens=thoughts) if thoughts else None,
     )

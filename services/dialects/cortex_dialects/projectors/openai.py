@@ -44,4 +44,7 @@ def usage_shape(usage: Usage) -> wire.Usage:
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         prompt_tokens_details=wire.PromptTokensDetails(cached_tokens=usage.cached_tokens),
+        completion_tokens_details=wire.CompletionTokensDetails(reasoning_tokens=usage.reasoning_tokens)
+        if usage.reasoning_tokens
+        else None,
     )

@@ -11,7 +11,7 @@ from functools import partial
 
 from sanic import HTTPResponse, Request
 
-from cortex_contracts.wire import anthropic, openai
+from cortex_contracts.wire import anthropic, openai, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.gateway import GatewayHealth, GatewayVersion, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
@@ -49,6 +49,8 @@ INFERENCE = (
         anthropic.TokenCount,
         AnthropicErrorBody,
     ),
+    Route("POST", "/tokenize", "A text's tokens", tokens.TokenizeRequest, tokens.TokenizeAnswer),
+    Route("POST", "/detokenize", "Tokens' text", tokens.DetokenizeRequest, tokens.DetokenizeAnswer),
 )
 PAGES = (
     Route("GET", "/v1/models", "Every declared model and where it stands", response=ModelCatalogue),

@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 
 from cortex_contracts.wire.errors import CortexError, InvalidRequest
-from cortex_dialects.anthropic import messages_to_chat
+from cortex_dialects.anthropic import messages_to_chat, omits_thinking
 from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
@@ -99,4 +99,5 @@ def _learn(events: list[Event], exchange: Exchange) -> None:
 
 
 def _projector(call: Call) -> Projector:
-    return messages_projector(Generation(model=call.name, prompts=()), call.request_id, 0, prompt_tokens=0)
+    generation = Generation(model=call.name, prompts=(), show_reasoning=not omits_thinking(call.body))
+    return messages_projector(generation, call.request_id, 0, prompt_tokens=0)

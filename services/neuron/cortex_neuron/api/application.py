@@ -11,10 +11,11 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
-from cortex_contracts.wire import anthropic, neuron, openai
+from cortex_contracts.wire import anthropic, neuron, openai, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openapi import Route, document
 from cortex_neuron.api import control, inference
+from cortex_neuron.api import tokens as token_pages
 from cortex_neuron.api.neuron import Neuron
 from cortex_serving import application
 
@@ -42,6 +43,7 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
     (Route("GET", "/version", "What runs: program, protocol, files", response=neuron.VersionAnswer), control.version),
     (Route("GET", "/metrics", "Prometheus metrics", media_type=_TEXT), control.metrics),
     (Route("GET", "/v1/models", "OpenAI: models", response=openai.ModelList), inference.model_list),
+    (Route("GET", "/v1/models/{model_id}", "One of them", response=openai.ModelCard), inference.model_card),
     (
         Route(
             "POST", "/v1/chat/completions", "OpenAI: chat", openai.ChatRequest, openai.ChatCompletion, streams=True
@@ -64,7 +66,15 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
             "POST", "/v1/messages/count_tokens", "Anthropic: a prompt's tokens", anthropic.CountTokensRequest,
             anthropic.TokenCount, AnthropicErrorBody,
         ),
-        inference.count_tokens,
+        token_pages.count_tokens,
+    ),
+    (
+        Route("POST", "/tokenize", "A text's tokens", tokens.TokenizeRequest, tokens.TokenizeAnswer),
+        token_pages.tokenize,
+    ),
+    (
+        Route("POST", "/detokenize", "Tokens' text", tokens.DetokenizeRequest, tokens.DetokenizeAnswer),
+        token_pages.detokenize,
     ),
 )  # fmt: skip
 

@@ -12,15 +12,16 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import unquote
 
 from sanic import HTTPResponse, Request
 from sanic.response import raw
 
 from cortex_contracts.inventory.clients import PriorityClass
-from cortex_contracts.wire.anthropic import TokenCount
 from cortex_contracts.wire.errors import InvalidRequest
 from cortex_contracts.wire.openai import ModelCard, ModelList
-from cortex_dialects.anthropic import parse_count_tokens, parse_messages
+from cortex_dialects.anthropic import parse_messages
 from cortex_dialects.dialect import dialect_of
 from cortex_dialects.events import Event, Failed
 from cortex_dialects.generation import Generation
@@ -30,7 +31,7 @@ from cortex_neuron.api import passing_on, trace, usage
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.api.request_log import Outcome, write
 from cortex_neuron.inference import answer
-from cortex_neuron.inference.preparation import Prepared, encode, prepare, seated
+from cortex_neuron.inference.preparation import Prepared, prepare, seated
 from cortex_neuron.protocol.priority import CLASSES
 from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.resident import Resident
@@ -45,6 +46,7 @@ _INLINE_BODY = 64 * 1024  # bytes; a larger one is parsed in a thread
 _PRIORITY = "x-cortex-priority"
 
 Events = list[Event]
+Asked = TypeVar("Asked")
 Answered = Callable[[Request, Neuron, Outcome], Awaitable[HTTPResponse | None]]
 
 
@@ -88,21 +90,6 @@ async def messages(request: Request) -> HTTPResponse | None:
     return await _answer(request, _MESSAGES)
 
 
-async def count_tokens(request: Request) -> HTTPResponse:
-    """POST /v1/messages/count_tokens"""
-    answered = await _accounted(request, _count_tokens)
-    assert answered is not None, "it is not streamed"
-    return answered
-
-
-async def _count_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:
-    generation = await _parse(request, parse_count_tokens)
-    outcome.model = generation.model
-    neuron.residency.check_open()
-    prompts = await encode(generation, _of_ours(neuron.residency.find(generation.model)))
-    return raw(TokenCount(input_tokens=sum(map(len, prompts))).model_dump_json(), content_type="application/json")
-
-
 async def model_list(request: Request) -> HTTPResponse:
     """GET /v1/models: what this neuron's catalogue has; which of it is loaded is in /models."""
     neuron = of(request)
@@ -110,18 +97,25 @@ async def model_list(request: Request) -> HTTPResponse:
     return raw(ModelList(data=cards).model_dump_json(), content_type="application/json")
 
 
+async def model_card(request: Request, model_id: str) -> HTTPResponse:
+    """GET /v1/models/{id}: one of them, by its id or an alias."""
+    neuron = of(request)
+    model = neuron.residency.find(unquote(model_id).rstrip("/")).model
+    return raw(ModelCard(id=model.id, created=neuron.started_at).model_dump_json(), content_type="application/json")
+
+
 async def _answer(request: Request, surface: Surface) -> HTTPResponse | None:
     async def answered(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse | None:
         if (resident := passing_on.resident_of(request, neuron)) is not None:
             return await passing_on.answer(request, neuron, resident, outcome)
-        generation = await _parse(request, surface.parse)
+        generation = await parse_body(request, surface.parse)
         outcome.model, outcome.stream = generation.model, generation.stream
         return await _admitted(request, neuron, surface, generation, outcome)
 
-    return await _accounted(request, answered)
+    return await accounted(request, answered)
 
 
-async def _accounted(request: Request, answered: Answered) -> HTTPResponse | None:
+async def accounted(request: Request, answered: Answered) -> HTTPResponse | None:
     """Any request of this surface. Its end is logged and counted, whichever it is."""
     now = asyncio.get_running_loop().time
     outcome = Outcome(request_id(request), dialect_of(request.path), now())
@@ -157,7 +151,8 @@ async def answer_exception(request: Request, exception: BaseException) -> HTTPRe
     return await application.answer_exception(request, exception)
 
 
-async def _parse(request: Request, parse: Callable[[bytes], Generation]) -> Generation:
+async def parse_body(request: Request, parse: Callable[[bytes], Asked]) -> Asked:
+    """What a body asks for. Raises InvalidRequest's kin."""
     check_media_type(request)
     if len(request.body) <= _INLINE_BODY:
         return parse(request.body)
@@ -170,7 +165,7 @@ async def _admitted(
     resident = neuron.residency.find(generation.model)
     outcome.model = resident.model.id
     neuron.residency.check_open()
-    serving = _of_ours(resident)
+    serving = of_ours(resident)
     writer = None
     with seated(generation, resident, neuron.seats):
         prepared = await prepare(generation, serving, _priority(request))
@@ -194,7 +189,7 @@ async def _admitted(
     )
 
 
-def _of_ours(resident: Resident) -> GroupServing:
+def of_ours(resident: Resident) -> GroupServing:
     """What serves it, where that is an engine of our own. Raises the 503 of its state, or InvalidRequest."""
     serving = resident.lend()
     if not isinstance(serving, GroupServing):

@@ -17,6 +17,7 @@ import numpy as np
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Name, Trail
 from cortex_neuron.engine.failures import Verdict, classify
+from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runs, runner_for
 from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
@@ -66,11 +67,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._by_id)
 
-    def submit(self, frame: Submit) -> None:
-        """Queue a sequence. Raises BadRequest."""
+    def submit(self, frame: Submit, constraint: Constraint | None = None) -> None:
+        """Queue a sequence, with its grammar compiled. Raises BadRequest."""
         if frame.id in self._by_id:
             raise BadRequest(f"id {frame.id} is in use")
-        sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic())
+        sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic(), constraint)
         self._by_id[frame.id] = sequence
         insort(self._waiting, sequence, key=_turn)
 
@@ -184,7 +185,7 @@ class Engine:
         self._publish(work)
         return self._postprocess(work, drawn)
 
-    def _compute(self, work: Work) -> list[Drawn | NotFinite]:
+    def _compute(self, work: Work) -> list[Drawn | NotFinite | Verdict]:
         logits = self._runner.run(work.batch)
         self._seats.advance(work)
         return sample(logits, work.wanted)
@@ -202,18 +203,26 @@ class Engine:
 
     # ---- postprocess
 
-    def _postprocess(self, work: Work, drawn: list[Drawn | NotFinite]) -> list[Output]:
+    def _postprocess(self, work: Work, drawn: list[Drawn | NotFinite | Verdict]) -> list[Output]:
         now_s = time.monotonic()
         self._seats.append(work, [each.token if isinstance(each, Drawn) else 0 for each in drawn])
-        return [
-            self._output(sequence, each, now_s) if isinstance(each, Drawn) else self._spoil(sequence, each)
-            for sequence, each in zip(work.wanted, drawn, strict=True)
-        ]
+        return [self._told(sequence, each, now_s) for sequence, each in zip(work.wanted, drawn, strict=True)]
+
+    def _told(self, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, now_s: float) -> Output:
+        match drawn:
+            case Drawn():
+                return self._output(sequence, drawn, now_s)
+            case NotFinite():
+                return self._spoil(sequence, drawn)
+            case Verdict():
+                return self._fail(sequence, drawn)
 
     def _output(self, sequence: Sequence, drawn: Drawn, now_s: float) -> Output:
         token, finish = drawn.token, None
         length = sequence.append(token)
-        if token in self._eos and not sequence.ignore_eos:
+        if (token in self._eos and not sequence.ignore_eos) or (
+            sequence.constraint is not None and sequence.constraint.ended
+        ):
             finish = "stop"
         elif length >= sequence.max_length:
             finish = "length"

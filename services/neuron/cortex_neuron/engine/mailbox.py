@@ -19,6 +19,7 @@ from cortex_neuron.protocol.addresses import identity
 from cortex_neuron.protocol.frames import Error, FrameInvalid, FromRank, Ping, Pong, ToRank, decode_to_rank, encode
 
 CLOSE_TIMEOUT_S = 5.0
+Task = Callable[[], None]
 
 
 class Mailbox:
@@ -29,15 +30,15 @@ class Mailbox:
         self.entered: Callable[[], int] = int
         self._rank = rank
         self._address = address
-        self._inbox: queue.SimpleQueue[ToRank] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[ToRank | Task] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[FromRank | None] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
         self._thread.start()
         self.send(pong)
 
-    def receive(self, wait: bool) -> list[ToRank]:
-        """All frames that are here; with `wait`, at least one."""
+    def receive(self, wait: bool) -> list[ToRank | Task]:
+        """All frames that are here, and tasks; with `wait`, at least one."""
         frames = [self._inbox.get()] if wait else []
         while not self._inbox.empty():
             frames.append(self._inbox.get_nowait())
@@ -46,6 +47,10 @@ class Mailbox:
     def send(self, frame: FromRank | None) -> None:
         self._outbox.put(frame)
         os.eventfd_write(self._bell, 1)
+
+    def call(self, task: Task) -> None:
+        """Have who receives do this, between frames; from any thread."""
+        self._inbox.put(task)
 
     def close(self) -> None:
         """Send what is left, then end the thread."""

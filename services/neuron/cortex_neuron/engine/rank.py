@@ -14,9 +14,12 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
+from cortex_neuron.engine.compiling import Compiled, Compiling
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
+from cortex_neuron.engine.grammar import Grammars
 from cortex_neuron.engine.leader import Leader
 from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.engine.part import bring_up, loaded
@@ -27,6 +30,7 @@ from cortex_neuron.protocol.frames import (
     Bye,
     Cancel,
     Error,
+    Frame,
     Load,
     LoadProgress,
     Pong,
@@ -68,10 +72,14 @@ class Rank0:
         self._peers = peers
         self._leader: Leader | None = None
         self._engine: Engine | None = None
+        self._compiling: Compiling  # from the load on
 
     def serve(self) -> None:
         while True:
             for frame in self._mailbox.receive(wait=self._engine is None or not self._engine.has_work):
+                if not isinstance(frame, Frame):
+                    frame()
+                    continue
                 if isinstance(frame, Shutdown):
                     if self._leader is not None:
                         self._leader.shutdown()
@@ -92,12 +100,23 @@ class Rank0:
             self._load(frame)
         elif self._engine is None:
             raise BadRequest(f"{type(frame).__name__.lower()} before load")
+        elif isinstance(frame, Submit) and frame.grammar is not None:
+            self._compiling.begin(frame)
         elif isinstance(frame, Submit):
             self._engine.submit(frame)
         elif isinstance(frame, Cancel):
+            self._compiling.cancel(frame.ids)
             self._engine.cancel(frame.ids)
             if not self._engine.has_work:  # no step will tell that blocks and seats are free
                 self._mailbox.send(self._engine.report([], 0.0))
+
+    def _submit(self, frame: Submit, compiled: Compiled) -> None:
+        assert self._engine is not None, "it was there when the frame came"
+        try:
+            self._engine.submit(frame, compiled.result())
+        except Exception as error:
+            if self._report(error, frame.seq, loading=False):
+                raise
 
     def _step(self) -> None:
         if self._engine is None or not self._engine.has_work:
@@ -133,6 +152,9 @@ class Rank0:
             self._mailbox.entered = lambda: communicator.num_entered
         part = bring_up(frame, 0, self._leader.communicator if self._leader else None, progress)
         lead = self._leader.leading if self._leader else None
+        tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
+        grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
+        self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
         self._engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead)
         answer = loaded(frame.seq, part, self._engine.cache.num_bytes)
         self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)

@@ -1,11 +1,12 @@
 """The next token of every row.
 
 Owns: penalties, filters, the draw, log-probabilities, and the check that logits are finite (case T12). Does not own:
-sequences; it reads them. Called by: engine.engine, once a step, for the rows that ended a chunk.
+sequences, which it reads; but their grammars are told what was drawn. Called by: engine.engine, once a step, for the
+rows that ended a chunk.
 
-Meaning and order are vLLM's: logit_bias, penalties, temperature, min_p, top_k, top_p. Log-probabilities are those of
-the model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row is
-computed from its own parameters only, so that a seeded sequence does not depend on those it shares a batch with.
+Meaning and order are vLLM's: logit_bias, penalties, grammar, temperature, min_p, top_k, top_p. Log-probabilities are
+those of the model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row
+is computed from its own parameters only, so that a seeded sequence does not depend on those it shares a batch with.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cortex_neuron.engine.failures import Verdict
+from cortex_neuron.engine.grammar import constrain
 from cortex_neuron.engine.sequence import Sequence as Seq
 from cortex_neuron.layers.batch import Ints
 from cortex_neuron.protocol.frames import SamplingParams, TokenLogprobs
@@ -47,7 +50,7 @@ class Drawn:
     logprobs: TokenLogprobs | None
 
 
-def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite]:
+def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite | Verdict]:
     """logits [rows, vocab], a row a sequence."""
     raw = logits.float()
     # One pass finds the rows; NaN and infinity survive a sum.
@@ -59,9 +62,20 @@ def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite]:
     return [drawn[i] if i in drawn else _count(raw[i]) for i in range(len(finite))]
 
 
-def _drawn(rows: Tensor, sequences: Sequence[Seq]) -> Iterator[Drawn]:
-    tokens = _draw(_penalise(rows, sequences), sequences)
-    return map(Drawn, tokens.tolist(), _logprobs(rows, sequences, tokens))
+def _drawn(rows: Tensor, sequences: Sequence[Seq]) -> Iterator[Drawn | Verdict]:
+    tokens = _draw(constrain(_penalise(rows, sequences), [s.constraint for s in sequences]), sequences)
+    drawn = map(Drawn, tokens.tolist(), _logprobs(rows, sequences, tokens))
+    return map(_kept_to, sequences, drawn)
+
+
+def _kept_to(sequence: Seq, drawn: Drawn) -> Drawn | Verdict:
+    """The token, told to the sequence's grammar; or that it has failed."""
+    if sequence.constraint is None:
+        return drawn
+    if sequence.constraint.failure is None:
+        sequence.constraint.accept(drawn.token)
+    failure = sequence.constraint.failure
+    return drawn if failure is None else Verdict("grammar_failed", failure, fatal=False)
 
 
 def _count(row: Tensor) -> NotFinite:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cortex_neuron.engine.block_pool import Trail
+from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.layers.batch import Ints
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import SamplingParams, Submit
@@ -57,6 +58,7 @@ class Sequence:
     num_logprobs: int | None
     submitted_s: float
     turn: float  # its place among those that wait; the least is next
+    constraint: Constraint | None = None  # its grammar, and how far it has come in it
     started_s: float | None = None
     state: State = State.WAITING
     seat: int = NO_SEAT  # unless it runs
@@ -79,6 +81,11 @@ class Sequence:
         """The tokens generated so far, as a view."""
         return self.buffer[self.prompt_length : self.length]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its grammar lets nothing more come."""
+        return self.constraint is not None and self.constraint.ended
+
     def piece(self, index: int, block_size: int) -> bytes:
         """The token ids of its block `index`, which it fills."""
         return self.buffer[index * block_size : (index + 1) * block_size].tobytes()
@@ -91,7 +98,9 @@ class Sequence:
         return length + 1
 
 
-def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> Sequence:
+def new_sequence(
+    frame: Submit, context: int, vocab_size: int, now_s: float, constraint: Constraint | None = None
+) -> Sequence:
     """A sequence as it was submitted. Raises BadRequest for what the model or the engine cannot do."""
     prompt = _token_ids(frame.prompt)
     _check(frame, prompt, context, vocab_size)
@@ -115,6 +124,7 @@ def new_sequence(frame: Submit, context: int, vocab_size: int, now_s: float) -> 
         num_logprobs=frame.logprobs,
         submitted_s=now_s,
         turn=turn(frame.priority, now_s),
+        constraint=constraint,
     )
 
 

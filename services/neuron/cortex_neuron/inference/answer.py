@@ -25,6 +25,7 @@ class Record:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion's
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
@@ -44,6 +45,7 @@ class Record:
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens,
             queue_ms=round(self.queue_ms, 3),
             prefill_ms=round(self.prefill_ms, 3),
             decode_ms=round(self.decode_ms, 3),
@@ -106,9 +108,10 @@ class _Reader:
 
     def _read(self, output: Output) -> list[Event]:
         choice = self._choices[output.id]
-        before = choice.num_tokens
+        before, thoughts = choice.num_tokens, choice.num_thoughts
         taken = list(choice.take(output))
         self._record.completion_tokens += choice.num_tokens - before
+        self._record.reasoning_tokens += choice.num_thoughts - thoughts
         if before:
             self._record.decoded_tokens += choice.num_tokens - before
         if choice.finished is not None:
@@ -118,7 +121,7 @@ class _Reader:
     def _finish(self, sequence: int, finished: Finished) -> None:
         self.unfinished.discard(sequence)
         self._record.finish_reason = finished.reason
-        self._stream.cancel(sequence)  # nothing to do unless it was a stop string that ended it
+        self._stream.cancel(sequence)  # nothing to do unless it was a stop string or its one call that ended it
 
     def _time(self, output: Output, now: float) -> None:
         record = self._record

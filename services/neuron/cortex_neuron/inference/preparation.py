@@ -22,7 +22,7 @@ from cortex_neuron.inference.admission import Capacity
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.resident import Resident
-from cortex_neuron.text import sampling
+from cortex_neuron.text import constraint, sampling
 from cortex_neuron.text.choice import Choice
 
 # Below this many characters tokenising takes less than handing it to a thread and back.
@@ -53,6 +53,7 @@ class Prepared:
                 stop=generation.stop,
                 chat=isinstance(generation.prompts[index // generation.n], ChatPrompt),
                 num_top=generation.logprobs,
+                tool_use=generation.tool_use,
             )
             for index in range(generation.num_choices)
         ]
@@ -82,11 +83,22 @@ async def prepare(generation: Generation, serving: GroupServing, priority: Prior
     if generation.echo and generation.logprobs is not None:
         raise UnsupportedParameter("logprobs of an echoed prompt are not supported", param="echo")
     prompts = await encode(generation, serving)
+    _check_tools(generation, serving)
     loaded = serving.loaded
     capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
     param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
     limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
-    return Prepared(generation, serving, prompts, tuple(_submissions(generation, serving, prompts, limits, priority)))
+    grammars = await _grammars(generation, serving, prompts)
+    submissions = _submissions(generation, serving, prompts, limits, priority, grammars)
+    return Prepared(generation, serving, prompts, tuple(submissions))
+
+
+def _check_tools(generation: Generation, serving: GroupServing) -> None:
+    """Calls that nobody can tell from text would be a silent answer without tools (case W4)."""
+    if generation.tool_use is not None and serving.text.tool_format is None:
+        raise UnsupportedParameter(
+            "tools: how this model writes calls is not known; its tool_parser in the inventory says so", param="tools"
+        )
 
 
 async def encode(generation: Generation, serving: GroupServing) -> tuple[tuple[int, ...], ...]:
@@ -118,12 +130,29 @@ def _characters(prompt: Prompt) -> int:
             return 0
 
 
+async def _grammars(
+    generation: Generation, serving: GroupServing, prompts: tuple[tuple[int, ...], ...]
+) -> list[str | None]:
+    """What the answers to each prompt must keep to. Raises InvalidParameter."""
+    form, use = generation.answer_format, generation.tool_use
+    if form is None and (use is None or not (use.forced or any(tool.strict for tool in use.tools))):
+        return [None] * len(prompts)
+    chats = [isinstance(prompt, ChatPrompt) for prompt in generation.prompts]
+
+    def work() -> list[str | None]:
+        pairs = zip(prompts, chats, strict=True)
+        return [constraint.grammar(serving.text, prompt, form, use, chat=chat) for prompt, chat in pairs]
+
+    return await asyncio.to_thread(work)
+
+
 def _submissions(
     generation: Generation,
     serving: GroupServing,
     prompts: tuple[tuple[int, ...], ...],
     limits: list[int],
     priority: PriorityClass,
+    grammars: list[str | None],
 ) -> list[Submit]:
     params = sampling.resolve(generation.sampling, serving.text.generation_config)
     _check_bias(params, serving.loaded.vocab_size)
@@ -136,8 +165,9 @@ def _submissions(
             ignore_eos=generation.ignore_eos,
             logprobs=generation.logprobs,
             priority=priority,
+            grammar=grammar,
         )
-        for prompt, limit in zip(prompts, limits, strict=True)
+        for prompt, limit, grammar in zip(prompts, limits, grammars, strict=True)
         for k in range(generation.n)
     ]
 

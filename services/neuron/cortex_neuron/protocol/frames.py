@@ -75,6 +75,7 @@ class Submit(Frame, tag="submit", frozen=True, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: bool = False
     priority: PriorityClass = "normal"
+    grammar: str | None = None  # what the answer must keep to, in llguidance's words
 
 
 class Cancel(Frame, tag="cancel", frozen=True, kw_only=True):

@@ -78,7 +78,7 @@ class Loader:
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
             frame = self._frame(order, path, text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
-            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size)
+            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices)
         except BaseException:
             if group is not None:

@@ -1,18 +1,29 @@
 """One sequence's tokens as events: text, reasoning, log-probabilities, the end.
 
-Owns: the order detokenise -> stop strings -> reasoning. Pure: no clock, no I/O. Called by: inference.answer.
+Owns: the order detokenise -> stop strings -> reasoning -> tool calls. No clock, no I/O. Called by: inference.answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cortex_dialects.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, TokenLogprob
+from cortex_dialects.events import (
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
+from cortex_dialects.generation import ToolUse
 from cortex_neuron.protocol.frames import Output, TokenLogprobs
 from cortex_neuron.text.detokenizer import Detokenizer
-from cortex_neuron.text.reasoning import ReasoningSplit
+from cortex_neuron.text.reasoning import THINK, ReasoningSplit
 from cortex_neuron.text.stop_strings import StopStrings
 from cortex_neuron.text.text_model import TextModel
+from cortex_neuron.text.tool_calls.split import ToolSplit
+from cortex_neuron.text.tool_calls.tool_format import Call
 
 # Tokens of a text prompt that are enough to know how it goes on.
 _TAIL = 6
@@ -31,50 +42,93 @@ class Choice:
         stop: tuple[str, ...],
         chat: bool,
         num_top: int | None,
+        tool_use: ToolUse | None = None,
     ) -> None:
         self.num_tokens = 0
+        self.num_thoughts = 0  # tokens of reasoning, its markers' included
         self.finished: Finished | None = None
         self._index = index
         self._model = model
-        self._detokenizer = Detokenizer(model.tokenizer, () if chat else prompt[-_TAIL:])
+        shown = model.shown if chat else {}
+        self._detokenizer = Detokenizer(model.tokenizer, () if chat else prompt[-_TAIL:], shown)
         self._stop = StopStrings(stop)
-        self._reasoning = ReasoningSplit(enabled=chat and model.reasons, thinking=model.begins_in_thought(prompt))
+        markers = model.thought_markers if chat else None
+        self._reasoning = ReasoningSplit(
+            enabled=markers is not None, thinking=model.begins_in_thought(prompt), markers=markers or THINK
+        )
+        self._tools = ToolSplit(model.tool_format, tool_use) if tool_use and model.tool_format else None
+        self._ends_with_call = tool_use is not None and not tool_use.parallel
+        self._num_calls = 0
         self._num_top = num_top
 
     def take(self, output: Output) -> Iterator[Event]:
         """The events of one step's output; tokens after a stop string's end are nobody's."""
         probabilities: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.tokens)
-        text, seen, shown = "", [], []
+        reasoning, answer, seen, shown = "", "", [], []
         for token, probability in zip(output.tokens, probabilities, strict=True):
             self.num_tokens += 1
             seen.append(token)
             if probability is not None:
                 shown.append(self._logprob(token, probability))
-            text += self._stop.push(self._detokenizer.push(token))
+            thought, said = self._think(self._stop.push(self._detokenizer.push(token)))
+            reasoning, answer = reasoning + thought, answer + said
             if self._stop.found is not None:
                 break
-        if self._stop.found is None and output.finish is not None:
-            text += self._stop.push(self._detokenizer.end())
-        if self._stop.found is None and output.finish is not None:
-            text += self._stop.end()
-        yield from self._deltas(text, tuple(seen), tuple(shown))
-        if self._stop.found is not None or output.finish is not None:
+        ends = self._stop.found is not None or output.finish is not None
+        if ends:
+            thought, said = self._rest()
+            reasoning, answer = reasoning + thought, answer + said
+        yield from self._deltas(reasoning, answer, tuple(seen), tuple(shown))
+        if self._num_calls and self._ends_with_call:
+            yield from self._end("stop")
+        elif ends:
             yield from self._end("stop" if self._stop.found is not None else _REASONS[output.finish or "stop"])
 
-    def _deltas(self, text: str, tokens: tuple[int, ...], shown: tuple[TokenLogprob, ...]) -> Iterator[Event]:
-        reasoning, answer = self._reasoning.push(text)
+    def _think(self, text: str) -> tuple[str, str]:
+        before = self._reasoning.is_thinking
+        parts = self._reasoning.push(text)
+        self.num_thoughts += before or self._reasoning.is_thinking
+        return parts
+
+    def _rest(self) -> tuple[str, str]:
+        """What was held back for tokens that do not come any more."""
+        held = ""
+        if self._stop.found is None:
+            held = self._stop.push(self._detokenizer.end())
+        if self._stop.found is None:
+            held += self._stop.end()
+        reasoning, answer = self._reasoning.push(held)
+        more_reasoning, more_answer = self._reasoning.end()
+        return reasoning + more_reasoning, answer + more_answer
+
+    def _deltas(
+        self, reasoning: str, answer: str, tokens: tuple[int, ...], shown: tuple[TokenLogprob, ...]
+    ) -> Iterator[Event]:
         if reasoning:
             yield ReasoningDelta(self._index, reasoning)
-        if answer or tokens:
-            yield TextDelta(self._index, answer, shown, tokens)
+        pieces: list[str | Call] = [answer] if self._tools is None else self._tools.push(answer)
+        if tokens and not (pieces and isinstance(pieces[0], str)):
+            pieces = ["", *pieces]
+        for place, piece in enumerate(pieces):
+            if isinstance(piece, Call):
+                yield from self._call(piece)
+            elif place == 0 and (piece or tokens):
+                yield TextDelta(self._index, piece, shown, tokens)
+            elif piece:
+                yield TextDelta(self._index, piece)
+
+    def _call(self, call: Call) -> Iterator[Event]:
+        assert self._model.tool_format is not None, "it has told a call"
+        number, self._num_calls = self._num_calls, self._num_calls + 1
+        yield ToolCallDelta(self._index, number, "", self._model.tool_format.new_id(), call.name)
+        yield ToolCallDelta(self._index, number, call.arguments)
 
     def _end(self, reason: FinishReason) -> Iterator[Event]:
-        reasoning, answer = self._reasoning.end()
-        if reasoning:
-            yield ReasoningDelta(self._index, reasoning)
-        if answer:
-            yield TextDelta(self._index, answer)
-        self.finished = Finished(self._index, reason, self._stop.found)
+        for piece in self._tools.end() if self._tools is not None else ():
+            assert isinstance(piece, str), "what is held at the end is no call"
+            yield TextDelta(self._index, piece)
+        called = reason == "stop" and self._num_calls > 0
+        self.finished = Finished(self._index, "tool_calls" if called else reason, self._stop.found)
         yield self.finished
 
     def _logprob(self, token: int, probability: TokenLogprobs) -> TokenLogprob:

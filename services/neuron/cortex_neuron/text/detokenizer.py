@@ -6,18 +6,24 @@ replacement character appears only for bytes that are wrong in the end. Called b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+_NONE: Mapping[int, str] = MappingProxyType({})
 _LONGEST_CHARACTER = 4  # bytes of UTF-8, so tokens of a byte each
 
 
 class Detokenizer:
-    """The text of one sequence. `before` are the tokens that it continues, whose text is not repeated."""
+    """The text of one sequence. `before` are the tokens that it continues, whose text is not repeated.
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+    Special tokens have no text, but for `shown`: those that stand for something in an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), shown: Mapping[int, str] = _NONE) -> None:
+        self._shown = shown
         self._tokenizer = tokenizer
         # Some decoders take the space off a text's first word; a continuation's first word is not that.
         known = str(tokenizer.decode(before, skip_special_tokens=True)) if before else ""
@@ -27,6 +33,8 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is incomplete."""
+        if token in self._shown:
+            return self.end() + self._shown[token]
         self._held.append(token)
         try:
             text = self._stream.step(self._tokenizer, token)

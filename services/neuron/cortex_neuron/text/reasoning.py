@@ -1,14 +1,41 @@
 """A model's thinking told from its answer (case S4).
 
-Owns: the split of text at <think> and </think>. Only models whose vocabulary has </think> are split. Called by:
-choice.
+Owns: the pairs of markers that there are, which of them a model has, and the split of text at them. Called by:
+text_model, choice.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
-_START, _END = "<think>", "</think>"
+from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """What a family of models writes before its thoughts and behind them."""
+
+    start: str
+    end: str
+
+
+THINK = Markers("<think>", "</think>")  # most: Qwen, DeepSeek, GLM, SmolLM
+_KNOWN = (
+    THINK,
+    Markers("[THINK]", "[/THINK]"),  # Magistral
+    Markers("<seed:think>", "</seed:think>"),  # Seed-OSS
+    Markers("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    Markers("◁think▷", "◁/think▷"),  # Kimi
+)
+
+
+def found(tokenizer: Tokenizer, template: str) -> Markers | None:
+    """The markers of a model: those whose end is one of its tokens, or in its template. None: it does not think."""
+    for markers in _KNOWN:
+        if tokenizer.token_to_id(markers.end) is not None or markers.end in template:
+            return markers
+    return None
 
 
 class _Part(Enum):
@@ -22,9 +49,15 @@ class _Part(Enum):
 class ReasoningSplit:
     """Text in, (reasoning, answer) out. The tags and the white space after them belong to neither."""
 
-    def __init__(self, *, enabled: bool, thinking: bool) -> None:
+    def __init__(self, *, enabled: bool, thinking: bool, markers: Markers = THINK) -> None:
+        self._start, self._end = markers.start, markers.end
         self._part = _Part.ANSWER if not enabled else _Part.BEFORE_THINKING if thinking else _Part.UNDECIDED
         self._held = ""
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes is a thought."""
+        return self._part in (_Part.BEFORE_THINKING, _Part.THINKING)
 
     def push(self, text: str) -> tuple[str, str]:
         """What `text` adds to the reasoning and to the answer; a piece that may be a tag is held back."""
@@ -47,9 +80,9 @@ class ReasoningSplit:
 
     def _decide(self) -> None:
         begin = self._held.lstrip()
-        if begin.startswith(_START):
-            self._part, self._held = _Part.BEFORE_THINKING, begin[len(_START) :]
-        elif not _START.startswith(begin):
+        if begin.startswith(self._start):
+            self._part, self._held = _Part.BEFORE_THINKING, begin[len(self._start) :]
+        elif not self._start.startswith(begin):
             self._part = _Part.ANSWER
 
     def _answer(self) -> str:
@@ -62,12 +95,12 @@ class ReasoningSplit:
                 self._part = following
 
     def _think(self) -> str:
-        place = self._held.find(_END)
+        place = self._held.find(self._end)
         if place >= 0:
-            thought = self._take(place + len(_END))[: -len(_END)]
+            thought = self._take(place + len(self._end))[: -len(self._end)]
             self._part = _Part.AFTER_THINKING
             return thought
-        held = next((size for size in range(len(_END) - 1, 0, -1) if self._held.endswith(_END[:size])), 0)
+        held = next((size for size in range(len(self._end) - 1, 0, -1) if self._held.endswith(self._end[:size])), 0)
         return self._take(len(self._held) - held)
 
     def _take(self, size: int) -> str:

@@ -13,27 +13,36 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from cortex_contracts.wire.errors import TemplateRenderFailed
+from cortex_contracts.wire.errors import TemplateRenderFailed, UnsupportedParameter
 
 
 class ChatTemplate:
     """Rendered off the event loop: a template may loop over a megabyte of text."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        self.source = source
         self._special_tokens = dict(special_tokens)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self._takes_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as failure:
             raise TemplateRenderFailed(f"the model's chat template cannot be compiled: {failure}") from failure
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]
     ) -> str:
-        """The prompt. Raises TemplateRenderFailed: a template that refuses is never worked round (case W4)."""
+        """The prompt. Raises TemplateRenderFailed: a template that refuses is never worked round (case W4).
+
+        Raises UnsupportedParameter for tools that the template would leave out.
+        """
+        if tools and not self._takes_tools:
+            raise UnsupportedParameter("tools: this model's chat template has no place for tools", param="tools")
         variables: dict[str, Any] = {
             **self._special_tokens,
             "add_generation_prompt": True,

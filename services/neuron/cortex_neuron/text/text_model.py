@@ -14,13 +14,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from cortex_contracts.inventory.fleet import SamplingName
+from cortex_contracts.inventory.fleet import SamplingName, ToolParser
 from cortex_contracts.wire.errors import InvalidParameter, TemplateRenderFailed
 from cortex_dialects.generation import ChatPrompt, Prompt, TextPrompt
+from cortex_neuron.text import reasoning
 from cortex_neuron.text.template import ChatTemplate
+from cortex_neuron.text.tool_calls import known
 
-_THINK_END = "</think>"
-_THINK_START = "<think>"
+# Tokens of a prompt that are enough to hold its last marker.
+_TAIL = 16
 
 
 class TextModel:
@@ -32,12 +34,17 @@ class TextModel:
         vocab_size: int,
         template: ChatTemplate | None = None,
         generation_config: dict[str, Any] | None = None,
+        tool_parser: ToolParser | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self._of_files = generation_config or {}
         self.generation_config: Mapping[str, Any] = self._of_files
-        self.reasons = tokenizer.token_to_id(_THINK_END) is not None
+        source = template.source if template is not None else ""
+        self.thought_markers = reasoning.found(tokenizer, source)
+        self.tool_format = known.found(source) if tool_parser is None else known.by_name(tool_parser)
+        self.added_tokens = {str(each.content): i for i, each in tokenizer.get_added_tokens_decoder().items()}
+        self.shown = self._shown_tokens()
         self._template = template
         self._byte_level = _is_byte_level(tokenizer)
         self.token = lru_cache(maxsize=65536)(self._token)
@@ -46,13 +53,13 @@ class TextModel:
         """What the catalogue says of sampling stands above generation_config.json, from now on."""
         self.generation_config = self._of_files | {str(name): value for name, value in sampling.items()}
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, *, add_special_tokens: bool | None = None) -> tuple[int, ...]:
         """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
         if isinstance(prompt, ChatPrompt):
             # The template writes the special tokens itself: a second BOS makes models worse.
-            return self._encode(self.render(prompt), add_special_tokens=False)
+            return self._encode(self.render(prompt), add_special_tokens=bool(add_special_tokens))
         if isinstance(prompt, TextPrompt):
-            return self._encode(prompt.text, add_special_tokens=True)
+            return self._encode(prompt.text, add_special_tokens=add_special_tokens is not False)
         if max(prompt.token_ids, default=0) >= self.vocab_size:
             raise InvalidParameter(
                 f"prompt: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
@@ -68,14 +75,27 @@ class TextModel:
 
     def begins_in_thought(self, prompt: Sequence[int]) -> bool:
         """True where the prompt's end opens a thinking block, so that the answer begins inside of it."""
-        if not self.reasons:
-            return False
-        tail = str(self.tokenizer.decode(prompt[-8:], skip_special_tokens=False))
-        return tail.rstrip().endswith(_THINK_START)
+        return self.thought_markers is not None and self._tail(prompt).endswith(self.thought_markers.start)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, special ones left out."""
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+    def has_thought(self, prompt: Sequence[int]) -> bool:
+        """True where the prompt's end closes a thinking block: the template has left out the thoughts."""
+        return self.thought_markers is not None and self._tail(prompt).endswith(self.thought_markers.end)
+
+    def _tail(self, prompt: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(prompt[-_TAIL:], skip_special_tokens=False)).rstrip()
+
+    def _shown_tokens(self) -> dict[int, str]:
+        """Special tokens that tell thoughts and calls from text: an answer is read with them."""
+        markers = list(self.tool_format.markers) if self.tool_format is not None else []
+        if self.thought_markers is not None:
+            markers += [self.thought_markers.start, self.thought_markers.end]
+        special = {i for i, each in self.tokenizer.get_added_tokens_decoder().items() if each.special}
+        tokens = {self.added_tokens[each]: each for each in markers if each in self.added_tokens}
+        return {token: marker for token, marker in tokens.items() if token in special}
+
+    def decode(self, tokens: Sequence[int], *, with_special: bool = False) -> str:
+        """Text of tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=not with_special))
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         # Of the library's ways to encode, only the batches let other threads run meanwhile.
@@ -96,7 +116,7 @@ class TextModel:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def read(folder: Path, vocab_size: int) -> TextModel:
+def read(folder: Path, vocab_size: int, tool_parser: ToolParser | None = None) -> TextModel:
     """Read what rank 0 wrote. Raises OSError, ValueError, TemplateRenderFailed."""
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     # What a file says of padding and truncation was meant for training batches.
@@ -106,7 +126,7 @@ def read(folder: Path, vocab_size: int) -> TextModel:
     template = None
     if template_file.exists():
         template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
-    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"))
+    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"), tool_parser)
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

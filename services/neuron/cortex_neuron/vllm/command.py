@@ -16,6 +16,8 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _DTYPES |= {name: name for name in ("float32", "float16", "bfloat16", "half", "float", "auto")}
 # It sends figures home unless told not to.
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "NO_COLOR": "1"}
+# Its names for what `tool_parser` may say.
+_TOOL_PARSERS = {"qwen_xml": "qwen3_coder", "mistral_args": "mistral"}
 _OF_THIS_PYTHON = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"})
 
 
@@ -34,6 +36,7 @@ def arguments(order: Order, source: Path, socket: Path, settings: NeuronSection)
         *_if("--max-model-len", model.context),
         *_parallel(model),
         *_numbers(model),
+        *_tools(model),
         *_if("--override-generation-config", json.dumps(model.sampling) if model.sampling else None),
         *model.engine_args,
     ]  # fmt: skip
@@ -72,6 +75,12 @@ def _numbers(model: Model) -> list[str]:
         return []
     dtype = _DTYPES.get(model.quant)
     return ["--quantization", model.quant] if dtype is None else ["--dtype", dtype]
+
+
+def _tools(model: Model) -> list[str]:
+    if model.tool_parser is None:
+        return []
+    return ["--enable-auto-tool-choice", "--tool-call-parser", _TOOL_PARSERS.get(model.tool_parser, model.tool_parser)]
 
 
 def _if(name: str, value: object) -> list[str]:

@@ -1,0 +1,47 @@
+"""Grammars in the words of llguidance's Lark: pieces of rules, for one model's tokens.
+
+Owns: how a text, a marker and a JSON Schema are written. Does not own: which rules there are. Called by: tool_calls,
+constraint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# oneOf, which no grammar can count, is taken as anyOf. White space without end is how a model that has lost its way
+# fills an answer: indentation is still possible.
+_JSON_OPTIONS = {"coerce_one_of": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,40}"}
+
+
+class Lark:
+    """`tokens` are the ids of the texts that are tokens of their own: only as such can a grammar allow them."""
+
+    def __init__(self, tokens: Mapping[str, int]) -> None:
+        self._tokens = tokens
+
+    def mark(self, marker: str) -> str:
+        """A marker, as one token where it is one."""
+        token = self._tokens.get(marker)
+        return text(marker) if token is None else f"<[{token}]>"
+
+
+def text(words: str) -> str:
+    """These words."""
+    return json.dumps(words, ensure_ascii=False)
+
+
+def anything(before: str) -> str:
+    """The attributes and body of a rule: any text up to these words, which are part of it."""
+    return f"[suffix={text(before)}]: /(?s:.*)/"
+
+
+def schema(shape: Mapping[str, Any]) -> str:
+    """JSON of this schema."""
+    return f"%json {json.dumps(with_options(shape))}"
+
+
+def with_options(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema, with what llguidance is to make of it."""
+    return {**shape, "x-guidance": _JSON_OPTIONS}

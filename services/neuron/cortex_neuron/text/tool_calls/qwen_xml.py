@@ -1,0 +1,98 @@
+"""Qwen3-Coder: <tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>.
+
+A value is text as it is where the tool's schema says string, and JSON where it says anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from cortex_contracts.wire.errors import InvalidJson
+from cortex_dialects.generation import ToolSchema, ToolUse
+from cortex_dialects.json_body import parse_value
+from cortex_neuron.text import lark as rule
+from cortex_neuron.text.lark import Lark
+from cortex_neuron.text.tool_calls.hermes import CLOSE, OPEN
+from cortex_neuron.text.tool_calls.json_rules import repeated
+from cortex_neuron.text.tool_calls.tool_format import Parsed, ToolFormat, after_space, expect, named_call
+
+_FUNCTION = "<function="
+_HEAD = re.compile(r"<function=([^>\n]+)>")
+_END = re.compile(r"</function>\s*</tool_call>")
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
+_PARAMETER_END = "\n</parameter>\n"
+_DEFINITIONS = ("$defs", "definitions")
+
+
+def _parse(text: str, use: ToolUse) -> Parsed | None:
+    start = after_space(text, len(OPEN))
+    if expect(text, start, _FUNCTION) is None:
+        return None
+    end = _END.search(text, start)
+    head = _HEAD.match(text, start)
+    if end is None or head is None:
+        return None
+    name = head[1].strip()
+    schema = next((tool.schema for tool in use.tools if tool.name == name), {})
+    found = _PARAMETER.finditer(text, head.end(), end.start())
+    arguments = {each[1].strip(): _value(_unwrapped(each[2]), schema, each[1].strip()) for each in found}
+    return [named_call(name, arguments)], end.end()
+
+
+def _unwrapped(value: str) -> str:
+    """The value without the line breaks that the format puts around it."""
+    return value.removeprefix("\n").removesuffix("\n")
+
+
+def _value(text: str, schema: dict[str, Any], key: str) -> Any:
+    if _is_text(_property(schema, key)):
+        return text
+    try:
+        return parse_value(text)
+    except InvalidJson:
+        return text
+
+
+def _property(schema: dict[str, Any], key: str) -> Any:
+    properties = schema.get("properties")
+    return properties.get(key) if isinstance(properties, dict) else None
+
+
+def _is_text(shape: Any) -> bool:
+    return isinstance(shape, dict) and shape.get("type") == "string"
+
+
+def _rules(use: ToolUse, lark: Lark) -> str:
+    tools = " | ".join(f"tool_{i}" for i in range(len(use.tools)))
+    call = f'call: {lark.mark(OPEN)} "\\n" tool "\\n" {lark.mark(CLOSE)}'
+    bodies = [line for i, tool in enumerate(use.tools) for line in _tool_rules(tool, i)]
+    return "\n".join([repeated(use, '"\\n"'), call, f"tool: {tools}", *bodies])
+
+
+def _tool_rules(tool: ToolSchema, index: int) -> Iterator[str]:
+    properties, required = tool.schema.get("properties"), tool.schema.get("required")
+    shapes = properties if isinstance(properties, dict) else {}
+    parts = []
+    for k, (key, shape) in enumerate(shapes.items()):
+        name = f"value_{index}_{k}"
+        needed = isinstance(required, list) and key in required
+        parts.append(f"({rule.text(f'<parameter={key}>{chr(10)}')} {name}){'' if needed else '?'}")
+        yield _value_rule(name, shape, tool.schema)
+    head, end = rule.text(f"<function={tool.name}>\n"), rule.text("</function>")
+    yield f"tool_{index}: {head} {' '.join(parts)} {end}"
+
+
+def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
+    end = rule.text(_PARAMETER_END)
+    if _is_text(shape) and isinstance(shape.get("enum"), list):
+        return f"{name}: ({' | '.join(rule.text(str(each)) for each in shape['enum'])}) {end}"
+    if _is_text(shape):
+        return f"{name}{rule.anything(_PARAMETER_END)}"
+    whole = dict(shape) if isinstance(shape, dict) else {}
+    whole |= {key: schema[key] for key in _DEFINITIONS if key in schema}
+    return f"{name}: {rule.schema(whole)} {end}"
+
+
+QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE), names_arguments=True)
