@@ -91,10 +91,11 @@ async def _read_stream(reader: asyncio.StreamReader, sent: float, measured: Meas
             first = first or last
             content += new
         usage = data if b'"completion_tokens"' in data else usage
-        done = done or b"data: [DONE]" in data
+        # Not every server ends its completions with [DONE] (transformers serve does not).
+        done = done or b"data: [DONE]" in data or b'"finish_reason":"' in data
     await reader.readexactly(2)
     if not done:
-        raise RuntimeError("a stream ended without [DONE]")
+        raise RuntimeError("a stream ended before its answer did")
     measured.chunks += content
     measured.first_s.append(first - sent)
     measured.gaps_s.append(last - first)

@@ -93,8 +93,9 @@ def started(
     with _logged(command, environment, log) as process:
         deadline = time.monotonic() + program.timeout_s
         while not _is_ready(f"http://127.0.0.1:{names['{port}']}{program.ready}", program.says):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise NotReady(f"not ready in {program.timeout_s:g} s; its log ends: {log.read_text()[-2000:]}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                how = f"not ready in {program.timeout_s:g} s" if process.returncode is None else "ended"
+                raise NotReady(f"{how}; its log: {log.read_text()[-2000:]}")
             time.sleep(step_s)
         yield process
 

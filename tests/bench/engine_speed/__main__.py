@@ -60,7 +60,8 @@ def _measured(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         except Exception as failure:
             if spec.name == _OURS:
                 raise
-            print(f"{spec.title}: left out: {type(failure).__name__}: {failure}", flush=True)
+            cause = failure.exceptions[0] if isinstance(failure, ExceptionGroup) else failure
+            print(f"{spec.title}: left out: {type(cause).__name__}: {cause}", flush=True)
         for note in known.get(spec.name, {}).get("notes", ()):
             print(f"  note: {note}", flush=True)
     return known
