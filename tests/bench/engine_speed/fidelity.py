@@ -26,14 +26,17 @@ from tests.bench.processes import ROOT
 _ORACLE = ROOT / "tests/oracle/smollm2_135m.json"
 _NUM_LIKELIEST = 20
 _TIMEOUT_S = 120
+_NO_CHARACTER = "\ufffd"  # many tokens look like this, and a server tells of one of them
 _LEAST = 1e-9  # of a share: what a server rounds to nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A prompt, and what the reference says after it; `shares` has the probabilities by token text at each place."""
+    """The tokens of a prompt, and what the reference says after it: ids, texts, and at each place the probabilities by
+    token text, which is empty for special tokens."""
 
-    prompt: str
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
     tokens: Sequence[str]
     shares: Sequence[Mapping[str, float]]
 
@@ -60,7 +63,7 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file()))
-        names = [tokenizer.decode([i], skip_special_tokens=False) for i in range(tokenizer.get_vocab_size())]
+        names = [tokenizer.decode([i]) for i in range(tokenizer.get_vocab_size())]
         model = AutoModelForCausalLM.from_pretrained(checkpoint.float32_folder(), dtype=torch.float32)
         texts = []
         for prompt in json.loads(_ORACLE.read_text())["prompts"]:
@@ -68,8 +71,7 @@ class Reference:
             with torch.inference_mode():
                 logits = model(torch.tensor([read + written[:-1]])).logits[0, len(read) - 1 :]  # [written, vocabulary]
             shares = [_by_text(names, row) for row in logits.softmax(-1).tolist()]
-            words = tokenizer.decode(read, skip_special_tokens=False)
-            texts.append(Text(words, [names[i] for i in written], shares))
+            texts.append(Text(read, written, [names[i] for i in written], shares))
         return cls(texts)
 
 
@@ -86,8 +88,12 @@ def measuring(reference: Reference | None, distances: dict[str, float]) -> Calla
 
 
 def divergence(shares: Mapping[str, float], likeliest: Mapping[str, float]) -> float:
-    """Kullback-Leibler, in nats, of a server's likeliest tokens and the rest from the reference's `shares`."""
-    pairs = [(shares.get(text, 0.0), math.exp(logprob)) for text, logprob in likeliest.items()]
+    """Kullback-Leibler, in nats, of a server's likeliest tokens and the rest from the reference's `shares`.
+
+    Servers do not agree on the text of a special token: those belong to the rest.
+    """
+    told = {text: each for text, each in likeliest.items() if text in shares and text and _NO_CHARACTER not in text}
+    pairs = [(shares.get(text, 0.0), math.exp(logprob)) for text, logprob in told.items()]
     rest = (1 - sum(mine for mine, _ in pairs), 1 - sum(theirs for _, theirs in pairs))
     known = ((mine, max(theirs, _LEAST)) for mine, theirs in (*pairs, rest) if mine > _LEAST)
     return sum(mine * math.log(mine / theirs) for mine, theirs in known)
@@ -107,14 +113,15 @@ def _distance(server: Server, reference: Reference) -> dict[str, float]:
         for at, place in _places(server, text):
             found.append(divergence(text.shares[at], place.likeliest))
             mine = max(text.shares[at], key=text.shares[at].__getitem__)
-            first.append(mine == max(place.likeliest, key=place.likeliest.__getitem__))
+            theirs = max(place.likeliest, key=place.likeliest.__getitem__)
+            first.append(mine == (theirs if theirs in text.shares[at] else ""))
     return {"kl_nats": statistics.fmean(found), "top_1": statistics.fmean(first), "num_places": len(found)}
 
 
 def _places(server: Server, text: Text) -> Iterator[tuple[int, Place]]:
     at = 0
     while at < len(text.tokens):
-        prompt = text.prompt + "".join(text.tokens[:at])
+        prompt = [*text.prompt_ids, *text.ids[:at]]
         for place in _answer(server, prompt, len(text.tokens) - at):
             yield at, place
             at += 1
@@ -124,7 +131,7 @@ def _places(server: Server, text: Text) -> Iterator[tuple[int, Place]]:
             at += 1  # it ended there, as the reference may have
 
 
-def _answer(server: Server, prompt: str, num_tokens: int) -> list[Place]:
+def _answer(server: Server, prompt: list[int], num_tokens: int) -> list[Place]:
     body = {
         "model": server.loads.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0,
         "logprobs": _NUM_LIKELIEST,

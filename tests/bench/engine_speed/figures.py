@@ -64,12 +64,12 @@ def figures(measured: Measured, limit_tok_s: float) -> dict[str, Any]:
     medians = {key: statistics.median(values) for key, values in measured.seen.items()}
     medians |= {"limit_tok_s": limit_tok_s, "of_limit": medians["decode_tok_s"] / limit_tok_s}
     return {
-        **{key: round(value, 4) for key, value in medians.items()},
+        **{key: round(value, 6) for key, value in medians.items()},
         "title": measured.title,
         "version": measured.version,
         "foreign_cores": round(measured.foreign_cores, 2),
         "notes": list(measured.notes),
-        "runs": {key: [round(value, 4) for value in values] for key, values in measured.seen.items()},
+        "runs": {key: [round(value, 6) for value in values] for key, values in measured.seen.items()},
     }
 
 

@@ -55,3 +55,16 @@ def test_the_divergence_counts_what_is_not_told_as_one_token() -> None:
     """By hand: 0.5 ln(0.5 / 0.8) + 0.5 ln(0.5 / 0.2), however the second half is spread."""
     shares = {"a": 0.5, "b": 0.25, "c": 0.25}
     assert divergence(shares, {"a": math.log(0.8)}) == pytest.approx(0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(2.5))
+
+
+def test_the_divergence_leaves_tokens_that_are_no_character_to_the_rest() -> None:
+    """Several look the same, a server tells the share of one: that is no difference."""
+    shares = {"a": 0.5, "\ufffd": 0.5}
+    assert divergence(shares, {"a": math.log(0.5), "\ufffd": math.log(0.1)}) == pytest.approx(0)
+
+
+def test_the_divergence_leaves_special_tokens_to_the_rest() -> None:
+    """One server gives an end of turn its name, another no text."""
+    shares = {"a": 0.5, "": 0.5}
+    assert divergence(shares, {"a": math.log(0.5), "<|im_end|>": math.log(0.5)}) == pytest.approx(0)
+    assert divergence(shares, {"a": math.log(0.5), "": math.log(0.5)}) == pytest.approx(0)
