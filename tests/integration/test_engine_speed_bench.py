@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).resolve().parents[2]
 _PROMISED = {
     "decode_tok_s", "prefill_tok_s", "c8_tok_s", "c32_tok_s", "shared_prefix_tok_s", "unshared_prefix_tok_s", "ttft_s",
@@ -14,6 +16,7 @@ _PROMISED = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # three starts and several loads, on a machine that may be busy
 async def test_the_bench_measures_our_engine_with_prompts_and_answers_of_exact_lengths(tmp_path: Path) -> None:
     """Every figure that is promised is there and positive, and no answer had other lengths than were asked for."""
     found = tmp_path / "figures.json"
