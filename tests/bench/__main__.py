@@ -1,6 +1,7 @@
 """Measure this machine: `python -m tests.bench [PART …] [--json FILE]`. Figures, not verdicts.
 
-What the gateway costs has a command of its own, `python -m tests.bench.gateway_cost`.
+What the gateway costs, and the engine beside others, have commands of their own: `python -m tests.bench.gateway_cost`,
+`python -m tests.bench.engine_speed`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import cycles, engine_speed, failover, operating_cost, polling_cost, routing_cost
+from tests.bench import cycles, failover, operating_cost, polling_cost, routing_cost
+from tests.bench.engine_speed import alone
 
 
 def _tensor_parallel() -> dict[str, float]:
@@ -29,7 +31,7 @@ def _scheduler() -> dict[str, float]:
 
 _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "cycles": cycles.measure,
-    "engine": engine_speed.measure,
+    "engine": alone.measure,
     "failover": failover.measure,
     "operating": operating_cost.measure,
     "polling": polling_cost.measure,

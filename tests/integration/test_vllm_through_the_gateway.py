@@ -16,9 +16,9 @@ from typing import Any
 import gateway_process
 import pytest
 import pytest_asyncio
-from demo_folder import write_demo_folder
 from gateway_process import CHAT, MESSAGES, RunningGateway, model_entry
 from neuron_process import RunningNeuron, running_neuron
+from tests.bench.engine_speed.checkpoint import write_float32
 from vllm_neuron import entry, servers, until_gone, write_program, write_script
 
 REAL_VLLM = os.environ.get("CORTEX_TEST_VLLM", "")
@@ -109,7 +109,7 @@ async def test_a_broken_stream_is_an_error_in_both_dialects(fleet: tuple[Running
 @pytest.mark.timeout(1800)
 async def test_a_real_vllm_answers_in_both_dialects_and_leaves_nothing(tmp_path: Path) -> None:
     """Loaded, asked, streamed, left, killed, recovered, unloaded."""
-    source = await asyncio.to_thread(write_demo_folder, tmp_path / "model")
+    source = await asyncio.to_thread(write_float32, tmp_path / "model")
     figures = {"vram_mb": 5000, "context": 2048}
     model = entry(source, preload_on=[], engine_args=["--dtype", "float32"], **figures)
     declared = [model_entry("echo", harness="vllm", **figures)]

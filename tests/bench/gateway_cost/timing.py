@@ -86,9 +86,9 @@ class Timer:
         mock.set(scenario.chunks, scenario.delay_us)
         tree = gateway.tree()
         ours = {each.pid: each for each in [*tree, mock.process]}.values()
-        began, busy, own = time.monotonic(), _busy_s(), sum(map(processes.cpu_s, ours))
+        began, busy, own = time.monotonic(), processes.busy_s(), sum(map(processes.cpu_s, ours))
         seen = self._loaded(gateway, scenario, tree)
-        wall_s, busy, own = time.monotonic() - began, _busy_s() - busy, sum(map(processes.cpu_s, ours)) - own
+        wall_s, busy, own = time.monotonic() - began, processes.busy_s() - busy, sum(map(processes.cpu_s, ours)) - own
         load_s = seen["load_cpu_s"] * (scenario.warmup + scenario.duration) / scenario.duration
         if scenario.stream:
             events_each = seen["events_per_stream"] or scenario.chunks + 4
@@ -131,9 +131,3 @@ def _settle(gateway: Gateway) -> None:
         time.sleep(_SETTLE_STEP_S)
         if processes.cpu_s(gateway.process) - before <= _SETTLED_CPU_S:
             return
-
-
-def _busy_s() -> float:
-    """CPU seconds that the whole machine has been busy, stolen time included."""
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
