@@ -48,8 +48,11 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
     # To measure threads is to run the model, which one rank alone cannot.
-    measurable = on_cpu and world_size == 1 and not isinstance(model.module, Decoder)
-    measured = measure_threads(model.module, threads) if measurable else None
+    measured = None
+    if isinstance(model.module, Decoder):
+        torch.set_num_threads(1)  # it has threads of its own; to wake torch's would take longer than what is left for them
+    elif on_cpu and world_size == 1:
+        measured = measure_threads(model.module, threads)
     return Part(model, size, step_tokens, measured)
 
 
