@@ -50,7 +50,8 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
     if isinstance(model.module, Decoder):
-        torch.set_num_threads(1)  # it has threads of its own; to wake torch's would take longer than what is left for them
+        # It has threads of its own. To wake torch's would take longer than what is left for them.
+        torch.set_num_threads(1)
     elif on_cpu and world_size == 1:
         measured = measure_threads(model.module, threads)
     return Part(model, size, step_tokens, measured)
