@@ -61,7 +61,13 @@ class Model(Strict):
     id: Annotated[ModelId, Field(description="Its name; what clients call it")]
     source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
     harness: Annotated[Harness, Field(description="What runs it")] = "torch"
-    quant: Annotated[str | None, Field(description="Weight format to run in; none keeps the file's own")] = None
+    quant: Annotated[
+        str | None,
+        Field(
+            description="What weights are rounded to: int8 or int4 on a CPU (harness torch), or what vLLM knows; "
+            "none keeps the file's own"
+        ),
+    ] = None
     vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]
     min_devices: Annotated[int, Field(ge=1, description="Devices it needs at least")] = 1
     min_device_vram_mb: Annotated[int, Field(ge=0, description="Free memory each of its devices must have")] = 0

@@ -39,7 +39,7 @@ class Part:
 def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
     """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
     world_size = len(frame.devices)
-    threads = max(1, (frame.cpu_threads or os.cpu_count() or 1) // world_size)
+    threads = max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // world_size)
     torch.set_num_threads(threads)
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
