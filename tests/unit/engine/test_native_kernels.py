@@ -9,7 +9,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, dequantize, quantize
 from gguf import GGMLQuantizationType as Kind
 
-from cortex_neuron.native import build
+from cortex_neuron.native import build, library
 from cortex_neuron.native.matrices import Matrices, Stored, of_floats, rounded
 
 KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1]
@@ -126,3 +126,11 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path) -> None:
     with pytest.raises(build.CannotBuild, match="ended with 3: no such flag"):
         build.build()
     assert list(tmp_path.iterdir()) == [compiler]
+
+
+def test_a_library_that_the_machine_refuses_is_done_without(monkeypatch, capsys, tmp_path) -> None:
+    """One compiled for a newer C library, say: torch computes, and the log says why."""
+    (tmp_path / "kernels.so").write_bytes(b"no library at all")
+    monkeypatch.setattr(library, "library_path", lambda: tmp_path / "kernels.so")
+    assert library.library.__wrapped__() is None
+    assert "native kernels cannot be used, torch computes in their place" in capsys.readouterr().err

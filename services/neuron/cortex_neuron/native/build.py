@@ -24,6 +24,8 @@ _FLAGS = (
     "-fPIC",
     "-shared",
     "-pthread",
+    "-static-libstdc++",  # a host may have an older one than the machine that compiles
+    "-static-libgcc",
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",

@@ -6,6 +6,7 @@ Owns: the binary interface. Whoever calls keeps alive what a structure points to
 from __future__ import annotations
 
 import ctypes
+import sys
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_size_t, c_void_p
 from functools import cache
 from typing import Any
@@ -85,11 +86,15 @@ class Step(Structure):
 
 @cache
 def library() -> Any | None:
-    """The functions, or None where no library is built for this machine."""
+    """The functions, or None where no library is built for this machine, or the machine refuses it and says so."""
     path = library_path()
     if path is None:
         return None
-    functions = ctypes.CDLL(str(path))
+    try:
+        functions = ctypes.CDLL(str(path))
+    except OSError as refusal:  # such as a C library that is older than that of the machine which compiled it
+        sys.stderr.write(f"native kernels cannot be used, torch computes in their place: {refusal}\n")
+        return None
     functions.cortex_packed_size.argtypes = (c_int32, c_int32, c_int32)
     functions.cortex_packed_size.restype = c_size_t
     functions.cortex_pack.argtypes = (c_int32, c_void_p, c_void_p, POINTER(Weight), c_int32)
