@@ -68,6 +68,10 @@ def _reference(model_type: str, more: dict[str, Any]) -> Any:
     return model
 
 
+def _empty_tokenizer() -> Tokenizer:
+    return Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}')
+
+
 def _as_llama_cpp_has_it(arch: str, name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
     """What llama.cpp's converter does to a tensor."""
     if arch == "llama" and name.rsplit(".", 2)[-2] in ("q_proj", "k_proj"):
@@ -213,9 +217,7 @@ def test_a_folder_in_several_files_is_read_and_its_text_files_copied(tmp_path, s
     folder = tmp_path / "model"
     _reference("llama", {"eos_token_id": 4}).to(torch.bfloat16).save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}').save(
-        str(folder / "tokenizer.json")
-    )
+    _empty_tokenizer().save(str(folder / "tokenizer.json"))
     settings = {
         "bos_token": {"content": "<s>"},
         "eos_token": "</s>",
@@ -287,9 +289,7 @@ def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder in several files that can be loaded."""
     folder = tmp_path_factory.mktemp("whole") / "model"
     _reference("llama", {}).save_pretrained(folder, max_shard_size="60KB")
-    Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}').save(
-        str(folder / "tokenizer.json")
-    )
+    _empty_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -406,3 +406,39 @@ def test_a_gguf_file_with_any_byte_wrong_is_loaded_or_refused(tmp_path: Path) ->
         except CannotLoad as refusal:
             refusals.append(str(refusal))
     assert [words for words in refusals if "m.gguf" not in words] == []
+
+
+# ---- weights rounded while they are read
+
+
+def _save(model: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    _empty_tokenizer().save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(("quant", "bits_of_layers", "close"), [("int8", 8.5, 0.05), ("int4", 5, 0.6)])
+def test_weights_are_rounded_where_the_catalogue_asks(
+    quant, bits_of_layers, close, tmp_path, start_with, native_kernels
+) -> None:
+    """Less memory, nearly the same answers; embedding and head have 8 bits in either."""
+    reference = _reference("llama", {})
+    _save(reference, tmp_path / "model")
+    model = _load(tmp_path / "model", tmp_path, quant=quant)
+    ends = 2 * VOCAB * 64
+    vectors = 4 * (2 * 2 + 1) * 64  # the norms
+    layers = sum(p.numel() for p in reference.parameters()) - ends - vectors // 4
+    assert model.num_bytes == pytest.approx(ends * 8.5 / 8 + layers * bits_of_layers / 8 + vectors, rel=0.01)
+    answer = start_with(model, blocks=16).ask([5, 9, 30], max_tokens=1, logprobs=5, ignore_eos=True)
+    with torch.inference_mode():
+        expected = reference(torch.tensor([[5, 9, 30]])).logits[0, -1].log_softmax(-1)
+    assert answer.logprobs[0].top == pytest.approx(expected[answer.logprobs[0].top_ids].tolist(), rel=close)
+
+
+def test_rounding_is_refused_where_nothing_computes_it(tmp_path, monkeypatch) -> None:
+    """By name, rather than done without."""
+    monkeypatch.setattr(native_model, "library", lambda: None)
+    _save(_reference("llama", {}), tmp_path / "model")
+    with pytest.raises(CannotLoad, match="quant 'int8' is not supported for this model here"):
+        _load(tmp_path / "model", tmp_path, quant="int8")
+    with pytest.raises(CannotLoad, match=r"quant 'fp8' is not supported; expected null, .*'int8', 'int4'"):
+        _load(tmp_path / "model", tmp_path, quant="fp8")

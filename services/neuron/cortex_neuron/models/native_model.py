@@ -26,6 +26,7 @@ from cortex_neuron.protocol.failures import CannotLoad
 
 # Those whose layers are what kernels/decoder.cpp computes; each agrees with transformers' logits, by test.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+_ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 _STORED_DTYPES = {
     torch.float32: GGMLQuantizationType.F32,
     torch.float16: GGMLQuantizationType.F16,
@@ -194,7 +195,9 @@ class _Reader:
         self._must_be(name, stored.shape, shape)
         if self._kind is None or stored.kind in ROUNDED.values():  # it is as small already, and would only lose
             return stored
-        return rounded(self._files.floats(name), self._kind)
+        # What is before and after the layers is kept in 8 bits, as GGUF files have it: 4 cost the answers more there.
+        kind = ROUNDED["int8"] if name in _ENDS else self._kind
+        return rounded(self._files.floats(name), kind)
 
     def _floats(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         self._must_have(name)
