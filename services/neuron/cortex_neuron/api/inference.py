@@ -98,9 +98,12 @@ async def model_list(request: Request) -> HTTPResponse:
 
 
 async def model_card(request: Request, model_id: str) -> HTTPResponse:
-    """GET /v1/models/{id}: one of them, by its id or an alias."""
+    """GET /v1/models/{id}: one of them, by its id or an alias; all of them where a base URL has left a slash."""
+    name = unquote(model_id).rstrip("/")
+    if not name:
+        return await model_list(request)
     neuron = of(request)
-    model = neuron.residency.find(unquote(model_id).rstrip("/")).model
+    model = neuron.residency.find(name).model
     return raw(ModelCard(id=model.id, created=neuron.started_at).model_dump_json(), content_type="application/json")
 
 
