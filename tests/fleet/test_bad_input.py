@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from typing import Any
@@ -93,10 +94,18 @@ async def test_the_misspelt_parameter_is_named_with_a_suggestion(fleet: FleetOfO
 async def test_a_body_over_the_limit_is_413(fleet: FleetOfOne, path: str) -> None:
     """20 MB where 16 MB is the limit (case W12)."""
     headers = {"content-type": "application/json"}
-    body = io.BytesIO(chat(user="x" * (20 << 20)))
-    async with aiohttp.request("POST", fleet.url + path, data=body, headers=headers) as answer:
-        envelope = await answer.json()
-    assert (answer.status, envelope["error"]["code"]) == (413, "body_too_large")
+    status, code = await _refusal(fleet.url + path, chat(user="x" * (20 << 20)), headers)
+    assert (status, code) == (413, "body_too_large")
+
+
+async def _refusal(url: str, content: bytes, headers: dict[str, str]) -> tuple[int, str]:
+    """What a body is refused with. A refusal ends the connection while the client may still be sending, and a reset can
+    then overtake the answer (RFC 9112, 9.6): asked again, the client reads it."""
+    for _ in range(5):
+        with contextlib.suppress(aiohttp.ClientOSError):
+            async with aiohttp.request("POST", url, data=io.BytesIO(content), headers=headers) as answer:
+                return answer.status, (await answer.json())["error"]["code"]
+    raise AssertionError("every answer was lost")
 
 
 async def test_a_body_of_10_mb_passes(fleet: FleetOfOne) -> None:
