@@ -17,10 +17,12 @@ from pathlib import Path
 import aiohttp
 
 HEADERS = {"authorization": "Bearer the-key-of-a-client-of-the-lab"}
-TOKENS = 48  # two seconds and more of a small model on a part of a core
+TOKENS = 256  # two seconds and more of a small model on a part of a core
+PAUSE_S = 1.0  # between two requests of a client: the machine has hosts to boot and change beside these
 BODY = {
     "model": "smollm2",
     "max_tokens": TOKENS,
+    "ignore_eos": True,
     "stream": True,
     "messages": [{"role": "user", "content": "Tell me a long story about a lighthouse and its keeper."}],
 }
@@ -67,6 +69,7 @@ async def _client(gateway: str, keeps: bool, stop: Path, seen: Seen) -> None:
             else:
                 seen.answered += 1
                 seen.seconds.append(time.monotonic() - began)
+            await asyncio.sleep(PAUSE_S)
 
 
 async def _stream(session: aiohttp.ClientSession) -> str | None:
