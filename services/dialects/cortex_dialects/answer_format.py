@@ -15,7 +15,6 @@ from cortex_contracts.wire.openai_formats import (
     JsonObjectFormat,
     JsonSchemaFormat,
     ResponseFormat,
-    StructuredOutputs,
 )
 from cortex_dialects.generation import AnswerFormat
 from cortex_dialects.json_body import parse_value
@@ -35,16 +34,14 @@ def answer_format(request: GenerationRequest) -> AnswerFormat | None:
 def _asked(request: GenerationRequest) -> Iterator[AnswerFormat]:
     if request.response_format is not None:
         yield from _of_openai(request.response_format)
-    if request.guided_json is not None:
-        yield _json(request.guided_json, "guided_json")
-    if request.guided_regex is not None:
-        yield AnswerFormat("regex", request.guided_regex, "guided_regex")
-    if request.guided_choice is not None:
-        yield AnswerFormat("choice", tuple(request.guided_choice), "guided_choice")
-    if request.guided_grammar is not None:
-        yield AnswerFormat("grammar", request.guided_grammar, "guided_grammar")
-    if request.structured_outputs is not None:
-        yield from _structured(request.structured_outputs)
+    yield from _spelled(
+        "guided_", request.guided_json, request.guided_regex, request.guided_choice, request.guided_grammar
+    )
+    if (newer := request.structured_outputs) is not None:
+        place = "structured_outputs."
+        yield from _spelled(place, newer.json_, newer.regex, newer.choice, newer.grammar)
+        if newer.json_object:
+            yield AnswerFormat("json_schema", _OBJECT, f"{place}json_object")
 
 
 def _of_openai(asked: ResponseFormat) -> Iterator[AnswerFormat]:
@@ -55,17 +52,18 @@ def _of_openai(asked: ResponseFormat) -> Iterator[AnswerFormat]:
         yield AnswerFormat("json_schema", _OBJECT if schema is None else schema, "response_format.json_schema.schema")
 
 
-def _structured(asked: StructuredOutputs) -> Iterator[AnswerFormat]:
-    if asked.json_ is not None:
-        yield _json(asked.json_, "structured_outputs.json")
-    if asked.regex is not None:
-        yield AnswerFormat("regex", asked.regex, "structured_outputs.regex")
-    if asked.choice is not None:
-        yield AnswerFormat("choice", tuple(asked.choice), "structured_outputs.choice")
-    if asked.grammar is not None:
-        yield AnswerFormat("grammar", asked.grammar, "structured_outputs.grammar")
-    if asked.json_object:
-        yield AnswerFormat("json_schema", _OBJECT, "structured_outputs.json_object")
+def _spelled(
+    place: str, schema: str | dict[str, Any] | None, regex: str | None, choice: list[str] | None, grammar: str | None
+) -> Iterator[AnswerFormat]:
+    """vLLM's four, whose names begin with `place` in either of its spellings."""
+    if schema is not None:
+        yield _json(schema, f"{place}json")
+    if regex is not None:
+        yield AnswerFormat("regex", regex, f"{place}regex")
+    if choice is not None:
+        yield AnswerFormat("choice", tuple(choice), f"{place}choice")
+    if grammar is not None:
+        yield AnswerFormat("grammar", grammar, f"{place}grammar")
 
 
 def _json(schema: str | dict[str, Any], place: str) -> AnswerFormat:

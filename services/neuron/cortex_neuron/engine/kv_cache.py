@@ -59,7 +59,10 @@ def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size:
 
 
 class KVCache:
-    """The tensors: a layer's keys, and its values, are [blocks, block_size, kv_heads, head_dim]."""
+    """The tensors: a layer's keys, and its values, are [blocks, block_size, kv_heads, head_dim].
+
+    The native kernels have an order of their own within a block (native/kernels/attention.h).
+    """
 
     def __init__(self, shape: CacheShape, size: CacheSize, device: torch.device) -> None:
         dims = (size.num_blocks, size.block_size, shape.kv_heads, shape.head_dim)

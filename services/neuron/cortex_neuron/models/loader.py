@@ -7,6 +7,7 @@ transformers), or how a rank's share of a model is made (models.sharded_model). 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,29 @@ MODEL_TYPES = (
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
-# What weights are rounded to while they are read, where native.matrices can; null leaves them as the file has them.
-QUANTS = tuple(ROUNDED)
-
 Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A load, its device found. `collectives` of several ranks, or None for a whole model."""
+
+    path: Path
+    device: torch.device
+    quant: str | None
+    text_dir: Path
+    threads: int
+    progress: Progress
+    collectives: Collectives | None
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    @property
+    def writes_text(self) -> bool:
+        """One rank does: all have the same folder."""
+        return self.collectives is None or self.collectives.rank == 0
 
 
 def load(
@@ -65,69 +85,57 @@ def load(
     """
     shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
-        return _load(source, device, quant, text_dir, threads, progress, shared)
+        _check_quant(quant)
+        asked = _Asked(Path(source), find_device(device), quant, Path(text_dir), threads, progress, shared)
+        return _load(asked)
     except CannotLoad:
         raise
     except Exception as error:
         raise CannotLoad(f"{source}: {type(error).__name__}: {error}") from error
 
 
-def _load(
-    source: str,
-    device: str,
-    quant: str | None,
-    text_dir: str,
-    threads: int,
-    progress: Progress,
-    collectives: Collectives | None,
-) -> LoadedModel:
+def _check_quant(quant: str | None) -> None:
+    """What weights are rounded to while they are read, where native.matrices can; null leaves them as they are."""
     if quant is not None and quant not in ROUNDED:
         raise CannotLoad(
-            f"quant {quant!r} is not supported; expected null, the weights as the file has them, or {QUANTS}"
+            f"quant {quant!r} is not supported; expected null, the weights as the file has them, or {tuple(ROUNDED)}"
         )
+
+
+def _load(asked: _Asked) -> LoadedModel:
     attention.register()
     disable_progress_bar()
-    path = Path(source)
-    place = find_device(device)
-    if path.is_file():
-        return _load_gguf(path, place, quant, Path(text_dir), threads, progress, collectives)
-    if (path / "config.json").is_file():
-        return _load_folder(path, place, quant, Path(text_dir), threads, progress, collectives)
-    raise CannotLoad(f"source {source} is neither a GGUF file nor a folder with a config.json")
+    if asked.path.is_file():
+        return _load_gguf(asked)
+    if (asked.path / "config.json").is_file():
+        return _load_folder(asked)
+    raise CannotLoad(f"source {asked.path} is neither a GGUF file nor a folder with a config.json")
 
 
-def _load_gguf(
-    path: Path,
-    device: torch.device,
-    quant: str | None,
-    text_dir: Path,
-    threads: int,
-    progress: Progress,
-    collectives: Collectives | None,
-) -> LoadedModel:
-    progress("metadata", 0.0)
+def _load_gguf(asked: _Asked) -> LoadedModel:
+    asked.progress("metadata", 0.0)
+    path = asked.path
     file = GgufFile(path)
     config = gguf_model.read_config(file)
     _check(config, path)
-    if _writes_text(collectives):
-        text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
-    progress("weights", 0.1)
+    if asked.writes_text:
+        text_files.write_once(asked.text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
+    asked.progress("weights", 0.1)
     eos_ids = text_files.gguf_eos_ids(file)
-    if _is_native(config, device, collectives):
+    if _is_native(asked, config):
         files = gguf_model.GgufFiles(file, config)
-        decoder = native_model.build(files, config, quant, threads, files.factors, _weights_progress(progress))
-        return _loaded(decoder, config, device, eos_ids, config.vocab_size)
-    _refuse_quant(path, quant)
-    weights, factors = gguf_model.read_weights(file, config, threads)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    progress("model", 0.7)
-    if collectives is None:
+        return _load_native(asked, config, files, files.factors, eos_ids)
+    _refuse_quant(asked)
+    weights, factors = gguf_model.read_weights(file, config, asked.threads)
+    dtype = torch.float32 if asked.on_cpu else torch.bfloat16
+    asked.progress("model", 0.7)
+    if asked.collectives is None:
         module = _from_weights(path, config, weights, dtype)
     else:
-        module = _share(WholeTensors(path, weights), config, dtype, device, collectives)
+        module = _share(WholeTensors(path, weights), config, dtype, asked.device, asked.collectives)
     if factors is not None:
         module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
-    return _loaded(_placed(module, device), module.config, device, eos_ids, config.vocab_size)
+    return _loaded(_placed(module, asked), module.config, asked.device, eos_ids, config.vocab_size)
 
 
 def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
@@ -137,63 +145,57 @@ def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dty
     return _whole(path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_OPTIONS))
 
 
-def _load_folder(
-    path: Path,
-    device: torch.device,
-    quant: str | None,
-    text_dir: Path,
-    threads: int,
-    progress: Progress,
-    collectives: Collectives | None,
-) -> LoadedModel:
-    progress("metadata", 0.0)
+def _load_folder(asked: _Asked) -> LoadedModel:
+    asked.progress("metadata", 0.0)
+    path = asked.path
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     _check(config, path)
-    if _writes_text(collectives):
-        text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
-    progress("weights", 0.1)
+    if asked.writes_text:
+        text_files.write_once(
+            asked.text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder)
+        )
+    asked.progress("weights", 0.1)
     eos_ids = _folder_eos_ids(path, config)
-    if _is_native(config, device, collectives):
-        files = native_model.FolderFiles(SafetensorsFolder(path))
-        decoder = native_model.build(files, config, quant, threads, None, _weights_progress(progress))
-        return _loaded(decoder, config, device, eos_ids, config.vocab_size)
-    _refuse_quant(path, quant)
+    if _is_native(asked, config):
+        return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
+    _refuse_quant(asked)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
-    dtype = torch.float32 if device.type == "cpu" else None
-    if collectives is None:
+    dtype = torch.float32 if asked.on_cpu else None
+    if asked.collectives is None:
         options = {"dtype": dtype or "auto", "local_files_only": True, **_OPTIONS}
         module = _whole(path, *AutoModelForCausalLM.from_pretrained(path, **options))
     else:
         source = SafetensorsFolder(path)
-        module = _share(source, config, dtype or config.dtype or source.dtype(), device, collectives)
-    return _loaded(_placed(module, device), module.config, device, eos_ids, config.vocab_size)
+        module = _share(source, config, dtype or config.dtype or source.dtype(), asked.device, asked.collectives)
+    return _loaded(_placed(module, asked), module.config, asked.device, eos_ids, config.vocab_size)
 
 
-def _is_native(config: Any, device: torch.device, collectives: Collectives | None) -> bool:
-    return device.type == "cpu" and collectives is None and native_model.is_native(config)
+def _is_native(asked: _Asked, config: Any) -> bool:
+    return asked.on_cpu and asked.collectives is None and native_model.is_native(config)
 
 
-def _refuse_quant(path: Path, quant: str | None) -> None:
-    if quant is not None:
+def _load_native(
+    asked: _Asked, config: Any, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
+) -> LoadedModel:
+    def progress(share: float) -> None:
+        asked.progress("weights", 0.1 + 0.7 * share)
+
+    decoder = native_model.build(files, config, asked.quant, asked.threads, factors, progress)
+    return _loaded(decoder, config, asked.device, eos_ids, config.vocab_size)
+
+
+def _refuse_quant(asked: _Asked) -> None:
+    if asked.quant is not None:
         raise CannotLoad(
-            f"{path}: quant {quant!r} is not supported for this model here; expected null: only the native kernels "
-            f"round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
+            f"{asked.path}: quant {asked.quant!r} is not supported for this model here; expected null: only the native "
+            f"kernels round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
         )
 
 
-def _weights_progress(progress: Progress) -> Callable[[float], None]:
-    return lambda share: progress("weights", 0.1 + 0.7 * share)
-
-
-def _placed(module: Any, device: torch.device) -> Any:
-    if device.type == "cpu":
+def _placed(module: Any, asked: _Asked) -> Any:
+    if asked.on_cpu:
         order_for_cpu(module)
-    return module.to(device).eval()
-
-
-def _writes_text(collectives: Collectives | None) -> bool:
-    """One rank does: all have the same folder."""
-    return collectives is None or collectives.rank == 0
+    return module.to(asked.device).eval()
 
 
 def _share(

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import HEAD_SIZE, Decoder, Ends, Rotation, Shape
 from cortex_neuron.native.library import Layer, Weight, library
-from cortex_neuron.native.matrices import COLUMNS, ROUNDED, Matrices, Stored, of_floats, rounded
+from cortex_neuron.native.matrices import COLUMNS, ROUNDED, Matrices, Stored, rounded
 from cortex_neuron.protocol.failures import CannotLoad
 
 # Those whose layers are what kernels/decoder.cpp computes; each agrees with transformers' logits, by test.
@@ -75,15 +75,11 @@ class FolderFiles:
 
 def is_native(config: Any) -> bool:
     """Whether the kernels are here, and compute what this config says."""
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    head_size = getattr(config, "head_dim", None) or hidden // heads
-    return (
-        library() is not None
-        and config.model_type in MODEL_TYPES
-        and config.hidden_act == "silu"
-        and head_size % HEAD_SIZE == 0
-        and all(size % COLUMNS == 0 for size in (hidden, config.intermediate_size, heads * head_size))
-    )
+    if library() is None or config.model_type not in MODEL_TYPES or config.hidden_act != "silu":
+        return False
+    shape = _shape(config)
+    widths = (shape.hidden, shape.intermediate, shape.heads * shape.head_size)
+    return shape.head_size % HEAD_SIZE == 0 and all(width % COLUMNS == 0 for width in widths)
 
 
 def build(
@@ -212,6 +208,3 @@ class _Reader:
     def _must_be(self, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
         if tuple(found) != tuple(expected):
             raise CannotLoad(f"{self._files.path}: tensor {name} is {list(found)}, expected {list(expected)}")
-
-
-__all__ = ["MODEL_TYPES", "Files", "FolderFiles", "build", "is_native", "of_floats"]

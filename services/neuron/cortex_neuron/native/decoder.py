@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cortex_neuron.layers.batch import Batch, Ints
-from cortex_neuron.native.library import Layer, Model, Step, Weight, byref
+from cortex_neuron.native.library import Layer, Model, Step, Weight
 from cortex_neuron.native.matrices import Matrices
 
 BLOCK = 16  # positions of a block of the cache, as kernels/attention.h has it
@@ -92,7 +92,7 @@ class Decoder:
             norm=ends.norm,
             layers=self._layers,
         )
-        self._handle = ctypes.c_void_p(functions.cortex_decoder_new(byref(model), threads))
+        self._handle = ctypes.c_void_p(functions.cortex_decoder_new(ctypes.byref(model), threads))
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
@@ -124,7 +124,7 @@ class Decoder:
             values=ctypes.addressof(values),
             logits=_address(logits),
         )
-        self._functions.cortex_decoder_step(self._handle, byref(step))
+        self._functions.cortex_decoder_step(self._handle, ctypes.byref(step))
         return logits
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import POINTER, Structure, byref, c_float, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int32, c_size_t, c_void_p
 from functools import cache
 from typing import Any
 
@@ -110,6 +110,3 @@ def library() -> Any | None:
     functions.cortex_decoder_step.argtypes = (c_void_p, POINTER(Step))
     functions.cortex_decoder_step.restype = None
     return functions
-
-
-__all__ = ["Layer", "Model", "Step", "Weight", "byref", "library"]

@@ -6,6 +6,7 @@ Owns: which stored format becomes which packed one, and the memory. Does not own
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quantize
 from numpy.typing import NDArray
 
-from cortex_neuron.native.library import Weight, byref
+from cortex_neuron.native.library import Weight
 
 _F32, _F16, _BF16, _Q8, _Q4, _Q4_WIDE, _Q8_WIDE = range(7)
 # What is stored, by GGML's type, and what it is packed as; every one of them exactly.
@@ -82,7 +83,9 @@ class Matrices:
         place = np.frombuffer(memory, np.uint8)
         weight = Weight(kind, rows, columns, place.ctypes.data, None if bias is None else self.keep(bias))
         order = None if stored.order is None else stored.order.ctypes.data
-        self._functions.cortex_pack(int(stored.kind), stored.data.ctypes.data, order, byref(weight), self._threads)
+        self._functions.cortex_pack(
+            int(stored.kind), stored.data.ctypes.data, order, ctypes.byref(weight), self._threads
+        )
         self._kept.append(place)
         self.num_bytes += place.nbytes
         return weight
