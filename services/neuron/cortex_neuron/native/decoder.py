@@ -73,7 +73,6 @@ class Decoder:
     ) -> None:
         self.shape = shape
         self.num_bytes = matrices.num_bytes
-        self.threads = threads
         self.rotation = rotation
         self._functions, self._matrices = functions, matrices
         self._layers = (Layer * len(layers))(*layers)
@@ -110,7 +109,6 @@ class Decoder:
             rows=batch.num_rows,
             sequences=len(batch.pasts),
             wanted_rows=len(wanted),
-            threads=self.threads,
             tokens=_address(batch.tokens),
             slots=_address(batch.slots),
             row_starts=_address(batch.starts),

@@ -24,7 +24,7 @@ struct CortexLayer {
 };
 
 struct CortexModel {
-    int32_t num_layers, hidden, heads, kv_heads, head_size, intermediate, rotary, reserved;
+    int32_t num_layers, hidden, heads, kv_heads, head_size, intermediate, rotary;
     float epsilon, scale;  // of the norms; of the scores
     Weight embedding, head;
     const float* norm;
@@ -33,7 +33,7 @@ struct CortexModel {
 
 // A batch, flat: a row a token, a sequence's rows together.
 struct CortexStep {
-    int32_t rows, sequences, wanted_rows, threads;
+    int32_t rows, sequences, wanted_rows;
     const int32_t *tokens, *slots;                           // [rows]; where each row's key and value go
     const int32_t *row_starts, *pasts, *tables, *table_starts;  // [sequences + 1], [sequences], blocks, [sequences]
     const int32_t* wanted;                                   // [wanted rows] rows whose logits are asked for
@@ -89,11 +89,10 @@ class Decoder {
 
     void step(const CortexStep& step) {
         step_ = &step;
-        threads_ = std::max(1, std::min<int>(step.threads, team_.size()));
         make_room();
         divide_attention();
         for (auto& phase : phases_) phase.reset();
-        team_.run(threads_, [this](int me) { run(own_[me]); });
+        team_.run([this](int me) { run(own_[me]); });
     }
 
   private:
@@ -155,8 +154,8 @@ class Decoder {
     }
 
     int splits(int length, int units) const {
-        if (threads_ == 1 || units >= kPartsOfThread * threads_) return 1;
-        return std::max(1, std::min(kPartsOfThread * threads_ / units, length / kLeastPositions));
+        if (team_.size() == 1 || units >= kPartsOfThread * team_.size()) return 1;
+        return std::max(1, std::min(kPartsOfThread * team_.size() / units, length / kLeastPositions));
     }
 
     // ---- a thread's way through the step
@@ -220,7 +219,7 @@ class Decoder {
 
     // ---- pieces
 
-    int at_once(int panels) const { return std::max(1, panels / (threads_ * 8)); }
+    int at_once(int panels) const { return std::max(1, panels / (team_.size() * 8)); }
 
     const float* normalised(Own& own, const float* from, const float* weight, int rows, float* shared) {
         const size_t hidden = model_.hidden;
@@ -379,7 +378,6 @@ class Decoder {
     std::vector<Merge> merges_;
     std::vector<float> hidden_, inputs_, qkv_, mixed_, active_, ends_, partial_;
     const CortexStep* step_ = nullptr;
-    int threads_ = 1;
 };
 
 }  // namespace

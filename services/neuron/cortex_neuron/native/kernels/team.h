@@ -49,10 +49,8 @@ class Barrier {
         for (int spins = 0; turn_.load(std::memory_order_acquire) == turn;) pause_briefly(spins);
     }
 
-    void resize(int size) { size_ = size; }
-
   private:
-    int size_;
+    const int size_;
     alignas(64) std::atomic<int> here_{0};
     alignas(64) std::atomic<int> turn_{0};
 };
@@ -91,17 +89,15 @@ class Team {
 
     int size() const { return size_; }
 
-    // Have the first `size` threads run it; returns when all have.
-    void run(int size, const std::function<void(int)>& work) {
-        barrier.resize(size);
+    // Have every thread run it; returns when all have.
+    void run(const std::function<void(int)>& work) {
         {
             std::lock_guard lock(mutex_);
             work_ = &work;
-            active_ = size;
-            running_.store(size - 1, std::memory_order_relaxed);
+            running_.store(size_ - 1, std::memory_order_relaxed);
             number_.fetch_add(1, std::memory_order_release);
         }
-        if (size > 1) wake_.notify_all();
+        if (size_ > 1) wake_.notify_all();
         work(0);
         for (int spins = 0; running_.load(std::memory_order_acquire);) pause_briefly(spins);
     }
@@ -120,16 +116,14 @@ class Team {
                 wake_.wait(lock, [&] { return ended_ || number_.load(std::memory_order_relaxed) != seen; });
                 if (ended_) return;
                 seen = number_.load(std::memory_order_relaxed);
-                if (index < active_) work = work_;
+                work = work_;
             }
-            if (work) {
-                (*work)(index);
-                running_.fetch_sub(1, std::memory_order_release);
-            }
+            (*work)(index);
+            running_.fetch_sub(1, std::memory_order_release);
         }
     }
 
-    int size_, active_ = 0;
+    const int size_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_;
