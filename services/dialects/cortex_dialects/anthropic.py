@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from cortex_contracts.wire import anthropic as wire
-from cortex_contracts.wire.errors import ImagesNotSupported, InvalidRequest, UnsupportedParameter
+from cortex_contracts.wire.errors import ImagesNotSupported, UnsupportedParameter
 from cortex_dialects import unsupported
 from cortex_dialects.anthropic_turns import chat_messages, image_paths
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.openai import read_chat
+from cortex_dialects.places import read_as_chat
 from cortex_dialects.validation import validate
 
 # The same name and meaning in both dialects.
@@ -40,7 +41,7 @@ def parse_messages(body: bytes) -> Generation:
         raise UnsupportedParameter(f"{path}: the last turn may not be the assistant's (prefill)", param=path)
     shown = request.thinking is None or request.thinking.display != "omitted"
     chat = _generation_fields(request) | _tool_choice(request) | _answer_format(request)
-    return replace(_read(chat), show_reasoning=shown)
+    return replace(read_as_chat(chat, _PLACES), show_reasoning=shown)
 
 
 def parse_count_tokens(body: bytes) -> Generation:
@@ -69,27 +70,6 @@ def messages_to_chat(body: dict[str, Any]) -> dict[str, Any]:
     if isinstance(request.messages[-1], wire.AssistantTurn):
         chat |= {"continue_final_message": True, "add_generation_prompt": False}
     return chat
-
-
-def _read(chat: dict[str, Any]) -> Generation:
-    """A translated request; what is wrong with it is called by the names that the client knows."""
-    try:
-        generation = read_chat(chat)
-    except InvalidRequest as error:
-        place = _place(error.param or "")
-        raise type(error)(error.message.replace(error.param or "", place), param=place or None) from error
-    use, form = generation.tool_use, generation.answer_format
-    if use is not None:
-        use = replace(use, tools=tuple(replace(tool, place=_place(tool.place)) for tool in use.tools))
-    if form is not None:
-        form = replace(form, place=_place(form.place))
-    return replace(generation, tool_use=use, answer_format=form)
-
-
-def _place(openai: str) -> str:
-    for theirs, ours in _PLACES:
-        openai = openai.replace(theirs, ours)
-    return openai
 
 
 def _tool_choice(request: wire.CountTokensRequest) -> dict[str, Any]:

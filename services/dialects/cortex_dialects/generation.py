@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cortex_contracts.wire.responses_answer import Repeated
+
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
@@ -17,6 +19,7 @@ class ChatPrompt:
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: dict[str, Any] = field(default_factory=dict)
+    place: str = "messages"  # where the client gave them
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Generation:
     tool_use: ToolUse | None = None  # None: what looks like a call is text
     answer_format: AnswerFormat | None = None
     show_reasoning: bool = True  # else its place is shown, and nothing of it
+    repeated: Repeated | None = None  # what the answer tells again of a request for a response
 
     @property
     def num_choices(self) -> int:

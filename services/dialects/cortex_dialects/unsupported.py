@@ -66,3 +66,22 @@ MESSAGES: Unsupported = {
     "workspace_id": (),
     "diagnostics": (),
 }
+
+# A name with a dot is a field's inside of a parameter that is honoured.
+RESPONSES: Unsupported = {
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
+    "conversation": (),
+    "image": (),
+    "moderation": (),
+    "previous_response_id": (),
+    "prompt": (),
+    "reasoning.context": ("auto",),
+    "reasoning.generate_summary": ("auto",),
+    "reasoning.mode": ("standard",),
+    "reasoning.summary": ("auto",),
+    "text.verbosity": ("medium",),
+    "truncation": ("disabled",),
+}

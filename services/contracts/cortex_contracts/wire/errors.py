@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 
 class CortexError(Exception):
@@ -236,6 +236,18 @@ class OpenAIErrorBody(BaseModel):
     error: OpenAIErrorDetail
 
 
+class ResponsesErrorEvent(BaseModel):
+    """The last event of a stream of /v1/responses that has failed: as OpenAI documents it, and with `error`, as OpenAI
+    sends it and its SDK looks for it."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    param: str | None = None
+    error: OpenAIErrorDetail
+    sequence_number: int
+
+
 class AnthropicErrorDetail(BaseModel):
     type: str
     message: str
@@ -275,3 +287,14 @@ def anthropic_body(error: CortexError) -> AnthropicErrorBody:
     fallback = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, fallback)
     return AnthropicErrorBody(error=AnthropicErrorDetail(type=kind, message=error.message, code=error.code))
+
+
+def responses_event(detail: object, number: int) -> ResponsesErrorEvent:
+    """The event of what an OpenAI envelope has under `error`, at its place in the stream."""
+    try:
+        error = OpenAIErrorDetail.model_validate(detail)
+    except ValidationError:
+        error = openai_body(UpstreamBroken("a neuron has failed without words")).error
+    return ResponsesErrorEvent(
+        code=error.code, message=error.message, param=error.param, error=error, sequence_number=number
+    )

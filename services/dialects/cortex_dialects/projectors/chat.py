@@ -1,11 +1,10 @@
 """Events as /v1/chat/completions.
 
-Owns: chunks, the document, and OpenAI's words for log-probabilities there. Called by: projectors/__init__.
+Owns: chunks and the document. Called by: projectors/__init__.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from cortex_contracts.wire import openai as wire
@@ -23,10 +22,7 @@ from cortex_dialects.events import (
 from cortex_dialects.generation import Generation
 from cortex_dialects.projectors.collected import CollectedChoice, collect
 from cortex_dialects.projectors.frame import MARK, Frame
-from cortex_dialects.projectors.openai import OpenAIProjector, usage_shape
-
-# JSON has no infinity; this is what OpenAI and vLLM send for a token that cannot be.
-_LEAST_LOGPROB = -9999.0
+from cortex_dialects.projectors.openai import OpenAIProjector, token_logprobs, usage_shape
 
 
 class ChatProjector(OpenAIProjector):
@@ -119,13 +115,5 @@ def _tool_delta(event: ToolCallDelta) -> wire.ToolDelta:
 
 
 def _logprobs(tokens: Iterable[TokenLogprob]) -> wire.ChatLogprobs | None:
-    content = [
-        wire.ChatTokenLogprob(**_token(token), top_logprobs=[wire.TopLogprob(**_token(top)) for top in token.top])
-        for token in tokens
-    ]
+    content = token_logprobs(tokens)
     return wire.ChatLogprobs(content=content) if content else None
-
-
-def _token(token: TokenLogprob) -> dict[str, object]:
-    logprob = token.logprob if math.isfinite(token.logprob) else _LEAST_LOGPROB
-    return {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 MARK = "\x00text\x00"
 _encode = JSONEncoder(ensure_ascii=False).encode
 _MARK_JSON = JSONEncoder().encode(MARK)
+_NUMBER_JSON = '"sequence_number":0}'
 
 
 class Frame:
@@ -28,3 +29,18 @@ class Frame:
 
     def holding(self, text: str) -> bytes:
         return f"{self._before}{_encode(text)}{self._after}".encode(errors="replace")
+
+
+class NumberedFrame:
+    """The same for events that end in their number, which changes as well."""
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, shape: BaseModel, event: str) -> None:
+        before, mark, after = shape.model_dump_json().rpartition(_MARK_JSON)
+        assert mark, "the shape holds MARK"
+        assert after.endswith(_NUMBER_JSON), "its last field is sequence_number, and is 0"
+        self._before, self._after = f"event: {event}\ndata: {before}", after[: -len("0}")]
+
+    def holding(self, text: str, number: int) -> bytes:
+        return f"{self._before}{_encode(text)}{self._after}{number}}}\n\n".encode(errors="replace")

@@ -1,19 +1,24 @@
-"""What OpenAI's two answers, chat and completion, have in common: their name, their end, and their words for usage.
+"""What OpenAI's answers have in common: their name, their end, and their words for usage and log-probabilities.
 
-Called by: chat.py, completion.py.
+Called by: chat.py, completion.py, responses.py.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 from cortex_contracts.wire import openai as wire
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects import sse
 from cortex_dialects.dialect import Dialect, error_event, keepalive
-from cortex_dialects.events import Usage
+from cortex_dialects.events import TokenLogprob, Usage
 from cortex_dialects.generation import Generation
 from cortex_dialects.projectors.collected import cut_short
 
 DONE = sse.data("[DONE]")
+# JSON has no infinity; this is what OpenAI and vLLM send for a token that cannot be.
+_LEAST_LOGPROB = -9999.0
 
 
 class OpenAIProjector:
@@ -48,3 +53,16 @@ def usage_shape(usage: Usage) -> wire.Usage:
         if usage.reasoning_tokens
         else None,
     )
+
+
+def token_logprobs(tokens: Iterable[TokenLogprob]) -> list[wire.ChatTokenLogprob]:
+    """OpenAI's words for tokens' log-probabilities."""
+    return [
+        wire.ChatTokenLogprob(**_token(token), top_logprobs=[wire.TopLogprob(**_token(top)) for top in token.top])
+        for token in tokens
+    ]
+
+
+def _token(token: TokenLogprob) -> dict[str, object]:
+    logprob = token.logprob if math.isfinite(token.logprob) else _LEAST_LOGPROB
+    return {"token": token.token, "logprob": logprob, "bytes": list(token.token_bytes)}

@@ -15,6 +15,8 @@ from cortex_contracts.wire import anthropic, openai, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.gateway import GatewayHealth, GatewayVersion, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
+from cortex_contracts.wire.responses import ResponsesRequest
+from cortex_contracts.wire.responses_answer import Response
 from cortex_gateway.api import fleet
 from cortex_gateway.api.fleet import FleetApi
 from cortex_gateway.api.health import HealthPage
@@ -32,6 +34,7 @@ INFERENCE = (
         "POST", "/v1/chat/completions", "Chat, OpenAI's way", openai.ChatRequest, openai.ChatCompletion, streams=True
     ),
     Route("POST", "/v1/completions", "Plain text", openai.CompletionRequest, openai.Completion, streams=True),
+    Route("POST", "/v1/responses", "OpenAI's newer way", ResponsesRequest, Response, streams=True),
     Route(
         "POST",
         "/v1/messages",

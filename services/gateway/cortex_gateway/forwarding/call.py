@@ -32,13 +32,14 @@ class Brief(msgspec.Struct):
     stream: bool | None = False
     tools: msgspec.Raw = _NOTHING
     system: msgspec.Raw = _NOTHING
+    instructions: msgspec.Raw = _NOTHING
     messages: msgspec.Raw = _NOTHING
     prompt: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
 
     def parts(self) -> tuple[msgspec.Raw, ...]:
         """The prompt, in the order that chat templates put it in."""
-        return self.tools, self.system, self.messages, self.prompt, self.input
+        return self.tools, self.system, self.instructions, self.messages, self.prompt, self.input
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from sanic import Request
 
 from cortex_contracts.wire.errors import CortexError
-from cortex_dialects import sse
-from cortex_dialects.dialect import Dialect, error_event, keepalive
+from cortex_dialects.dialect import Dialect, envelope_event, error_event, keepalive
 from cortex_dialects.generation import Generation
 from cortex_dialects.projectors import messages_projector
 from cortex_gateway.exchange import Exchange
@@ -39,7 +38,9 @@ class ClientStream:
         self._request, self._call, self._exchange = request, call, exchange
         self._sink: Sink | None = None
         self._head_is_out = False
-        self.opened_early = False
+        self.start_is_sent = False  # the dialect's first event, by us
+        # A failure's event; who knows how far the answer has come puts another here.
+        self.failure: Callable[[CortexError], bytes] = lambda error: error_event(call.dialect, error)
 
     @property
     def begun(self) -> bool:
@@ -73,12 +74,11 @@ class ClientStream:
 
     async def fail(self, error: CortexError) -> None:
         """End the stream with an error event."""
-        await self.write(error_event(self._call.dialect, error))
+        await self.write(self.failure(error))
 
     async def fail_with(self, body: bytes) -> None:
         """End the stream with a neuron's own error envelope."""
-        anthropic = self._call.dialect is Dialect.ANTHROPIC
-        await self.write(sse.event("error", body) if anthropic else sse.data(body))
+        await self.write(envelope_event(self._call.dialect, body))
 
     async def while_waiting(
         self, work: Coroutine[Any, Any, _Result], give_up: Callable[[_Result], None] = lambda result: None
@@ -104,8 +104,8 @@ class ClientStream:
     async def _keep_alive(self) -> None:
         if not self.begun:
             await self.begin()
-            self.opened_early = True
             if self._call.dialect is Dialect.ANTHROPIC:
+                self.start_is_sent = True
                 await self.write(message_start(self._call))
         await self.write(keepalive(self._call.dialect))
 

@@ -14,6 +14,7 @@ from sanic import HTTPResponse, Request
 from cortex_contracts.inventory.fleet import GatewaySettings
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.dialect import Dialect
+from cortex_dialects.projectors import Projector
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.forwarding import stream, translated
 from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, Answer, Attempts, broken
@@ -38,24 +39,26 @@ class Forwarder:
     ) -> HTTPResponse | None:
         """The answer, or None where it was streamed. Raises CortexError while nothing has been sent."""
         if len(call.body) <= _INLINE_BODY:
-            upstream_call, is_translated = _for_its_engine(call)
+            upstream_call, projector = _for_its_engine(call)
         else:
-            upstream_call, is_translated = await asyncio.to_thread(_for_its_engine, call)
+            upstream_call, projector = await asyncio.to_thread(_for_its_engine, call)
         ask = partial(self.attempts.answer, upstream_call, exchange, rules, settings)
         if not call.stream:
             answer = await ask()
             if answer.refusal is not None:
-                return _refused(answer, exchange, is_translated)
-            return await _whole(answer.response, call, exchange, is_translated)
+                return _refused(answer, exchange, projector is not None)
+            return await _whole(answer.response, call, exchange, projector)
         client = ClientStream(request, call, exchange)
         try:
             answer = await client.while_waiting(ask(), Answer.close)
             if answer.refusal is not None:
-                return await _refused_stream(client, answer, exchange, is_translated)
+                return await _refused_stream(client, answer, exchange, projector is not None)
             if answer.response.content_type != EVENT_STREAM and not client.begun:
-                return await _whole(answer.response, call, exchange, is_translated)
-            relay = translated.pass_on if is_translated else stream.pass_on
-            await relay(client, answer.response, call, exchange, settings.idle_timeout_s)
+                return await _whole(answer.response, call, exchange, projector)
+            if projector is None:
+                await stream.pass_on(client, answer.response, call, exchange, settings.idle_timeout_s)
+            else:
+                await translated.pass_on(client, answer.response, projector, exchange, settings.idle_timeout_s)
         except Exception as failure:
             if not client.begun:
                 raise
@@ -67,28 +70,28 @@ class Forwarder:
         return None
 
 
-def _for_its_engine(call: Call) -> tuple[Call, bool]:
-    """The call as its engine takes it, and whether its answer must be translated back."""
+def _for_its_engine(call: Call) -> tuple[Call, Projector | None]:
+    """The call as its engine takes it, and what translates its answer back, where that must be."""
     if call.model.harness not in FOREIGN_HARNESSES:
-        return call, False
-    if call.dialect is Dialect.ANTHROPIC:
-        return translated.as_chat(call), True
+        return call, None
+    if call.dialect is not Dialect.OPENAI:
+        return translated.as_chat(call)
     if call.name == call.model.id:
-        return call, False
-    return replace(call, body=with_model(call.body, call.model.id)), False  # such an engine knows no aliases
+        return call, None
+    return replace(call, body=with_model(call.body, call.model.id)), None  # such an engine knows no aliases
 
 
-async def _whole(response: Response, call: Call, exchange: Exchange, is_translated: bool) -> HTTPResponse:
+async def _whole(response: Response, call: Call, exchange: Exchange, projector: Projector | None) -> HTTPResponse:
     try:
         with exchange.interruptible():
             body = await response.read()
     except UpstreamFailure as failure:
         raise broken(exchange.neuron, failure) from failure
-    if is_translated:
-        body = translated.document(body, call, exchange)
+    if projector is not None:
+        body = translated.document(body, projector, exchange)
     if (usage := response.headers.get(USAGE_HEADER)) is not None:
         exchange.learn_usage(usage)
-    elif call.model.harness in FOREIGN_HARNESSES and not is_translated:
+    elif call.model.harness in FOREIGN_HARNESSES and projector is None:
         exchange.learn_usage_of(body)
     exchange.status = response.status
     return HTTPResponse(body, response.status, passed_back(response.headers), response.headers.get("content-type"))

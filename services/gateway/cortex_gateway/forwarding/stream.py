@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from cortex_dialects.dialect import error_event
 from cortex_gateway.exchange import Exchange, Stage
 from cortex_gateway.forwarding.attempts import FOREIGN_HARNESSES, broken, idle
 from cortex_gateway.forwarding.call import Call
@@ -24,7 +25,8 @@ async def pass_on(
     client: ClientStream, response: Response, call: Call, exchange: Exchange, idle_timeout_s: float
 ) -> None:
     """Relay the stream to its end. Raises the CortexError that it broke with, unless the neuron said so itself."""
-    watch = StreamWatch(call.dialect, drop_start=client.opened_early)
+    watch = StreamWatch(call.dialect, drop_start=client.start_is_sent)
+    client.failure = lambda error: error_event(call.dialect, error, watch.next_number)
     # A foreign engine sends nothing during prefill, so there the gateway keeps the client's hopes up (case S3).
     patient = call.model.harness in FOREIGN_HARNESSES
     try:

@@ -1,4 +1,4 @@
-"""/v1/messages for engines that speak only OpenAI: the request as a chat request, the answer back as a message.
+"""/v1/messages and /v1/responses for engines that speak only chat: the request as a chat request, the answer back.
 
 Owns: the round trip, streamed or not. Does not own: the translation itself (cortex_dialects). Called by: forwarder.py.
 """
@@ -6,14 +6,17 @@ Owns: the round trip, streamed or not. Does not own: the translation itself (cor
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 from cortex_contracts.wire.errors import CortexError, InvalidRequest
 from cortex_dialects.anthropic import messages_to_chat, omits_thinking
+from cortex_dialects.dialect import Dialect
 from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
-from cortex_dialects.projectors import Projector, messages_projector
+from cortex_dialects.projectors import Projector, messages_projector, responses_projector
+from cortex_dialects.responses import responses_to_chat
 from cortex_dialects.translate import ChatStreamReader, chat_document_to_events, chat_error_to_error
 from cortex_gateway import exchange as exchanges
 from cortex_gateway.exchange import Exchange, Stage
@@ -25,14 +28,23 @@ from cortex_gateway.forwarding.response import Response, Silent, UpstreamFailure
 _CONTENT = (TextDelta, ReasoningDelta, ToolCallDelta)
 
 
-def as_chat(call: Call) -> Call:
-    """The call that the engine is asked. Raises InvalidRequest's kin."""
-    if call.path != "/v1/messages":
+def as_chat(call: Call) -> tuple[Call, Projector]:
+    """The call that the engine is asked, and what makes its answer one of the client's. Raises InvalidRequest's kin."""
+    body = parse_object(call.body)
+    generation = Generation(model=call.name, prompts=())
+    projector: Projector
+    if call.dialect is Dialect.RESPONSES:
+        chat, repeated = responses_to_chat(body)
+        name = call.request_id.removeprefix("req_")
+        projector = responses_projector(replace(generation, repeated=repeated), name, int(time.time()))
+    elif call.path == "/v1/messages":
+        chat, shown = messages_to_chat(body), not omits_thinking(call.body)
+        projector = messages_projector(replace(generation, show_reasoning=shown), call.request_id, 0, prompt_tokens=0)
+    else:
         raise InvalidRequest(f"{call.path} is not offered for {call.name!r}: its engine cannot count tokens")
-    chat = {**messages_to_chat(parse_object(call.body)), "model": call.model.id}
+    asked = json.dumps({**chat, "model": call.model.id}, ensure_ascii=False).encode()
     headers = {name: value for name, value in call.headers.items() if not name.startswith("anthropic-")}
-    body = json.dumps(chat, ensure_ascii=False).encode()
-    return replace(call, path="/v1/chat/completions", body=body, headers=headers)
+    return replace(call, path="/v1/chat/completions", body=asked, headers=headers), projector
 
 
 def refusal(answer: Answer) -> CortexError:
@@ -41,22 +53,22 @@ def refusal(answer: Answer) -> CortexError:
     return chat_error_to_error(response.status, answer.refusal or b"", response.headers.get("retry-after"))
 
 
-def document(body: bytes, call: Call, exchange: Exchange) -> bytes:
-    """A chat completion as a message. Raises the CortexError that it holds."""
+def document(body: bytes, projector: Projector, exchange: Exchange) -> bytes:
+    """A chat completion as the client's kind of answer. Raises the CortexError that it holds."""
     events = chat_document_to_events(body)
     _learn(events, exchange)
-    return _projector(call).document(events)
+    return projector.document(events)
 
 
 async def pass_on(
-    client: ClientStream, response: Response, call: Call, exchange: Exchange, idle_timeout_s: float
+    client: ClientStream, response: Response, projector: Projector, exchange: Exchange, idle_timeout_s: float
 ) -> None:
-    """Relay the chat stream as a message stream. Raises the CortexError that it broke with."""
-    projector, begun_early = _projector(call), client.begun
+    """Relay the chat stream as the client's kind of stream. Raises the CortexError that it broke with."""
     try:
         await client.begin()
         exchange.move(Stage.ANSWERING)
-        if not begun_early:
+        client.failure = projector.failure
+        if not client.start_is_sent:
             await client.write(projector.opening())
         with exchange.interruptible():
             await _relay(client, response, projector, exchange)
@@ -96,8 +108,3 @@ def _learn(events: list[Event], exchange: Exchange) -> None:
             )
         elif isinstance(event, Finished):
             exchange.usage = exchanges.Usage(finish_reason=event.reason)
-
-
-def _projector(call: Call) -> Projector:
-    generation = Generation(model=call.name, prompts=(), show_reasoning=not omits_thinking(call.body))
-    return messages_projector(generation, call.request_id, 0, prompt_tokens=0)

@@ -7,7 +7,7 @@ there was content, only events with a telling word in them are looked at. Pure. 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -20,10 +20,18 @@ from cortex_dialects.sse import EventSplitter, last_boundary
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
 _USAGE = re.compile(rb"\A[\r\n]*: ?cortex-usage (\{[^\r\n]*\})")
 _DATA = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
-_NAME = re.compile(rb"(?:\A|[\r\n])event: ?(\w+)")
+_NAME = re.compile(rb"(?:\A|[\r\n])event: ?([\w.]+)")
+_NUMBER = re.compile(rb'"sequence_number": ?(\d+)')  # the last field of a response's events
 _TELLING = {
     Dialect.OPENAI: (b"cortex-usage", b"[DONE]", b'"error"'),
     Dialect.ANTHROPIC: (b"cortex-usage", b"message_stop", b"error"),
+    # Only the events of its beginning and its end have the response in them; in a text the quotes are escaped.
+    Dialect.RESPONSES: (b"cortex-usage", b'"response":{', b"event: error"),
+}
+# Events that end a stream well, and a dialect whose events have names.
+_ENDS = {
+    Dialect.ANTHROPIC: frozenset({"message_stop"}),
+    Dialect.RESPONSES: frozenset({"response.completed", "response.incomplete"}),
 }
 _CONTENT_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
@@ -44,7 +52,9 @@ class StreamWatch:
         self.content_seen = False
         self.usage: bytes | None = None
         self.error_code = ""
-        self._anthropic = dialect is Dialect.ANTHROPIC
+        self._dialect = dialect
+        self._ends = _ENDS.get(dialect)
+        self._last = b""  # what went on, from the last event's number on
         self._drop_start = drop_start
         self._telling = self._one, self._two, self._three = _TELLING[dialect]
         self._splitter = EventSplitter()
@@ -53,8 +63,18 @@ class StreamWatch:
         """What of the stream so far, and not yet given, goes to the client: whole events only."""
         whole = self._splitter.feed(chunk)
         if self.content_seen and not (self._one in whole or self._two in whole or self._three in whole):
-            return whole if self.ending is Ending.OPEN else b""
-        return b"".join(self._passing(whole))
+            data = whole if self.ending is Ending.OPEN else b""
+        else:
+            data = b"".join(self._passing(whole))
+        if self._dialect is Dialect.RESPONSES and (at := data.rfind(b'"sequence_number":')) >= 0:
+            self._last = data[at:]
+        return data
+
+    @property
+    def next_number(self) -> int:
+        """Of the event that follows what went on, in a stream whose events have numbers."""
+        last = _NUMBER.match(self._last)
+        return int(last[1]) + 1 if last is not None else 0
 
     def finish(self) -> bytes:
         """What is left when the stream ends: a last [DONE] without its blank line counts, half an event does not."""
@@ -102,15 +122,15 @@ class StreamWatch:
         body = _decode(data)
         kind = name or body.get("type")
         error = body.get("error")
-        if (kind == "error") if self._anthropic else error:
+        if error if self._ends is None else kind == "error":
             self.ending = Ending.FAILED
             self.error_code = _code(error)
-        elif self._anthropic and kind == "message_stop":
+        elif self._ends is not None and kind in self._ends:
             self.ending = Ending.COMPLETE
-        elif self._anthropic and kind == "message_start":
+        elif self._dialect is Dialect.ANTHROPIC and kind == "message_start":
             return not self._drop_start
         elif not self.content_seen:
-            self.content_seen = _is_anthropic_content(kind, body) if self._anthropic else _is_openai_content(body)
+            self.content_seen = _IS_CONTENT[self._dialect](kind, body)
         return True
 
 
@@ -128,7 +148,7 @@ def _code(error: object) -> str:
     return str(error.get("code") or error.get("type") or "upstream_error")
 
 
-def _is_openai_content(body: dict[str, Any]) -> bool:
+def _is_openai_content(_kind: object, body: dict[str, Any]) -> bool:
     """Text, reasoning or a tool call; not the role alone, nor usage."""
     choices = body.get("choices")
     for choice in choices if isinstance(choices, list) else ():
@@ -144,3 +164,16 @@ def _is_anthropic_content(kind: object, body: dict[str, Any]) -> bool:
     block = body.get("content_block")
     opens_tool = kind == "content_block_start" and isinstance(block, dict) and block.get("type") == "tool_use"
     return opens_tool or kind == "content_block_delta"
+
+
+def _is_response_content(kind: object, body: dict[str, Any]) -> bool:
+    item = body.get("item")
+    begins_call = isinstance(item, dict) and item.get("type") == "function_call"
+    return begins_call or (isinstance(kind, str) and kind.endswith(".delta"))
+
+
+_IS_CONTENT: dict[Dialect, Callable[[object, dict[str, Any]], bool]] = {
+    Dialect.OPENAI: _is_openai_content,
+    Dialect.ANTHROPIC: _is_anthropic_content,
+    Dialect.RESPONSES: _is_response_content,
+}

@@ -14,6 +14,8 @@ from sanic.response import json
 from cortex_contracts.wire import anthropic, neuron, openai, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openapi import Route, document
+from cortex_contracts.wire.responses import ResponsesRequest
+from cortex_contracts.wire.responses_answer import Response
 from cortex_neuron.api import control, inference
 from cortex_neuron.api import tokens as token_pages
 from cortex_neuron.api.neuron import Neuron
@@ -53,6 +55,10 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
     (
         Route("POST", "/v1/completions", "OpenAI: text", openai.CompletionRequest, openai.Completion, streams=True),
         inference.completions,
+    ),
+    (
+        Route("POST", "/v1/responses", "OpenAI: responses", ResponsesRequest, Response, streams=True),
+        inference.responses,
     ),
     (
         Route(

@@ -1,4 +1,4 @@
-"""The inference surface: one path for both dialects, streamed or not (case S9).
+"""The inference surface: one path for all dialects, streamed or not (case S9).
 
 Owns: reading a request, its admission before headers, its answer, and what is said of it afterwards. Does not own:
 dialects (cortex_dialects), the engine's side (inference), or models that another server answers for (passing_on.py).
@@ -26,7 +26,14 @@ from cortex_dialects.dialect import dialect_of
 from cortex_dialects.events import Event, Failed
 from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
-from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_dialects.projectors import (
+    Projector,
+    chat_projector,
+    completion_projector,
+    messages_projector,
+    responses_projector,
+)
+from cortex_dialects.responses import parse_responses
 from cortex_neuron.api import passing_on, trace, usage
 from cortex_neuron.api.neuron import Neuron, of
 from cortex_neuron.api.request_log import Outcome, write
@@ -70,9 +77,14 @@ def _messages(prepared: Prepared, name: str) -> Projector:
     return messages_projector(prepared.generation, name, int(time.time()), prepared.prompt_tokens)
 
 
+def _responses(prepared: Prepared, name: str) -> Projector:
+    return responses_projector(prepared.generation, name, int(time.time()))
+
+
 _CHAT = Surface(parse_chat, _chat)
 _COMPLETION = Surface(parse_completion, _completion)
 _MESSAGES = Surface(parse_messages, _messages)
+_RESPONSES = Surface(parse_responses, _responses)
 
 
 async def chat_completions(request: Request) -> HTTPResponse | None:
@@ -88,6 +100,11 @@ async def completions(request: Request) -> HTTPResponse | None:
 async def messages(request: Request) -> HTTPResponse | None:
     """POST /v1/messages"""
     return await _answer(request, _MESSAGES)
+
+
+async def responses(request: Request) -> HTTPResponse | None:
+    """POST /v1/responses"""
+    return await _answer(request, _RESPONSES)
 
 
 async def model_list(request: Request) -> HTTPResponse:

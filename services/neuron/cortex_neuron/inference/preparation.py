@@ -86,7 +86,8 @@ async def prepare(generation: Generation, serving: GroupServing, priority: Prior
     _check_tools(generation, serving)
     loaded = serving.loaded
     capacity = Capacity(loaded.context, loaded.block_size, loaded.kv_blocks)
-    param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
+    first = generation.prompts[0]
+    param = first.place if isinstance(first, ChatPrompt) else "prompt"
     limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
     grammars = await _grammars(generation, serving, prompts)
     submissions = _submissions(generation, serving, prompts, limits, priority, grammars)
