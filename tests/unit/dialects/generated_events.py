@@ -103,3 +103,26 @@ def _grow(block: dict[str, Any], delta: dict[str, Any], inputs: dict[int, str], 
             block["signature"] += delta["signature"]
         case "input_json_delta":
             inputs[index] = inputs.get(index, "") + delta["partial_json"]
+
+
+def gathered_response(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The response that a client puts together from the deltas of a stream, and not from what its end repeats."""
+    response: dict[str, Any] = {}
+    for event in events:
+        match event["type"].removeprefix("response."):
+            case "created":
+                response = event["response"]
+            case "output_item.added":
+                response["output"].append(event["item"])
+            case "content_part.added":
+                response["output"][event["output_index"]]["content"].append(event["part"])
+            case "output_text.delta" | "reasoning_text.delta":
+                part = response["output"][event["output_index"]]["content"][event["content_index"]]
+                part["text"] += event["delta"]
+            case "function_call_arguments.delta":
+                response["output"][event["output_index"]]["arguments"] += event["delta"]
+            case "output_item.done":
+                response["output"][event["output_index"]]["status"] = event["item"]["status"]
+            case "completed" | "incomplete":
+                response |= {**event["response"], "output": response["output"]}
+    return response

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cortex_contracts.wire.errors import InvalidParameter, QueueFull
-from cortex_dialects.dialect import Dialect, dialect_of, error_body, error_event, keepalive
+from cortex_dialects.dialect import Dialect, dialect_of, envelope_event, error_body, error_event, keepalive
 from cortex_dialects.sse import EventReader
 
 
@@ -19,6 +19,9 @@ from cortex_dialects.sse import EventReader
         ("/v1/messages/count_tokens", Dialect.ANTHROPIC),
         ("/v1/messagesfoo", Dialect.OPENAI),
         ("/v1/chat/completions", Dialect.OPENAI),
+        ("/v1/responses", Dialect.RESPONSES),
+        ("/v1/responses/resp_1/cancel", Dialect.RESPONSES),
+        ("/v1/responsesfoo", Dialect.OPENAI),
         ("/nowhere", Dialect.OPENAI),
     ],
 )
@@ -27,12 +30,19 @@ def test_only_messages_speak_anthropic(path, dialect):
     assert dialect_of(path) is dialect
 
 
+def test_a_path_of_one_dialect_alone_is_not_answered_as_a_header_says():
+    """Some proxies send anthropic-version with everything."""
+    assert dialect_of("/v1/responses", {"anthropic-version"}) is Dialect.RESPONSES
+    assert dialect_of("/v1/models", {"anthropic-version"}) is Dialect.ANTHROPIC
+
+
 def test_an_error_is_said_in_the_words_of_its_dialect():
     """The SDKs read `error.type` and `error.message`; the stable code is in both."""
     error = InvalidParameter("n: too many", param="n")
     assert json.loads(error_body(Dialect.OPENAI, error)) == {
         "error": {"message": "n: too many", "type": "invalid_request_error", "code": "invalid_parameter", "param": "n"}
     }
+    assert error_body(Dialect.RESPONSES, error) == error_body(Dialect.OPENAI, error)
     assert json.loads(error_body(Dialect.ANTHROPIC, error)) == {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "n: too many", "code": "invalid_parameter"},
@@ -43,6 +53,22 @@ def test_an_error_inside_a_stream_is_an_event_of_its_dialect():
     """OpenAI clients look for `error` in the data, Anthropic's for an event named error (case S6)."""
     (openai,) = EventReader().feed(error_event(Dialect.OPENAI, QueueFull("busy")))
     (anthropic,) = EventReader().feed(error_event(Dialect.ANTHROPIC, QueueFull("busy")))
+    (response,) = EventReader().feed(error_event(Dialect.RESPONSES, InvalidParameter("n: 7", param="n"), 5))
+    assert response.event == "error"
+    told = json.loads(response.data)
+    assert told.pop("error") == {
+        "message": "n: 7",
+        "type": "invalid_request_error",
+        "code": "invalid_parameter",
+        "param": "n",
+    }
+    assert told == {
+        "type": "error",
+        "code": "invalid_parameter",
+        "message": "n: 7",
+        "param": "n",
+        "sequence_number": 5,
+    }
     assert openai.event is None
     assert json.loads(openai.data)["error"]["code"] == "queue_full"
     assert anthropic.event == "error"
@@ -55,3 +81,11 @@ def test_a_keepalive_is_a_comment_for_openai_and_a_ping_for_anthropic():
     (anthropic,) = EventReader().feed(keepalive(Dialect.ANTHROPIC))
     assert openai.data is None
     assert (anthropic.event, json.loads(anthropic.data)) == ("ping", {"type": "ping"})
+
+
+@pytest.mark.parametrize("body", [b"", b"oops", b"[]", b'{"error": "oops"}', b'{"error": {}}', b"[" * 100_000])
+def test_a_refusal_without_our_envelope_is_an_event_all_the_same(body):
+    """What stands between a gateway and a neuron may answer anything."""
+    (event,) = EventReader().feed(envelope_event(Dialect.RESPONSES, body, 2))
+    told = json.loads(event.data)
+    assert (told["code"], told["error"]["code"], told["sequence_number"]) == ("upstream_broken", "upstream_broken", 2)

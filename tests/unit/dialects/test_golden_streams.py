@@ -5,6 +5,7 @@ After a change that is meant, CORTEX_WRITE_GOLDEN=1 writes them anew, for a read
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,14 @@ from cortex_dialects.events import (
     Usage,
 )
 from cortex_dialects.generation import Generation, TextPrompt
-from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_dialects.projectors import (
+    Projector,
+    chat_projector,
+    completion_projector,
+    messages_projector,
+    responses_projector,
+)
+from cortex_dialects.responses import parse_responses
 
 FOLDER = Path(__file__).parent / "golden"
 USAGE = Usage(prompt_tokens=12, completion_tokens=7, cached_tokens=4)
@@ -56,24 +64,50 @@ LOGPROBS: list[Event] = [
     Finished(0, "length"),
     USAGE,
 ]
+SILENT: list[Event] = [Finished(0, "stop"), USAGE]
 TWO: list[Event] = [TextDelta(1, "b"), TextDelta(0, "a"), Finished(1, "length"), Finished(0, "stop"), USAGE]
+
+REPEATED = parse_responses(
+    json.dumps(
+        {
+            "model": "m",
+            "input": "x",
+            "instructions": "Be brief.",
+            "max_output_tokens": 9,
+            "metadata": {"a": "b"},
+            "parallel_tool_calls": False,
+            "reasoning": {"effort": "low"},
+            "store": True,
+            "temperature": 0.5,
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+            "tool_choice": {"type": "function", "name": "f"},
+            "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}],
+            "top_p": 0.9,
+            "user": "u",
+        }
+    ).encode()
+).repeated
 
 Make = Callable[[Generation], Projector]
 MAKERS: dict[str, Make] = {
     "chat": lambda of: chat_projector(of, "r1", 1_700_000_000),
     "completion": lambda of: completion_projector(of, "r1", 1_700_000_000),
     "messages": lambda of: messages_projector(of, "r1", 1_700_000_000, prompt_tokens=12),
+    "responses": lambda of: responses_projector(of, "r1", 1_700_000_000),
 }
 CASES: list[tuple[str, str, list[Event], dict[str, Any]]] = [
     *((dialect, "text", TEXT, {"include_usage": True}) for dialect in MAKERS),
     *((dialect, "stopped", STOPPED, {}) for dialect in MAKERS),
     *((dialect, "broken", BROKEN, {}) for dialect in MAKERS),
-    *((dialect, "cut_call", CUT, {}) for dialect in ("chat", "messages")),
-    *((dialect, "thoughts", THOUGHTS, {"include_usage": True}) for dialect in ("chat", "messages")),
-    *((dialect, "tools", TOOLS, {"include_usage": True}) for dialect in ("chat", "messages")),
+    *((dialect, "cut_call", CUT, {}) for dialect in ("chat", "messages", "responses")),
+    *((dialect, "thoughts", THOUGHTS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
+    *((dialect, "tools", TOOLS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "logprobs", LOGPROBS, {"logprobs": 2, "return_token_ids": True}) for dialect in ("chat", "completion")),
     *((dialect, "two_choices", TWO, {"n": 2}) for dialect in ("chat", "completion")),
     ("messages", "thoughts_omitted", TOOLS, {"show_reasoning": False}),
+    ("responses", "logprobs", LOGPROBS, {"logprobs": 2}),
+    ("responses", "silent", SILENT, {}),
+    ("responses", "repeated", SILENT, {"repeated": REPEATED}),
 ]
 
 

@@ -14,9 +14,11 @@ from cortex_contracts.wire.anthropic import MessagesRequest
 from cortex_contracts.wire.errors import InvalidRequest, openai_body
 from cortex_contracts.wire.openai import ChatRequest, CompletionRequest
 from cortex_contracts.wire.openai_formats import StructuredOutputs
+from cortex_contracts.wire.responses import ResponsesRequest
 from cortex_dialects import unsupported
 from cortex_dialects.anthropic import parse_count_tokens, parse_messages
 from cortex_dialects.openai import parse_chat, parse_completion
+from cortex_dialects.responses import parse_responses
 from cortex_dialects.tokens import parse_detokenize, parse_tokenize
 
 Parser = Callable[[bytes], object]
@@ -25,18 +27,21 @@ PARSERS: list[Parser] = [
     parse_completion,
     parse_messages,
     parse_count_tokens,
+    parse_responses,
     parse_tokenize,
     parse_detokenize,
 ]
-SHAPES = (ChatRequest, CompletionRequest, MessagesRequest, StructuredOutputs)
-INSIDE = "role content type text tool_calls function arguments image_url source input id json_schema schema json name"
+SHAPES = (ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, StructuredOutputs)
+INSIDE = "role content type text tool_calls function arguments image_url source input id json_schema schema json name "
+INSIDE += "call_id output summary format effort mode verbosity"
 NAMES = sorted(
     set(INSIDE.split())
     | {name for shape in SHAPES for name in shape.model_fields}
-    | {name for table in (unsupported.CHAT, unsupported.MESSAGES) for name in table}
+    | {name for table in (unsupported.CHAT, unsupported.MESSAGES, unsupported.RESPONSES) for name in table}
 )
 WORDS = ["user", "assistant", "tool", "system", "text", "image", "image_url", "tool_use", "tool_result", "auto", "{}"]
-WORDS += ["json_schema", "json_object", "required", "any", "function"]
+WORDS += ["json_schema", "json_object", "required", "any", "function", "message", "input_text", "input_image"]
+WORDS += ["function_call", "function_call_output", "reasoning", "reasoning_text", "item_reference", "allowed_tools"]
 SCALARS = (
     st.none()
     | st.booleans()
@@ -99,6 +104,8 @@ def test_almost_any_request(parser, request):
     parse(parser, json.dumps(request).encode())
     prompt = request.pop("messages")
     parse(parser, json.dumps(request | {"prompt": prompt}).encode())
+    del request["max_tokens"]
+    parse(parser, json.dumps({"input": prompt} | request).encode())
 
 
 @given(request=near_requests())

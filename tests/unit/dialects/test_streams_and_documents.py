@@ -6,13 +6,19 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from generated_events import answers, gathered_chat, gathered_message
+from generated_events import answers, gathered_chat, gathered_message, gathered_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cortex_dialects.events import Event, Finished, ReasoningDelta, TextDelta, Usage
 from cortex_dialects.generation import Generation, TextPrompt
-from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_dialects.projectors import (
+    Projector,
+    chat_projector,
+    completion_projector,
+    messages_projector,
+    responses_projector,
+)
 from cortex_dialects.sse import EventReader
 from cortex_dialects.translate import ChatStreamReader, chat_document_to_events
 
@@ -64,6 +70,18 @@ def test_a_message(answer: tuple[int, list[Event]], shown: bool) -> None:
 
 
 @settings(max_examples=TIMES)
+@given(answer=answers(most_choices=1))
+def test_a_response(answer: tuple[int, list[Event]]) -> None:
+    """Item by item, as its deltas come to it and as its last event repeats it; numbers of events without a gap."""
+    events, of = answer[1], generation(1)
+    sent = streamed(responses_projector(of, "r", 1), events)
+    document = json.loads(responses_projector(of, "r", 1).document(events))
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    assert sent[-1]["response"] == document
+    assert gathered_response(sent) == document
+
+
+@settings(max_examples=TIMES)
 @given(answer=answers())
 def test_a_completion(answer: tuple[int, list[Event]]) -> None:
     """Text alone: there are no thoughts and no calls."""
@@ -82,8 +100,8 @@ def test_a_completion(answer: tuple[int, list[Event]]) -> None:
 
 @settings(max_examples=TIMES)
 @given(answer=answers(most_choices=1), size=st.integers(1, 400))
-def test_a_chat_that_a_gateway_translates_into_a_message(answer: tuple[int, list[Event]], size: int) -> None:
-    """An engine that speaks OpenAI alone: its stream and its document come to the same message (case W5)."""
+def test_a_chat_that_a_gateway_translates(answer: tuple[int, list[Event]], size: int) -> None:
+    """An engine that speaks chat alone: its stream and its document come to the same message or response (case W5)."""
     events, of = answer[1], generation(1)
     projector = chat_projector(of, "r", 1)
     raw = projector.opening() + b"".join(map(projector.event, events)) + projector.closing()
@@ -95,6 +113,8 @@ def test_a_chat_that_a_gateway_translates_into_a_message(answer: tuple[int, list
     assert by_stream == by_document
     direct = json.loads(messages_projector(of, "r", 1, 0).document(_without_stop_sequence(events)))
     assert by_document == direct
+    response = gathered_response(streamed(responses_projector(of, "r", 1), found))
+    assert response == json.loads(responses_projector(of, "r", 1).document(events))
 
 
 def _without_stop_sequence(events: list[Event]) -> list[Event]:

@@ -33,7 +33,18 @@ ANTHROPIC = [
     b': cortex-usage {"completion_tokens": 3}\n\n',
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
 ]
-STREAMS = {Dialect.OPENAI: OPENAI, Dialect.ANTHROPIC: ANTHROPIC}
+RESPONSES = [
+    b'event: response.created\ndata: {"type":"response.created","response":{"output":[]},"sequence_number":0}\n\n',
+    b": keep-alive\n\n",
+    b'event: response.output_item.added\ndata: {"type":"response.output_item.added","item":{"type":"message"},'
+    b'"sequence_number":1}\n\n',
+    b'event: response.output_text.delta\ndata: {"delta":"nothing that tells","sequence_number":2}\n\n',
+    b'event: response.output_text.delta\ndata: {"delta":"event: error \\"response\\":{","sequence_number":3}\n\n',
+    b'event: response.output_text.delta\ndata: {"delta":"nor here","sequence_number":4}\n\n',
+    b': cortex-usage {"completion_tokens": 3}\n\n',
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"output":[]},"sequence_number":5}\n\n',
+]
+STREAMS = {Dialect.OPENAI: OPENAI, Dialect.ANTHROPIC: ANTHROPIC, Dialect.RESPONSES: RESPONSES}
 
 
 def passed(watch: StreamWatch, stream: bytes, cuts: list[int]) -> bytes:
@@ -78,6 +89,12 @@ def test_everything_passes_but_the_usage_comment(dialect: Dialect, newline: byte
         (Dialect.ANTHROPIC, ANTHROPIC[2].strip(), False),
         (Dialect.ANTHROPIC, ANTHROPIC[3].strip(), True),
         (Dialect.ANTHROPIC, b'data: {"type":"content_block_start","content_block":{"type":"tool_use"}}', True),
+        (Dialect.RESPONSES, RESPONSES[0].strip(), False),
+        (Dialect.RESPONSES, RESPONSES[1].strip(), False),
+        (Dialect.RESPONSES, RESPONSES[2].strip(), False),
+        (Dialect.RESPONSES, RESPONSES[3].strip(), True),
+        (Dialect.RESPONSES, b'event: response.reasoning_text.delta\ndata: {"delta":"x"}', True),
+        (Dialect.RESPONSES, b'event: response.output_item.added\ndata: {"item":{"type":"function_call"}}', True),
     ],
 )
 def test_first_content_is_text_reasoning_or_a_tool_call(dialect: Dialect, event: bytes, is_content: bool) -> None:
@@ -92,7 +109,7 @@ def test_first_content_is_text_reasoning_or_a_tool_call(dialect: Dialect, event:
 def test_nothing_follows_an_error_event(dialect: Dialect, after_content: bool) -> None:
     """Some engines send [DONE] after an error; a client would take the answer for whole (S6)."""
     error = json.dumps({"type": "error", "error": {"message": "boom", "code": "group_died"}}).encode()
-    name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""
+    name = b"" if dialect is Dialect.OPENAI else b"event: error\n"
     events = STREAMS[dialect][: 4 if after_content else 1]
     broken = b"".join([*events, name + b"data: " + error + b"\n\n"])
     watch = StreamWatch(dialect)
@@ -121,3 +138,31 @@ def test_the_neurons_message_start_is_left_out_where_one_was_sent() -> None:
     """A client that was kept alive has had its own (S7)."""
     watch = StreamWatch(Dialect.ANTHROPIC, drop_start=True)
     assert watch.feed(b"".join(ANTHROPIC[:2])) == ANTHROPIC[1]
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete"])
+def test_a_response_that_is_complete_or_was_cut_by_its_limit_has_ended_well(kind: str) -> None:
+    """A response that max_output_tokens has cut is whole, as far as the stream goes."""
+    watch = StreamWatch(Dialect.RESPONSES)
+    watch.feed(b"".join(RESPONSES[:-1]) + RESPONSES[-1].replace(b"response.completed", kind.encode()))
+    assert watch.ending is Ending.COMPLETE
+
+
+def test_a_failed_response_ends_with_the_event_that_is_called_error() -> None:
+    """What follows response.failed still goes on, for the SDK raises for that one (S6)."""
+    failed = b'event: response.failed\ndata: {"type":"response.failed","response":{},"sequence_number":6}\n\n'
+    error = b'event: error\ndata: {"type":"error","error":{"code":"group_died"},"sequence_number":7}\n\n'
+    watch = StreamWatch(Dialect.RESPONSES)
+    stream = b"".join(RESPONSES[:4])
+    assert watch.feed(stream + failed + error + RESPONSES[-1]) == stream + failed + error
+    assert (watch.ending, watch.error_code) == (Ending.FAILED, "group_died")
+
+
+def test_the_event_that_a_gateway_adds_to_a_response_has_the_next_number() -> None:
+    """Also after a keep-alive, and where nothing has come yet; what is held back does not count."""
+    watch = StreamWatch(Dialect.RESPONSES)
+    assert watch.next_number == 0
+    watch.feed(b"".join(RESPONSES[:4]) + RESPONSES[4][:-1])
+    assert watch.next_number == 3
+    watch.feed(RESPONSES[4][-1:] + RESPONSES[1])
+    assert watch.next_number == 4
