@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from cortex_contracts.wire.openai import ChatTokenLogprob
 from cortex_contracts.wire.shape import LeftOut
 
+FailureCode = Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -80,7 +81,7 @@ class Incomplete(BaseModel):
 
 
 class ResponseFailure(BaseModel):
-    code: str
+    code: FailureCode
     message: str
 
 

@@ -7,6 +7,7 @@ Called by: projectors/__init__.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Literal
 
 from pydantic import BaseModel
@@ -75,9 +76,12 @@ class ResponsesProjector:
         return keepalive(Dialect.RESPONSES)
 
     def failure(self, error: CortexError) -> bytes:
-        """Told twice: OpenAI's SDK raises for the second event alone, and others look for the first."""
+        """Told twice: OpenAI's SDK raises for the second event alone, and others look for the first.
+
+        OpenAI has few codes for the first; ours is in the second.
+        """
         output = self._output if self._open is None else [*self._output, self._open.item("incomplete")]
-        reason = wire.ResponseFailure(code=error.code, message=error.message)
+        reason = wire.ResponseFailure(code=_failure_code(error), message=error.message)
         failed = self._response.model_copy(update={"status": "failed", "error": reason, "output": output})
         return self._lifecycle("response.failed", failed) + error_event(Dialect.RESPONSES, error, self._number)
 
@@ -172,6 +176,12 @@ def _key(event: Delta) -> ItemKey | None:
             return ("reasoning", 0) if event.text else None
         case ToolCallDelta():
             return ("call", event.call)
+
+
+def _failure_code(error: CortexError) -> wire.FailureCode:
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_exceeded"
+    return "invalid_prompt" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
 def _said(event: Delta) -> tuple[str, tuple[TokenLogprob, ...]]:
