@@ -143,7 +143,7 @@ def as_cortex_error(request: Request, exception: BaseException) -> errors.Cortex
     if isinstance(exception, asyncio.CancelledError):
         return errors.InvalidRequest("the client left before its request was complete")
     if isinstance(exception, sanic_errors.NotFound):
-        return errors.RouteNotFound(f"no route {_shown(request.method)} {request.path}")
+        return errors.RouteNotFound(f"no route {_shown(request.method)} {request.path}{_why_not(request)}")
     if isinstance(exception, sanic_errors.MethodNotAllowed):
         return errors.MethodNotAllowed(f"{request.path} does not take {_shown(request.method)}")
     config = request.app.config
@@ -155,6 +155,13 @@ def as_cortex_error(request: Request, exception: BaseException) -> errors.Cortex
     if isinstance(exception, sanic_errors.SanicException) and exception.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return _invalid(HTTPStatus(exception.status_code), str(exception))
     return errors.CortexError(f"internal error; the log has it under request id {request_id(request)}")
+
+
+def _why_not(request: Request) -> str:
+    """For who asks what another service of the same API would answer."""
+    if dialect(request) is not Dialect.RESPONSES:
+        return ""
+    return ": no responses are kept here, to be asked for, listed or cancelled; an answer is there once, for who asked"
 
 
 def _shown(text: str) -> str:

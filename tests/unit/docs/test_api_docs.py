@@ -17,7 +17,7 @@ from sanic import Sanic
 
 from cortex_contracts.inventory import fleet
 from cortex_contracts.inventory.files import GatewayFile, KeysFile, NeuronSection
-from cortex_contracts.wire import anthropic, errors, openai
+from cortex_contracts.wire import anthropic, errors, openai, responses
 from cortex_contracts.wire.openapi import Route
 from cortex_dialects import unsupported
 from cortex_dialects.json_body import MAX_DEPTH
@@ -49,6 +49,7 @@ from cortex_neuron.residency.residency import Residency
 
 TEXT = page("api.md")
 OPENAI = {"chat": openai.ChatRequest, "completions": openai.CompletionRequest}
+RESPONSES = {"responses": responses.ResponsesRequest}
 ANTHROPIC = {"messages": anthropic.MessagesRequest, "count_tokens": anthropic.CountTokensRequest}
 
 
@@ -94,25 +95,35 @@ async def test_every_route_has_its_row_and_every_row_its_route() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "shapes"), [("Parameters of OpenAI's routes", OPENAI), ("Parameters of Anthropic's routes", ANTHROPIC)]
+    ("section", "shapes"),
+    [
+        ("Parameters of OpenAI's routes", OPENAI),
+        ("Parameters of responses", RESPONSES),
+        ("Parameters of Anthropic's routes", ANTHROPIC),
+    ],
 )
 def test_every_parameter_has_its_row_with_its_limits(section: str, shapes: Mapping[str, type[BaseModel]]) -> None:
     """Each of each route, its numbers, and the value it has where nobody gives one."""
-    told = [(name.strip("`"), route, text) for name, of, text in rows(TEXT, section) for route in _routes(of, shapes)]
+    told = [(row[0].strip("`"), route, row[-1]) for row in rows(TEXT, section) for route in _routes(row[1:-1], shapes)]
     assert Counter((name, route) for name, route, _ in told) == Counter(
         (name, route) for route, shape in shapes.items() for name in shape.model_fields
     )
     for name, route, text in told:
         schema = shapes[route].model_json_schema()["properties"][name]
         assert {bound for bound in _bounds(schema) if abs(bound) <= 1000} <= _numbers(text), (name, text)
-    if shapes is OPENAI:
+    if shapes is not ANTHROPIC:
         defaults = {name: float(match[1]) for name, _, text in told if (match := re.search(r"default (-?\d+)", text))}
         assert {name: float(getattr(SamplingParams(), name)) for name in defaults} == defaults
 
 
 def test_every_refused_parameter_has_its_row_and_every_row_is_refused() -> None:
     """With the values that ask for nothing."""
-    tables = {"chat": unsupported.CHAT, "completions": unsupported.COMPLETION, "messages": unsupported.MESSAGES}
+    tables = {
+        "chat": unsupported.CHAT,
+        "completions": unsupported.COMPLETION,
+        "responses": unsupported.RESPONSES,
+        "messages": unsupported.MESSAGES,
+    }
     refused = {
         (name, route, " or ".join(f"`{json.dumps(value)}`" for value in accepted))
         for route, table in tables.items()
@@ -166,8 +177,9 @@ def test_every_setting_that_is_named_is_one() -> None:
             assert not default or field.default == int(default), setting
 
 
-def _routes(of: str, shapes: Mapping[str, type[BaseModel]]) -> list[str]:
-    return list(shapes) if of == "both" else [of]
+def _routes(of: list[str], shapes: Mapping[str, type[BaseModel]]) -> list[str]:
+    """Those of a row, whose table tells them where there are several."""
+    return list(shapes) if of in (["both"], []) else of
 
 
 def _bounds(schema: Any) -> Iterator[float]:
