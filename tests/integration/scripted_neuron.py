@@ -218,10 +218,9 @@ class ScriptedNeuron:
                 return self._refusal(request)
             if self.models.get(asked["model"], {}).get("status", "loaded") != "loaded":
                 return self._refusal(request, "unavailable")
-            anthropic = request.path == "/v1/messages"
             if not asked.get("stream"):
-                return await self._whole(request, asked, anthropic)
-            return await self._stream(request, self._events(asked, anthropic))
+                return await self._whole(request, asked)
+            return await self._stream(request, self._events(request.path, asked))
         except asyncio.CancelledError:
             self.left += 1
             raise
@@ -233,17 +232,20 @@ class ScriptedNeuron:
         body = {"error": detail} if "messages" not in request.path else {"type": "error", "error": detail}
         return web.json_response(body, status=self.refusal_status, headers={"Retry-After": "7"})
 
-    async def _whole(self, request: web.Request, asked: dict[str, Any], anthropic: bool) -> web.StreamResponse:
+    async def _whole(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         if self.fault is Fault.SLOW:
             await asyncio.sleep(self.pace_s)
         text = "".join(WORDS)
         if request.path.endswith("/count_tokens"):
             return web.json_response({"input_tokens": 7})
         answer: dict[str, Any]
-        if anthropic:
-            answer = {"id": "msg_1", "type": "message", "content": [{"type": "text", "text": text}]}
-        else:
-            answer = _chat_document(asked["model"], text)
+        match request.path:
+            case "/v1/messages":
+                answer = {"id": "msg_1", "type": "message", "content": [{"type": "text", "text": text}]}
+            case "/v1/responses":
+                answer = _response("completed", [text])
+            case _:
+                answer = _chat_document(asked["model"], text)
         headers = {"X-Cortex-Usage": json.dumps(USAGE), "X-Request-Id": request.headers.get("X-Request-Id", "")}
         response = web.json_response({**answer, "model": asked["model"]}, headers=headers)
         if self.fault is not Fault.BREAK:
@@ -255,16 +257,21 @@ class ScriptedNeuron:
         request.transport.abort()
         return head
 
-    def _events(self, asked: dict[str, Any], anthropic: bool) -> list[bytes]:
+    def _events(self, path: str, asked: dict[str, Any]) -> list[bytes]:
         with_usage = f": cortex-usage {json.dumps(USAGE)}\n\n".encode()
-        events = _messages_events() if anthropic else _chat_events(asked["model"])
-        last = 2 if anthropic else 1
+        match path:
+            case "/v1/messages":
+                events, last = _messages_events(), 2
+            case "/v1/responses":
+                events, last = _responses_events(), 1
+            case _:
+                events, last = _chat_events(asked["model"]), 1
         match self.fault:
             case Fault.NO_TERMINAL:
                 return events[:-last]
             case Fault.ERROR_EVENT:
                 error = {"type": "error", "error": {"type": "api_error", "message": "boom", "code": "group_died"}}
-                name = b"event: error\n" if anthropic else b""
+                name = b"event: error\n" if path in ("/v1/messages", "/v1/responses") else b""
                 return [*events[:3], name + b"data: " + json.dumps(error).encode() + b"\n\n", *events[-last:]]
         return [*events[:-last], with_usage, *events[-last:]]
 
@@ -317,6 +324,27 @@ def _messages_events() -> list[bytes]:
         {"type": "message_stop"},
     ]
     return [f"event: {body['type']}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n".encode() for body in bodies]
+
+
+def _response(status: str, texts: list[str]) -> dict[str, Any]:
+    output = [{"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": text}]} for text in texts]
+    return {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "status": status, "output": output}
+
+
+def _responses_events() -> list[bytes]:
+    at = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    bodies: list[dict[str, Any]] = [
+        {"type": "response.created", "response": _response("in_progress", [])},
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.content_part.added", **at, "part": {"type": "output_text", "text": "", "annotations": []}},
+        *({"type": "response.output_text.delta", **at, "delta": word, "logprobs": []} for word in WORDS),
+        {"type": "response.output_item.done", "output_index": 0, "item": {**item, "status": "completed"}},
+        {"type": "response.completed", "response": _response("completed", ["".join(WORDS)])},
+    ]
+    numbered = ({**body, "sequence_number": number} for number, body in enumerate(bodies))
+    texts = (json.dumps(body, ensure_ascii=False, separators=(",", ":")) for body in numbered)
+    return [f"event: {bodies[i]['type']}\ndata: {text}\n\n".encode() for i, text in enumerate(texts)]
 
 
 @asynccontextmanager

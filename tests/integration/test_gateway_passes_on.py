@@ -14,7 +14,7 @@ import anthropic
 import openai
 import pytest
 import pytest_asyncio
-from gateway_process import CHAT, MESSAGES, RunningGateway, model_entry, running, until
+from gateway_process import CHAT, MESSAGES, RESPONSES, RunningGateway, model_entry, running, until
 from scripted_neuron import USAGE, WORDS, Fault, ScriptedNeuron, scripted
 
 JSON = {"content-type": "application/json"}
@@ -73,7 +73,7 @@ async def test_a_body_arrives_byte_for_byte(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.NONE, Fault.ODD_CHUNKS, Fault.SLOW])
-@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
 async def test_a_stream_is_the_neurons_less_its_usage_comment(pair: Pair, fault: Fault, path: str) -> None:
     """However it was cut on its way (S11); the comment is for the gateway's log and metrics (S12, M1)."""
     pair.neuron.fault, pair.neuron.pace_s = fault, 0.01
@@ -85,7 +85,7 @@ async def test_a_stream_is_the_neurons_less_its_usage_comment(pair: Pair, fault:
         request_id = response.headers["x-request-id"]
     assert "cortex-usage" not in text
     assert "".join(WORDS) == _content(text)
-    assert text.rstrip().endswith("[DONE]" if path == CHAT else '{"type": "message_stop"}')
+    assert text.rstrip().endswith({CHAT: "[DONE]", MESSAGES: '{"type": "message_stop"}', RESPONSES: "}"}[path])
     line = await pair.gateway.line_of(request_id)
     assert {key: line[key] for key in USAGE} == USAGE
     assert (line["outcome"], line["status"], line["stream"], line["model"]) == ("ok", 200, True, MODEL)
@@ -99,7 +99,8 @@ def _content(text: str) -> str:
     for line in text.splitlines():
         if line.startswith("data: {"):
             body = json.loads(line[6:])
-            words.append(body.get("delta", {}).get("text", ""))
+            delta = body.get("delta", "")
+            words.append(delta if isinstance(delta, str) else delta.get("text", ""))
             words += [choice["delta"].get("content", "") for choice in body.get("choices", ())]
     return "".join(words)
 
@@ -127,10 +128,10 @@ async def test_time_to_first_token_is_that_of_the_first_content(pair: Pair) -> N
     assert line["duration_ms"] > 280 * len(WORDS)
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
 @pytest.mark.parametrize("fault", [Fault.BREAK, Fault.NO_TERMINAL, Fault.STALL, Fault.ERROR_EVENT])
 async def test_a_stream_that_breaks_ends_in_an_error_event(pair: Pair, fault: Fault, path: str) -> None:
-    """Never in [DONE] or message_stop, whatever the neuron sends after it (S6); it counts as broken (M2)."""
+    """Never in one that looks whole, whatever the neuron sends after it (S6); it counts as broken (M2)."""
     pair.neuron.fault = fault
     before = await pair.gateway.metrics()
     async with pair.gateway.ask(MODEL, path, stream=True) as response:
@@ -138,9 +139,13 @@ async def test_a_stream_that_breaks_ends_in_an_error_event(pair: Pair, fault: Fa
         line = await pair.gateway.line_of(response.headers["x-request-id"])
     assert "[DONE]" not in text
     assert "message_stop" not in text
+    assert "response.completed" not in text
     last = text.strip().split("\n\n")[-1]
-    assert last.startswith("event: error\n" if path == MESSAGES else "data: {")
-    error = json.loads(last.split("data: ")[1])["error"]
+    assert last.startswith("data: {" if path == CHAT else "event: error\n")
+    told = json.loads(last.split("data: ")[1])
+    error = told["error"]
+    if path == RESPONSES and fault is not Fault.ERROR_EVENT:
+        assert (told["code"], told["sequence_number"]) == (error["code"], text.count("event: ") - 1)
     expected = {Fault.STALL: "upstream_timeout", Fault.ERROR_EVENT: "group_died"}.get(fault, "upstream_broken")
     assert error["code"] == expected
     assert (line["outcome"], line["code"]) == ("broken", expected)
@@ -199,7 +204,7 @@ async def test_a_client_that_leaves_is_noticed_at_the_neuron(pair: Pair, fault: 
 async def test_a_neurons_refusal_passes_as_it_is(pair: Pair) -> None:
     """Status, envelope and Retry-After, in both dialects, streamed or not (W7, S10)."""
     pair.neuron.fault = Fault.REFUSAL
-    for path in (CHAT, MESSAGES):
+    for path in (CHAT, MESSAGES, RESPONSES):
         for stream in (True, False):
             async with pair.gateway.ask(MODEL, path, stream=stream) as response:
                 assert response.status == 503
@@ -231,6 +236,9 @@ async def test_ten_megabytes_pass_and_more_than_the_limit_does_not(pair: Pair) -
         (CHAT, b'{"model":"org-model","x":' + b"[" * 100_000, 400, "invalid_json"),
         ("/v1/nothing", b"{}", 404, "route_not_found"),
         ("/v1/messages/nothing", b"{}", 404, "route_not_found"),
+        ("/v1/responses/resp_1/cancel", b"{}", 404, "route_not_found"),
+        (RESPONSES, b"{", 400, "invalid_json"),
+        (RESPONSES, b'{"model":"nobody-has-this"}', 404, "model_not_found"),
         (MESSAGES, b"{", 400, "invalid_json"),
         (MESSAGES, b'{"model":"nobody-has-this"}', 404, "model_not_found"),
     ],
@@ -251,11 +259,21 @@ async def test_what_cannot_be_is_refused_in_the_dialects_own_words(
 
 async def test_a_body_that_is_said_to_be_no_json_is_415(pair: Pair) -> None:
     """In the dialect's envelope, like every refusal (W7)."""
-    for path in (CHAT, MESSAGES):
+    for path in (CHAT, MESSAGES, RESPONSES):
         form = {"content-type": "application/x-www-form-urlencoded"}
         async with pair.gateway.http.post(pair.gateway.url + path, data=b"{}", headers=form) as response:
             assert response.status == 415
             assert (await response.json())["error"]["code"] == "unsupported_media_type"
+
+
+async def test_what_would_need_a_memory_of_responses_is_404_and_says_why(pair: Pair) -> None:
+    """In OpenAI's envelope, as its SDK reads it."""
+    client = openai.AsyncOpenAI(base_url=pair.gateway.url + "/v1", api_key="x", max_retries=0)
+    async with client:
+        for asking in (client.responses.retrieve("resp_1"), client.responses.delete("resp_1")):
+            with pytest.raises(openai.NotFoundError, match="no responses are kept") as refused:
+                await asking
+            assert refused.value.code == "route_not_found"
 
 
 async def test_a_clients_own_priority_is_not_passed_on(pair: Pair) -> None:

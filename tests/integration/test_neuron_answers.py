@@ -1,4 +1,4 @@
-"""The inference surface of a neuron: both dialects, streamed and not, and what it says when it does not answer."""
+"""The inference surface of a neuron: every dialect, streamed and not, and what it says when it does not answer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import json
 from typing import Any
 
 import pytest
-from neuron_process import CHAT, COMPLETIONS, MESSAGES, RunningNeuron, chat_body
+from neuron_process import CHAT, COMPLETIONS, MESSAGES, RESPONSES, RunningNeuron, chat_body
 
 WITH_USAGE = {"X-Cortex-Usage": "1"}
 
 
 def _messages(order: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"max_tokens": 200, **chat_body(order), **more}
+
+
+def _response(order: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"model": "echo", "input": json.dumps(order), **more}
 
 
 async def test_streamed_and_whole_answers_are_the_same_text(scripted: RunningNeuron) -> None:
@@ -29,6 +33,12 @@ async def test_streamed_and_whole_answers_are_the_same_text(scripted: RunningNeu
     assert message.json["content"] == [{"type": "text", "text": text}]
     assert "".join(deltas) == text
     assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop")
+    response = await scripted.post(RESPONSES, _response({"reply": text}))
+    events = (await scripted.post(RESPONSES, _response({"reply": text}, stream=True))).data
+    assert response.json["output"][0]["content"][0]["text"] == text
+    assert "".join(each.get("delta", "") for each in events) == text
+    assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+    assert events[-1]["response"]["usage"]["output_tokens"] == response.json["usage"]["output_tokens"]
     completion = await scripted.post(COMPLETIONS, {"model": "echo", "prompt": json.dumps({"reply": text})})
     assert completion.json["choices"][0]["text"] == text
 
@@ -52,8 +62,9 @@ async def test_a_stop_string_ends_the_answer_and_the_sequence(scripted: RunningN
 
 async def test_silence_is_filled_every_second(scripted: RunningNeuron) -> None:
     """An SSE comment for OpenAI's clients, a ping for Anthropic's, and message_start before all (cases S3, S7)."""
-    for path, alive in ((CHAT, b": "), (MESSAGES, b"event: ping")):
-        body = _messages({"reply": "x", "prefill_s": 2.2}, stream=True)
+    for path, alive in ((CHAT, b": "), (MESSAGES, b"event: ping"), (RESPONSES, b": ")):
+        order = {"reply": "x", "prefill_s": 2.2}
+        body = _response(order, stream=True) if path == RESPONSES else _messages(order, stream=True)
         now = asyncio.get_running_loop().time
         async with scripted.open(path, body) as response:
             last, longest, seen = now(), 0.0, b""
@@ -63,6 +74,8 @@ async def test_silence_is_filled_every_second(scripted: RunningNeuron) -> None:
         assert seen.count(alive) >= 2
         if path == MESSAGES:
             assert seen.startswith(b"event: message_start")
+        if path == RESPONSES:
+            assert seen.startswith(b"event: response.created")
 
 
 async def test_usage_is_sent_when_it_is_asked_for(scripted: RunningNeuron) -> None:
@@ -110,6 +123,10 @@ async def test_a_request_that_fails_in_the_engine_fails_alone(scripted: RunningN
     message = await scripted.post(MESSAGES, _messages({"reply": "hello", "fail_after": 2}, stream=True))
     assert message.data[-1]["type"] == "error"
     assert "message_stop" not in message.text
+    response = await scripted.post(RESPONSES, _response({"reply": "hello", "fail_after": 2}, stream=True))
+    assert [each["type"] for each in response.data[-2:]] == ["response.failed", "error"]
+    assert response.data[-2]["response"]["output"][0]["content"][0]["text"] == "he"
+    assert response.data[-1]["error"]["code"] == "non_finite_logits"
     whole = await scripted.chat({"reply": "hello", "fail_after": 2})
     assert (whole.status, whole.json["error"]["code"]) == (500, "non_finite_logits")
     assert (await neighbour).content == "n" * 60
@@ -155,6 +172,38 @@ async def test_what_is_refused_is_refused_before_any_header(
     await scripted.until_idle()
 
 
+@pytest.mark.parametrize(
+    ("changed", "status", "code", "param"),
+    [
+        ({"model": "nobody"}, 404, "model_not_found", "model"),
+        ({"input": "x" * 3000}, 400, "context_length_exceeded", "input"),
+        ({"input": [{"id": "msg_1"}]}, 400, "unsupported_parameter", "input[0]"),
+        ({"tools": [{"type": "web_search"}]}, 400, "unsupported_parameter", "tools[0]"),
+        ({"tools": [{"type": "function", "name": "f"}]}, 422, "template_render_failed", None),
+    ],
+)
+async def test_a_response_that_is_refused_is_refused_before_any_header(
+    scripted: RunningNeuron, changed: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    """In the client's own words (cases S10, W9)."""
+    answer = await scripted.post(RESPONSES, _response({"reply": "x"}, stream=True, **changed))
+    assert (answer.status, answer.json["error"]["code"], answer.json["error"]["param"]) == (status, code, param)
+    await scripted.until_idle()
+
+
+async def test_a_response_that_its_limit_cuts_is_incomplete(scripted: RunningNeuron) -> None:
+    """And says why, streamed and whole."""
+    asked = _response({"reply": "hello"}, max_output_tokens=2)
+    whole = (await scripted.post(RESPONSES, asked)).json
+    assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    last = (await scripted.post(RESPONSES, {**asked, "stream": True})).data[-1]
+    assert (last["type"], last["response"]["incomplete_details"]) == (
+        "response.incomplete",
+        whole["incomplete_details"],
+    )
+    assert last["response"]["output"][0]["content"] == whole["output"][0]["content"]
+
+
 async def test_the_unknown_model_error_lists_the_known_ones(scripted: RunningNeuron) -> None:
     """Aliases too."""
     answer = await scripted.chat({}, "nobody")
@@ -164,7 +213,7 @@ async def test_the_unknown_model_error_lists_the_known_ones(scripted: RunningNeu
 async def test_every_error_is_in_the_dialect_of_its_path(scripted: RunningNeuron) -> None:
     """Routes, methods, types, sizes and syntax included (case W7)."""
     http, url = scripted.http, scripted.url
-    for path in (CHAT, MESSAGES):
+    for path in (CHAT, MESSAGES, RESPONSES):
         cases = [
             (http.post(url + path, data=b"{", headers={"content-type": "application/json"}), 400, "invalid_json"),
             (http.post(url + path, data=b"a=1", headers={"content-type": "text/plain"}), 415, "unsupported_media_type"),
@@ -178,6 +227,10 @@ async def test_every_error_is_in_the_dialect_of_its_path(scripted: RunningNeuron
             assert (body.get("type") == "error") == (path == MESSAGES)
     async with http.post(url + "/v1/embeddings", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "route_not_found")
+    async with http.get(f"{url}{RESPONSES}/resp_1") as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (404, "route_not_found")
+    assert "no responses are kept" in error["message"]
 
 
 async def test_slashes_in_model_names_and_after_paths_are_fine(scripted: RunningNeuron) -> None:

@@ -26,6 +26,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}}
+FLAT: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
 CLAUDES = {"name": "weather", "description": "", "input_schema": SCHEMA}
 SAID = 'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 ORDER = {"role": "user", "content": json.dumps({"reply": SAID})}
@@ -86,6 +87,47 @@ async def test_openais_client_streams_a_call_and_sends_its_result(oai: openai.As
     assert answer.choices[0].message.content == "It rains."
 
 
+async def test_openais_client_streams_a_response_with_a_call_and_sends_its_result(oai: openai.AsyncOpenAI) -> None:
+    """The SDK's own accumulator; the answer's items go back as they are, beside the result."""
+    items: list[Any] = [ORDER]
+    async with oai.responses.stream(model="told", input=items, tools=[FLAT]) as stream:
+        kinds = [event.type async for event in stream]
+        answer = await stream.get_final_response()
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert {"response.function_call_arguments.done", "response.output_item.done"} < set(kinds)
+    assert (answer.status, answer.store, answer.output_text) == ("completed", False, "Let me see.")  # type: ignore[attr-defined]
+    call = answer.output[-1]
+    assert call.type == "function_call"
+    assert json.loads(call.arguments) == {"city": "Zürich"}
+    items += answer.output
+    items.append({"type": "function_call_output", "call_id": call.call_id, "output": "rain"})
+    items.append({"role": "user", "content": json.dumps({"reply": "It rains."})})
+    again = await oai.responses.create(model="told", input=items, tools=[FLAT], instructions="Be brief.")
+    assert (again.output_text, again.instructions) == ("It rains.", "Be brief.")
+    assert again.usage is not None
+    assert again.usage.total_tokens == again.usage.input_tokens + again.usage.output_tokens
+
+
+async def test_openais_client_meets_its_own_errors_of_a_response(oai: openai.AsyncOpenAI) -> None:
+    """What is refused, and a stream that fails in its middle (case S6)."""
+    with pytest.raises(openai.BadRequestError, match="send all items") as refused:
+        await oai.responses.create(model="told", input="x", previous_response_id="resp_1")
+    assert (refused.value.param, refused.value.code) == ("previous_response_id", "unsupported_parameter")
+    stream = await oai.responses.create(
+        model="told", input=json.dumps({"reply": "hello", "fail_after": 2}), stream=True
+    )
+    kinds: list[str] = []
+
+    async def read() -> None:
+        async for event in stream:
+            kinds.append(event.type)
+
+    with pytest.raises(openai.APIError) as failed:
+        await read()
+    assert kinds[-1] == "response.failed"
+    assert failed.value.code == "non_finite_logits"
+
+
 async def test_anthropics_client_streams_a_call_and_sends_its_result(claude: anthropic.AsyncAnthropic) -> None:
     """The same in the other dialect."""
     messages: list[Any] = [ORDER]
@@ -141,6 +183,25 @@ async def test_openais_client_parses_what_it_asked_for(oai: openai.AsyncOpenAI) 
     assert isinstance(answer.choices[0].message.parsed, Answer)
 
 
+async def test_openais_client_parses_what_a_response_is_to_be(oai: openai.AsyncOpenAI) -> None:
+    """The same pydantic model as text_format; and a forced call that a model makes who knows none."""
+    answer = await oai.responses.parse(
+        model="random", input="hi", text_format=Answer, max_output_tokens=400, reasoning={"effort": "none"}
+    )
+    assert isinstance(answer.output_parsed, Answer)
+    called = await oai.responses.create(
+        model="random",
+        input="hi",
+        tools=[FLAT],
+        tool_choice={"type": "function", "name": "weather"},
+        max_output_tokens=300,
+        reasoning={"effort": "none"},
+    )
+    (call,) = called.output
+    assert call.type == "function_call"
+    assert json.loads(call.arguments)["city"] in ("Oslo", "Zürich")
+
+
 async def test_what_no_grammar_can_keep_to_is_the_sdks_own_error(oai: openai.AsyncOpenAI) -> None:
     """400 through the gateway, with the parameter's name; streamed, too, before any event."""
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}
@@ -149,3 +210,7 @@ async def test_what_no_grammar_can_keep_to_is_the_sdks_own_error(oai: openai.Asy
         with pytest.raises(openai.BadRequestError) as refused:
             await oai.chat.completions.create(model="random", messages=user, response_format=schema, stream=stream)  # type: ignore[call-overload]
         assert refused.value.param == "response_format.json_schema.schema"
+    form: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await oai.responses.create(model="random", input="hi", text=form)
+    assert refused.value.param == "text.format.schema"

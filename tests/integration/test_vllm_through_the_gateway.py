@@ -16,7 +16,7 @@ from typing import Any
 import gateway_process
 import pytest
 import pytest_asyncio
-from gateway_process import CHAT, MESSAGES, RunningGateway, model_entry
+from gateway_process import CHAT, MESSAGES, RESPONSES, RunningGateway, model_entry
 from neuron_process import RunningNeuron, running_neuron
 from tests.bench.engine_speed.checkpoint import write_float32
 from vllm_neuron import entry, servers, until_gone, write_program, write_script
@@ -84,6 +84,29 @@ async def test_tool_calls_and_thoughts_are_translated_both_ways(fleet: tuple[Run
     assert [delta["signature"] for delta in deltas if "signature" in delta] == [thought["signature"]]
     assert not any(delta.get("thinking") for delta in deltas)
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
+
+
+async def test_a_response_has_thoughts_calls_and_tokens_of_an_engine_that_speaks_only_chat(
+    fleet: tuple[RunningGateway, RunningNeuron],
+) -> None:
+    """Streamed and whole the same items, the model cold at first (cases S4, S9)."""
+    gateway, neuron = fleet
+    order = json.dumps({"think": "hm", "call": {"city": "Zürich"}})
+    tools = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
+    async with gateway.ask("nick", RESPONSES, input=order, tools=tools) as response:
+        whole = await response.json()
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "function_call"], whole
+    assert whole["output"][0]["content"] == [{"type": "reasoning_text", "text": "hm"}]
+    assert json.loads(whole["output"][1]["arguments"]) == {"city": "Zürich"}
+    assert whole["usage"]["output_tokens"] > 0
+    text = await gateway.text("nick", RESPONSES, input=order, tools=tools)
+    last = json.loads(text.strip().split("data: ")[-1])
+    assert last["type"] == "response.completed"
+    assert [item["type"] for item in last["response"]["output"]] == ["reasoning", "function_call"]
+    assert last["response"]["usage"] == whole["usage"]
+    direct = await neuron.post(RESPONSES, {"model": "echo", "input": "x"})
+    assert (direct.status, direct.json["error"]["code"]) == (400, "invalid_request")
+    assert "for which gateways translate /v1/responses" in direct.json["error"]["message"]
 
 
 async def test_a_broken_stream_is_an_error_in_both_dialects(fleet: tuple[RunningGateway, RunningNeuron]) -> None:
