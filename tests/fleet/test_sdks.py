@@ -78,6 +78,20 @@ def test_completions(oai: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[1].text
 
 
+def test_responses(oai: openai.OpenAI) -> None:
+    """The newer surface: the same greedy words as the older, streamed by the SDK's own helper and not."""
+    chat = oai.chat.completions.create(model="smollm2", messages=HELLO, temperature=0, max_tokens=32)
+    plain = oai.responses.create(model="smollm2", input=HELLO, temperature=0, max_output_tokens=32)
+    with oai.responses.stream(model="smollm2", input="Say hello.", temperature=0, max_output_tokens=32) as stream:
+        pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert plain.output_text == chat.choices[0].message.content == "".join(pieces) == final.output_text
+    assert plain.status == final.status == "completed"
+    assert plain.usage.input_tokens == chat.usage.prompt_tokens
+    cut = oai.responses.create(model="smollm2", input="Say hello.", max_output_tokens=2)
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+
+
 def test_models(oai: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     """Both SDKs list the catalogue and find a model by id."""
     assert [model.id for model in oai.models.list()] == ["smollm2"]

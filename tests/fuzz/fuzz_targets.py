@@ -20,7 +20,8 @@ from cortex_dialects.events import Event, ReasoningDelta, TextDelta
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.openai import parse_chat, parse_completion
-from cortex_dialects.projectors import messages_projector
+from cortex_dialects.projectors import messages_projector, responses_projector
+from cortex_dialects.responses import parse_responses, responses_to_chat
 from cortex_dialects.sse import EventReader, EventSplitter, ServerSentEvent
 from cortex_dialects.translate import ChatStreamReader, chat_document_to_events, chat_error_to_error
 from cortex_gateway.admission.keys import Keys
@@ -70,8 +71,9 @@ def chat_stream(data: bytes) -> None:
     """However it is cut, the same events; they end in one that says how; and a projector takes them all."""
     found = _chat_events(pieces(data))
     assert repr(found) == repr(_chat_events([b"".join(pieces(data))]))
-    projector = messages_projector(Generation(model="m", prompts=()), "r", 0, prompt_tokens=0)
-    b"".join(map(projector.event, found)) + projector.closing()
+    asked = Generation(model="m", prompts=())
+    for projector in (messages_projector(asked, "r", 0, prompt_tokens=0), responses_projector(asked, "r", 0)):
+        b"".join(map(projector.event, found)) + projector.closing()
 
 
 def _chat_events(stream: Iterator[bytes] | list[bytes]) -> list[Event]:
@@ -89,6 +91,11 @@ def watch_anthropic(data: bytes) -> None:
     _watch(data, Dialect.ANTHROPIC)
 
 
+def watch_responses(data: bytes) -> None:
+    """See `_watch`."""
+    _watch(data, Dialect.RESPONSES)
+
+
 def _watch(data: bytes, dialect: Dialect) -> None:
     """However a stream is cut, the same goes on to the client and the same is learnt."""
     assert _watched(pieces(data), dialect) == _watched([b"".join(pieces(data))], dialect)
@@ -97,7 +104,7 @@ def _watch(data: bytes, dialect: Dialect) -> None:
 def _watched(stream: Iterator[bytes] | list[bytes], dialect: Dialect) -> tuple[object, ...]:
     watch = StreamWatch(dialect)
     given = b"".join([watch.feed(piece) for piece in stream if piece]) + watch.finish()
-    return EventReader().feed(given), watch.ending, watch.content_seen, watch.usage, watch.error_code
+    return EventReader().feed(given), watch.ending, watch.content_seen, watch.usage, watch.error_code, watch.next_number
 
 
 def brief(data: bytes) -> None:
@@ -124,6 +131,12 @@ def request_anthropic(data: bytes) -> None:
     _parsed(parse_messages, data)
     _parsed(parse_count_tokens, data)
     _parsed(lambda body: json.dumps(messages_to_chat(parse_object(body)), ensure_ascii=False).encode(), data)
+
+
+def request_responses(data: bytes) -> None:
+    """The parser, and the translation for engines that speak only chat."""
+    _parsed(parse_responses, data)
+    _parsed(lambda body: json.dumps(responses_to_chat(parse_object(body))[0], ensure_ascii=False).encode(), data)
 
 
 def _parsed(parse: Callable[[bytes], object], data: bytes) -> None:
@@ -165,9 +178,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "chat_stream": chat_stream,
     "watch_openai": watch_openai,
     "watch_anthropic": watch_anthropic,
+    "watch_responses": watch_responses,
     "brief": brief,
     "request_openai": request_openai,
     "request_anthropic": request_anthropic,
+    "request_responses": request_responses,
     "engine_answer": engine_answer,
     "headers": headers,
 }

@@ -27,7 +27,7 @@ _CONNECT_S = 10.0
 _LONGEST_READ_S = 10.0
 _PATHS = (*["/v1/chat/completions", "/v1/messages", "/v1/completions"] * 10, "/v1/models", "/health", "/nowhere",
           "/fleet/status", "/v1/models/%ff%00", "*", "//", "/v1/messages?x=%zz", "http://other/v1/messages", "/\xff",
-          "/a b")  # fmt: skip
+          "/v1/responses", "/a b")  # fmt: skip
 _METHODS = ("GET", *["POST"] * 24, "PUT", "DELETE", "OPTIONS", "TRACE", "get", "PRI", "\x16\x03\x01", "")
 _VERSIONS = (*["HTTP/1.1"] * 24, "HTTP/1.0", "HTTP/2.0", "HTTP/9", "", "HTTP/1.1 HTTP/1.1")
 _HEADERS = (

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from enum import Enum, auto
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cortex_contracts.wire import errors
 from cortex_contracts.wire.errors import CortexError, UpstreamBroken
@@ -22,6 +22,7 @@ from cortex_dialects.events import (
     FinishReason,
     ReasoningDelta,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -67,10 +68,22 @@ class _Turn(BaseModel):
     tool_calls: list[_Call] | None = None
 
 
+class _Token(BaseModel):
+    token: str = ""
+    logprob: float = 0.0
+    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    top_logprobs: list[_Token] | None = None
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token] | None = None
+
+
 class _Choice(BaseModel):
     index: int = 0
     delta: _Turn | None = None
     message: _Turn | None = None
+    logprobs: _Logprobs | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None  # vLLM's: the stop string, or the id of the stop token
 
@@ -185,14 +198,20 @@ def _choice_events(choice: _Choice) -> Iterator[Event]:
     turn = choice.delta or choice.message or _Turn()
     if reasoning := turn.reasoning_content or turn.reasoning:
         yield ReasoningDelta(choice.index, reasoning)
-    if turn.content:
-        yield TextDelta(choice.index, turn.content)
+    logprobs = tuple(map(_logprob, (choice.logprobs and choice.logprobs.content) or ()))
+    if turn.content or logprobs:
+        yield TextDelta(choice.index, turn.content or "", logprobs)
     for position, call in enumerate(turn.tool_calls or ()):
         number = position if call.index is None else call.index
         function = call.function
         yield ToolCallDelta(choice.index, number, function.arguments or "", call.id, function.name)
     if choice.finish_reason is not None:
         yield _end(choice, choice.finish_reason)
+
+
+def _logprob(token: _Token) -> TokenLogprob:
+    said = token.token.encode(errors="replace") if token.bytes is None else bytes(token.bytes)
+    return TokenLogprob(token.token, said, token.logprob, tuple(map(_logprob, token.top_logprobs or ())))
 
 
 def _end(choice: _Choice, finish_reason: str) -> Event:

@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 
 from cortex_contracts.wire import errors
 from cortex_dialects import sse
-from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from cortex_dialects.events import (
+    Event,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from cortex_dialects.generation import Generation, TextPrompt
 from cortex_dialects.projectors import chat_projector, messages_projector
 from cortex_dialects.translate import ChatStreamReader, chat_document_to_events, chat_error_to_error
 
-GENERATION = Generation(model="m", prompts=(TextPrompt("x"),), include_usage=True)
+GENERATION = Generation(model="m", prompts=(TextPrompt("x"),), include_usage=True, logprobs=1)
 USAGE = Usage(prompt_tokens=3, completion_tokens=4, cached_tokens=1)
 ANSWERS: list[list[Event]] = [
     [TextDelta(0, "Hé"), TextDelta(0, "llo 🙂"), Finished(0, "stop"), USAGE],
@@ -26,6 +35,12 @@ ANSWERS: list[list[Event]] = [
         ToolCallDelta(0, 0, '{"a":1}'),
         ToolCallDelta(0, 1, "{}", "c2", "g"),
         Finished(0, "tool_calls"),
+        USAGE,
+    ],
+    [
+        TextDelta(0, "", (TokenLogprob("\ufffd", b"\xc3", -0.5, (TokenLogprob("\ufffd", b"\xc3", -0.5),)),)),
+        TextDelta(0, "éx", (TokenLogprob("x", b"x", -1.0),)),
+        Finished(0, "stop"),
         USAGE,
     ],
     [Finished(0, "stop"), USAGE],

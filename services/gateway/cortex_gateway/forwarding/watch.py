@@ -28,7 +28,8 @@ _TELLING = {
     # Only the events of its beginning and its end have the response in them; in a text the quotes are escaped.
     Dialect.RESPONSES: (b"cortex-usage", b'"response":{', b"event: error"),
 }
-# Events that end a stream well, and a dialect whose events have names.
+_LONGEST_NUMBER = 40  # bytes, with the name before it
+# Events that end a stream well, in dialects whose events have names.
 _ENDS = {
     Dialect.ANTHROPIC: frozenset({"message_stop"}),
     Dialect.RESPONSES: frozenset({"response.completed", "response.incomplete"}),
@@ -67,7 +68,7 @@ class StreamWatch:
         else:
             data = b"".join(self._passing(whole))
         if self._dialect is Dialect.RESPONSES and (at := data.rfind(b'"sequence_number":')) >= 0:
-            self._last = data[at:]
+            self._last = data[at : at + _LONGEST_NUMBER]
         return data
 
     @property
