@@ -68,14 +68,14 @@ def _messages(items: Sequence[wire.Item]) -> Iterator[Json]:
             yield turn.message()
             turn = None
         match item:
-            case wire.Message(role="assistant") | wire.FunctionCall():
+            case wire.InputMessage(role="assistant") | wire.FunctionCall():
                 turn = turn or _Turn()
                 _add(turn, item)
             case wire.Reasoning():
                 if thoughts := _thoughts(item):
                     turn = turn or _Turn()
                     turn.thoughts.append(thoughts)
-            case wire.Message():
+            case wire.InputMessage():
                 yield {"role": item.role, "content": _content(item.content)}
             case wire.FunctionCallOutput():
                 yield {"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}
@@ -88,17 +88,17 @@ def _messages(items: Sequence[wire.Item]) -> Iterator[Json]:
 def _begins_a_turn(item: wire.Item, turn: _Turn | None) -> bool:
     """Whether the turn before it is over."""
     match item:
-        case wire.Message(role="assistant"):
+        case wire.InputMessage(role="assistant"):
             return turn is not None and bool(turn.texts) and not turn.calls
         case wire.Reasoning():
             return turn is not None and bool(turn.texts or turn.calls) and bool(_thoughts(item))
-        case wire.Message() | wire.FunctionCallOutput():
+        case wire.InputMessage() | wire.FunctionCallOutput():
             return True
         case _:
             return False
 
 
-def _add(turn: _Turn, item: wire.Message | wire.FunctionCall) -> None:
+def _add(turn: _Turn, item: wire.InputMessage | wire.FunctionCall) -> None:
     if isinstance(item, wire.FunctionCall):
         function = {"name": item.name, "arguments": item.arguments}
         turn.calls.append({"id": item.call_id, "type": "function", "function": function})

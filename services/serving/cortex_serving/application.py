@@ -161,7 +161,9 @@ def _why_not(request: Request) -> str:
     """For who asks what another service of the same API would answer."""
     if dialect(request) is not Dialect.RESPONSES:
         return ""
-    return ": no responses are kept here, to be asked for, listed or cancelled; an answer is there once, for who asked"
+    return (
+        ": there is nothing below /v1/responses, for no responses are kept here; an answer is there once, for who asked"
+    )
 
 
 def _shown(text: str) -> str:

@@ -11,10 +11,13 @@ from cortex_contracts.wire.anthropic import CountTokensRequest, Message, Message
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openai import ChatCompletion, ChatRequest, Completion, CompletionRequest, ModelList
 from cortex_contracts.wire.openapi import Route, document
+from cortex_contracts.wire.responses import ResponsesRequest
+from cortex_contracts.wire.responses_answer import Response
 
 ROUTES = [
     Route("POST", "/v1/chat/completions", "Chat", ChatRequest, ChatCompletion, streams=True),
     Route("POST", "/v1/completions", "Complete", CompletionRequest, Completion, streams=True),
+    Route("POST", "/v1/responses", "Respond", ResponsesRequest, Response, streams=True),
     Route("POST", "/v1/messages", "Message", MessagesRequest, Message, error=AnthropicErrorBody, streams=True),
     Route("POST", "/v1/messages/count_tokens", "Count", CountTokensRequest, TokenCount, error=AnthropicErrorBody),
     Route("GET", "/v1/models", "Models", response=ModelList),
@@ -28,7 +31,8 @@ def test_every_reference_leads_somewhere():
     """Shapes of one name in two dialects do not overwrite each other."""
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DOCUMENT)))
     assert names <= set(DOCUMENT["components"]["schemas"])
-    assert len({name for name in names if name.endswith("Usage")}) == 2
+    assert len({name for name in names if name.endswith("Usage")}) == 3
+    assert len({name for name in names if name.endswith("__Tool")}) == 2
 
 
 def test_a_request_is_required_and_of_its_shape():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cortex_contracts.wire.errors import ImagesNotSupported, InvalidParameter, InvalidRequest, UnsupportedParameter
+from cortex_dialects import unsupported
 from cortex_dialects.generation import ChatPrompt, Generation
 from cortex_dialects.responses import parse_responses, responses_to_chat
 
@@ -280,6 +281,15 @@ def test_null_is_the_same_as_absent():
     names = ("instructions", "tools", "tool_choice", "text", "reasoning", "include", "background", "truncation")
     names += ("previous_response_id", "conversation", "metadata", "store", "max_output_tokens", "prompt")
     assert parsed(**dict.fromkeys(names)) == parsed()
+
+
+@pytest.mark.parametrize("name", unsupported.RESPONSES)
+def test_a_refused_parameter_may_say_that_it_asks_for_nothing(name):
+    """SDKs and agents send defaults along."""
+    outer, _, inner = name.partition(".")
+    for value in unsupported.RESPONSES[name]:
+        asked = parsed(**{outer: {inner: value} if inner else value})
+        assert asked == parsed()
 
 
 def test_an_answer_repeats_what_was_asked_and_no_defaults_that_it_does_not_know():

@@ -10,6 +10,7 @@ from hand_made_fleets import M, declared, neuron, on
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_gateway.fleet.outstanding import Outstanding
 from cortex_gateway.fleet.snapshot import Snapshot
+from cortex_gateway.forwarding.call import read_brief
 from cortex_gateway.routing.circuit import OPENS_AFTER
 from cortex_gateway.routing.decide import decide
 from cortex_gateway.routing.decision import Forward, Reject, WaitForLoad
@@ -46,6 +47,18 @@ def test_a_conversation_goes_where_its_beginning_was_served() -> None:
     assert chosen(TWO, known, prompt=beginnings("m", [NEXT_TURN])) == "bb"
     assert chosen(TWO, known, prompt=beginnings("m", [OTHER])) == "aa"
     assert chosen(TWO, known) == "aa"
+
+
+def test_a_conversation_of_responses_keeps_its_beginning_as_it_grows() -> None:
+    """Instructions stand before the input, as the chat template has them, wherever they stand in the body (L13)."""
+    one = b'{"model":"m","input":[{"role":"user","content":"%s"}' % (b"a" * 600)
+    told = b'],"instructions":"%s"}' % (b"i" * 600)
+    short = beginnings("m", read_brief(one + told).parts())
+    longer = beginnings("m", read_brief(one + b',{"role":"user","content":"b"}' * 9 + told).parts())
+    other = beginnings("m", read_brief(one.replace(b"a", b"c") + told).parts())
+    assert longer[: len(short)] == short
+    assert other[:2] == short[:2]
+    assert other[3:] != short[3:]
 
 
 def test_the_longest_beginning_wins() -> None:

@@ -48,7 +48,7 @@ Content = Annotated[
 ]
 
 
-class Message(Lenient):
+class InputMessage(Lenient):
     """A turn, or one of an answer's; the latter's id and status are read over."""
 
     type: Literal["message"] | None = None
@@ -109,7 +109,7 @@ def _item_kind(value: object) -> str | None:
 
 
 Item = Annotated[
-    Annotated[Message, Tag("message")]
+    Annotated[InputMessage, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")]
     | Annotated[Reasoning, Tag("reasoning")]
