@@ -29,7 +29,13 @@ from cortex_dialects.events import (
     Usage,
 )
 from cortex_dialects.generation import Generation, TextPrompt
-from cortex_dialects.projectors import Projector, chat_projector, completion_projector, messages_projector
+from cortex_dialects.projectors import (
+    Projector,
+    chat_projector,
+    completion_projector,
+    messages_projector,
+    responses_projector,
+)
 from cortex_dialects.projectors.frame import MARK
 from cortex_dialects.sse import EventReader, ServerSentEvent
 
@@ -56,7 +62,11 @@ def messages(**fields: Any) -> Projector:
     return messages_projector(generation(**fields), "r1", CREATED, prompt_tokens=3)
 
 
-EVERY = pytest.mark.parametrize("make", [chat, completion, messages])
+def responses(**fields: Any) -> Projector:
+    return responses_projector(generation(**fields), "r1", CREATED)
+
+
+EVERY = pytest.mark.parametrize("make", [chat, completion, messages, responses])
 
 
 def stream(projector: Projector, events: Sequence[Event]) -> list[ServerSentEvent]:
@@ -72,7 +82,7 @@ def openai_chunks(projector: Projector, events: Sequence[Event]) -> list[dict[st
     return [json.loads(chunk.data or "") for chunk in chunks]
 
 
-def anthropic_events(projector: Projector, events: Sequence[Event]) -> list[dict[str, Any]]:
+def named_events(projector: Projector, events: Sequence[Event]) -> list[dict[str, Any]]:
     """The events of a stream, each named as its type."""
     sent = stream(projector, events)
     decoded = [json.loads(event.data or "") for event in sent]
@@ -242,7 +252,7 @@ def test_completion_logprobs_count_offsets_over_the_whole_answer():
 
 def test_a_message_stream_starts_at_once_and_ends_with_the_reason():
     """message_start needs no event of the engine (case S7), and has the prompt's tokens; then what was cached."""
-    start, *middle, delta, stop = anthropic_events(messages(), text("Hel", "lo"))
+    start, *middle, delta, stop = named_events(messages(), text("Hel", "lo"))
     assert messages().opening().startswith(b"event: message_start\n")
     assert start["message"]["usage"] == {"input_tokens": 3, "cache_read_input_tokens": 0, "output_tokens": 0}
     assert middle == [
@@ -261,7 +271,7 @@ MIXED_EVENTS: list[Event] = [ReasoningDelta(0, "hm"), *TOOL_EVENTS[:-2], TextDel
 
 def test_each_run_of_like_events_is_one_block():
     """Thinking, text, each tool call, and text again (cases S4, W5)."""
-    events = anthropic_events(messages(), MIXED_EVENTS)
+    events = named_events(messages(), MIXED_EVENTS)
     for event in events:
         STREAM_EVENT.validate_python(event)
     starts = [event["content_block"] for event in events if event["type"] == "content_block_start"]
@@ -293,7 +303,7 @@ def test_a_whole_message_has_the_blocks_of_the_streamed_one():
 
 def test_thoughts_that_are_not_to_be_shown_leave_their_place_and_a_signature():
     """Anthropic's display omitted: the block is there, and what was thought is not, streamed and whole (case S4)."""
-    deltas = [e["delta"] for e in anthropic_events(messages(show_reasoning=False), MIXED_EVENTS) if "delta" in e]
+    deltas = [e["delta"] for e in named_events(messages(show_reasoning=False), MIXED_EVENTS) if "delta" in e]
     assert deltas[0] == {"type": "signature_delta", "signature": HM_SIGNATURE}
     assert not any("thinking" in delta for delta in deltas)
     block = json.loads(messages(show_reasoning=False).document(MIXED_EVENTS))["content"][0]
@@ -329,7 +339,7 @@ def test_the_reason_is_said_in_anthropics_words(end, reason, sequence):
     events: list[Event] = [TextDelta(0, "x"), end, USAGE]
     document = json.loads(messages().document(events))
     assert (document["stop_reason"], document["stop_sequence"]) == (reason, sequence)
-    assert anthropic_events(messages(), events)[-2]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
+    assert named_events(messages(), events)[-2]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}
 
 
 # --- every dialect
@@ -351,6 +361,7 @@ def test_a_failure_is_the_last_event_and_no_clean_end_follows(make):
     assert last_event(raw)["error"]["code"] == "group_died"
     assert b"[DONE]" not in raw
     assert b"message_stop" not in raw
+    assert b"response.completed" not in raw
     assert make().failure(error) == make().event(Failed(error))
 
 
@@ -362,6 +373,7 @@ def test_closing_a_stream_whose_answer_is_not_finished_is_a_failure(make):
     assert last_event(raw)["error"]["code"] == "engine_failed"
     assert b"[DONE]" not in raw
     assert b"message_stop" not in raw
+    assert b"response.completed" not in raw
 
 
 @EVERY
@@ -402,10 +414,19 @@ def test_the_deltas_of_an_openai_stream_are_the_document(make, words):
 @given(words=TEXTS)
 def test_the_deltas_of_an_anthropic_stream_are_the_document(words):
     """Any text: quotes, control characters, emoji (case S9)."""
-    events = anthropic_events(messages(), text(*words))
+    events = named_events(messages(), text(*words))
     streamed = "".join(event["delta"].get("text", "") for event in events if "delta" in event)
     content = json.loads(messages().document(text(*words)))["content"]
     assert streamed == "".join(block["text"] for block in content) == "".join(words)
+
+
+@given(words=TEXTS)
+def test_the_deltas_of_a_response_are_the_document(words):
+    """Any text: quotes, control characters, emoji; MARK among it (case S9)."""
+    events = named_events(responses(), text(*words, MARK))
+    streamed = "".join(event.get("delta", "") for event in events)
+    assert streamed == "".join((*words, MARK)) == events[-1]["response"]["output"][0]["content"][0]["text"]
+    assert json.loads(responses().document(text(*words, MARK))) == events[-1]["response"]
 
 
 @pytest.mark.parametrize("name", [MARK, f'a"\n{MARK}\\'])
