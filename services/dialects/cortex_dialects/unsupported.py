@@ -65,4 +65,9 @@ MESSAGES: Unsupported = {
     "user_profile_id": (),
     "workspace_id": (),
     "diagnostics": (),
+    "thread": (),
+    "fallbacks": ([],),
+    "fallback_credit_token": (),
+    "compaction": (),
+    "billing_policy": (),
 }
