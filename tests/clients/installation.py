@@ -1,0 +1,73 @@
+"""Clients on this machine: each in a virtual environment or npm prefix of its own, made when it is first asked for.
+
+Owns: the folders under build/clients. Registries are those that pip and npm are set up with. Called by: __main__.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.clients.table import Client
+
+_TIMEOUT_S = 900
+_GENTLY = ("nice", "-n", "19")
+_SAID = 200  # characters of what an installer said last
+
+
+class NotInstalled(Exception):
+    """A client that cannot be had here; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where a client is, and the Python that runs a session in Python for it: its own, where it has one."""
+
+    folder: Path
+    python: Path
+
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """Folders of its commands."""
+        return (self.folder / "bin", self.folder / "node_modules/.bin")
+
+
+def install(name: str, client: Client, under: Path) -> Installed:
+    """The client, installed now or before. Raises NotInstalled."""
+    folder = under / name
+    mark = folder / "installed.json"  # written last: a folder without it is half a client
+    wanted = json.dumps(client.packages)
+    if not mark.exists() or mark.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _by_pip(folder, client.pip) if client.pip else _by_npm(folder, client.npm)
+        mark.write_text(wanted)
+    return Installed(folder, folder / "bin/python" if client.pip else Path(sys.executable))
+
+
+def _by_pip(folder: Path, packages: tuple[str, ...]) -> None:
+    _run(sys.executable, "-m", "venv", str(folder))
+    _run(str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+
+
+def _by_npm(folder: Path, packages: tuple[str, ...]) -> None:
+    wanted = [package.replace("==", "@") for package in packages]
+    quiet = ("--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
+    _run("npm", "install", "--prefix", str(folder), *quiet, *wanted)
+
+
+def _run(*command: str) -> None:
+    if shutil.which(command[0]) is None:
+        raise NotInstalled(f"there is no {command[0]} here")
+    try:
+        done = subprocess.run([*_GENTLY, *command], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise NotInstalled(f"{Path(command[0]).name} was not done in {_TIMEOUT_S} s") from None
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        said = lines[-1] if lines else f"exit {done.returncode}"
+        raise NotInstalled(f"{Path(command[0]).name} says: {said[-_SAID:]}")
