@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gateway_process
 from neuron_process import DEMO_MODEL, REAL, ROOT, running_neuron
@@ -40,14 +41,27 @@ class Fleet:
 async def running(folder: Path, demo_model: Path) -> AsyncIterator[Fleet]:
     """The fleet inside the with block, both models loaded; its files are in `folder`."""
     fleet = Fleet("")
-    real = {"id": fleet.model, "source": str(demo_model), "vram_mb": 2600, "context": _CONTEXT, "preload_on": ["one"]}
+    real: dict[str, Any] = {
+        "id": fleet.model,
+        "source": str(demo_model),
+        "vram_mb": 2600,
+        "context": _CONTEXT,
+        "preload_on": ["one"],
+    }
     source = write_model(folder / "told", template=TEMPLATE.read_text(), kv_blocks=_ROOM // 16)
-    told = {"id": fleet.told, "source": str(source), "vram_mb": 10, "context": _ROOM, "preload_on": ["two"]}
+    told: dict[str, Any] = {
+        "id": fleet.told,
+        "source": str(source),
+        "vram_mb": 10,
+        "context": _ROOM,
+        "preload_on": ["two"],
+    }
     declared = [gateway_process.model_entry(each["id"], context=each["context"]) for each in (real, told)]
     async with running_neuron([real], REAL, name="one") as one, running_neuron([told], name="two") as two:
         await one.until_status("loaded", fleet.model, timeout_s=_LOAD_TIMEOUT_S)
         await two.until_status("loaded", fleet.told, timeout_s=_LOAD_TIMEOUT_S)
-        async with gateway_process.running(folder, [one, two], declared, idle_timeout_s=60.0) as gateway:
+        neurons: list[Any] = [one, two]
+        async with gateway_process.running(folder, neurons, declared, idle_timeout_s=60.0) as gateway:
             await gateway.health(lambda health: sum(len(each["models"]) for each in health["neurons"]) == len(declared))
             yield Fleet(gateway.url)
 
@@ -55,7 +69,7 @@ async def running(folder: Path, demo_model: Path) -> AsyncIterator[Fleet]:
 async def demo_model_with_tools(folder: Path) -> Path:
     """A copy of the demo model whose template has a place for tools, which its own has not; written once."""
     copy = folder / f"{DEMO_MODEL.stem}-tools.gguf"
-    if copy.exists():
+    if copy.exists() and copy.stat().st_mtime > TEMPLATE.stat().st_mtime:
         return copy
     folder.mkdir(parents=True, exist_ok=True)
     written = copy.with_suffix(".new")

@@ -9,10 +9,12 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.table import Client
+from tests.clients.report import Outcome, Result
+from tests.clients.table import Client, Session
 
 _TIMEOUT_S = 900
 _GENTLY = ("nice", "-n", "19")
@@ -36,17 +38,45 @@ class Installed:
         return (self.folder / "bin", self.folder / "node_modules/.bin")
 
 
-def install(name: str, client: Client, under: Path) -> Installed:
-    """The client, installed now or before. Raises NotInstalled."""
-    folder = under / name
-    mark = folder / "installed.json"  # written last: a folder without it is half a client
-    wanted = json.dumps(client.packages)
-    if not mark.exists() or mark.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _by_pip(folder, client.pip) if client.pip else _by_npm(folder, client.npm)
-        mark.write_text(wanted)
-    return Installed(folder, folder / "bin/python" if client.pip else Path(sys.executable))
+def installed_of(
+    sessions: Sequence[Session], installing: Callable[[Session], Installed]
+) -> tuple[list[tuple[Session, Installed]], list[Result]]:
+    """Sessions whose clients are there, one after another; and the skips of the others."""
+    ready, skipped = [], []
+    for session in sessions:
+        try:
+            ready.append((session, installing(session)))
+        except NotInstalled as reason:
+            told = f"{', '.join(session.client.packages)} cannot be installed: {reason}"
+            skipped.append(Result(session.name, Outcome.SKIPPED, told))
+    return ready, skipped
+
+
+class Installation:
+    """A client's folder: made whole, or made anew."""
+
+    def __init__(self, folder: Path, client: Client) -> None:
+        self._folder, self._client = folder, client
+        self._mark = folder / "installed.json"  # written last: a folder without it is half a client
+        self._wanted = json.dumps(client.packages)
+
+    def is_made(self) -> bool:
+        """With the packages of the table as it is now."""
+        return self._mark.exists() and self._mark.read_text() == self._wanted
+
+    def make(self) -> None:
+        """From nothing. Raises NotInstalled."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        if self._client.pip:
+            _by_pip(self._folder, self._client.pip)
+        else:
+            _by_npm(self._folder, self._client.npm)
+        self._mark.write_text(self._wanted)
+
+    def installed(self) -> Installed:
+        """Where it is, once it is made."""
+        return Installed(self._folder, self._folder / "bin/python" if self._client.pip else Path(sys.executable))
 
 
 def _by_pip(folder: Path, packages: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
-"""What `make clients` prints and writes: a line for each session, each skip with its reason, the counts.
+"""What became of sessions, and what `make clients` says of it: a line for each, each skip with its reason, the counts.
 
-Pure: results in, text out. Called by: __main__.
+Pure: results in, text out. Called by: __main__, and whoever comes to a result.
 """
 
 from __future__ import annotations
@@ -8,9 +8,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 
-from tests.clients.session_run import Outcome, Result
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a session; `outside` are hosts that its client wanted to reach besides the fleet."""
+
+    session: str
+    outcome: Outcome
+    told: str
+    seconds: float = 0.0
+    outside: tuple[str, ...] = ()
 
 
 def progress(number: int, count: int, result: Result) -> str:

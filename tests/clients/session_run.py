@@ -14,13 +14,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from tests.clients.fleet import Fleet
 from tests.clients.installation import Installed
 from tests.clients.outside import Outside
+from tests.clients.report import Outcome, Result
 from tests.clients.table import HERE, Session
 
 SAID = HERE / "said"
@@ -28,23 +27,6 @@ TIMEOUT_S = 300.0
 _SKIPPED = 77
 _SHOWN_LINES = 30
 _KEPT = ("LANG", "LC_ALL", "TERM", "TZ")  # of the caller's environment: his keys and settings are no client's here
-
-
-class Outcome(StrEnum):
-    PASSED = "passed"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a session; `outside` are hosts that its client wanted to reach besides the fleet."""
-
-    session: str
-    outcome: Outcome
-    told: str
-    seconds: float = 0.0
-    outside: tuple[str, ...] = ()
 
 
 async def run(
@@ -66,6 +48,7 @@ async def run(
         finally:
             with suppress(ProcessLookupError):  # what it has left running, too
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     return Result(session.name, outcome, told, round(time.monotonic() - began, 1), outside.taken())
 
 
