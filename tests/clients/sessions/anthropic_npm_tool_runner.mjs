@@ -1,4 +1,4 @@
-// Anthropic's SDK for JavaScript, its own loop: the tool runner calls a function here until there is an answer, streamed.
+// Anthropic's SDK for JavaScript, its own loop: the tool runner calls a function here until there is an answer.
 //
 // It is the told model: the prompt has it call the function, and what that gives decides the answer. The runner asks
 // for a `thread` first, is refused, and goes on without.

@@ -19,6 +19,8 @@ settings.mkdir()
 (settings / "config.toml").write_text(f"""
 model = "{TOLD}"
 model_provider = "cortex"
+web_search = "disabled"
+check_for_update_on_startup = false
 [model_providers.cortex]
 name = "cortex"
 base_url = "{URL}/v1"
@@ -26,10 +28,15 @@ wire_api = "responses"
 env_key = "CORTEX_KEY"
 request_max_retries = 0
 stream_max_retries = 0
+[features]
+multi_agent = false
+apps = false
+plugins = false
+remote_plugin = false
 [analytics]
 enabled = false
 """)
-command = ["codex", "exec", "--json", "--skip-git-repo-check", told_to_call("shell_command", command="cat note.txt")]
+command = ["codex", "exec", "--json", "--skip-git-repo-check", told_to_call("exec_command", cmd="cat note.txt")]
 told = subprocess.run(
     command, env={**os.environ, "CODEX_HOME": str(settings), "CORTEX_KEY": KEY}, stdin=subprocess.DEVNULL,
     capture_output=True, text=True, check=False,

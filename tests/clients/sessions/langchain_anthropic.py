@@ -14,7 +14,7 @@ from weather import CITIES, DESCRIPTION, KEY, MODEL, QUESTION, RESULT, SCHEMA, U
 
 TOOL = {"name": "weather", "description": DESCRIPTION, "input_schema": SCHEMA}
 
-chat = ChatAnthropic(base_url=URL, api_key=KEY, model=MODEL, max_retries=0, max_tokens=128)
+chat = ChatAnthropic(base_url=URL, api_key=KEY, model=MODEL, max_retries=0, temperature=0, max_tokens=256)
 messages = [HumanMessage(QUESTION)]
 
 asking = functools.reduce(operator.add, chat.bind_tools([TOOL], tool_choice="weather").stream(messages))

@@ -14,7 +14,7 @@ from weather import CITIES, DESCRIPTION, KEY, MODEL, QUESTION, RESULT, SCHEMA, U
 
 TOOL = {"type": "function", "function": {"name": "weather", "description": DESCRIPTION, "parameters": SCHEMA}}
 
-chat = ChatOpenAI(base_url=f"{URL}/v1", api_key=KEY, model=MODEL, max_retries=0, max_tokens=128, stream_usage=True)
+chat = ChatOpenAI(base_url=f"{URL}/v1", api_key=KEY, model=MODEL, max_retries=0, temperature=0, stream_usage=True)
 messages = [HumanMessage(QUESTION)]
 
 asking = functools.reduce(operator.add, chat.bind_tools([TOOL], tool_choice="weather").stream(messages))

@@ -22,7 +22,7 @@ def streamed(model: str, messages: list[Any], tool_choice: Any) -> Any:
     chunks = list(
         litellm.completion(
             model=model, api_base=ROUTES[model], api_key=KEY, messages=messages, tools=[TOOL], tool_choice=tool_choice,
-            max_tokens=128, stream=True, num_retries=0,
+            temperature=0, max_tokens=256, stream=True, num_retries=0,
         )
     )  # fmt: skip
     assert len(chunks) > 1, chunks

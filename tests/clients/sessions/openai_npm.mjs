@@ -12,7 +12,7 @@ const tools = [{ type: "function", function: { name: "weather", description: DES
 const messages = [{ role: "user", content: QUESTION }];
 
 const named = { type: "function", function: { name: "weather" } };
-const first = client.chat.completions.stream({ model: MODEL, messages, tools, tool_choice: named });
+const first = client.chat.completions.stream({ model: MODEL, messages, tools, tool_choice: named, temperature: 0 });
 const message = await first.finalMessage();
 assert.equal(message.tool_calls.length, 1);
 const call = message.tool_calls[0];
@@ -26,7 +26,7 @@ const second = client.chat.completions.stream({
   messages,
   tools,
   tool_choice: "none",
-  max_completion_tokens: 64,
+  temperature: 0,
   stream_options: { include_usage: true },
 });
 const deltas = [];

@@ -1,7 +1,8 @@
 """OpenAI's SDK for Python, chat: the demo model is made to call a tool, streamed, and answers its result, streamed.
 
 The call is forced by naming the tool in tool_choice; the SDK's accumulator puts it together, and its message goes
-back as it is. The second turn must not call again: tool_choice none.
+back as it is. The second turn must not call again: tool_choice none. No limit and no chance: of an answer that a
+limit has cut the SDK makes an error.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 client = OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
 messages: list[Any] = [{"role": "user", "content": QUESTION}]
 
-with client.chat.completions.stream(model=MODEL, messages=messages, tools=[TOOL], tool_choice=NAMED) as stream:
+with client.chat.completions.stream(
+    model=MODEL, messages=messages, tools=[TOOL], tool_choice=NAMED, temperature=0
+) as stream:
     kinds = [event.type for event in stream]
     choice = stream.get_final_completion().choices[0]
 assert "tool_calls.function.arguments.done" in kinds, kinds
@@ -34,7 +37,7 @@ with client.chat.completions.stream(
     messages=messages,
     tools=[TOOL],
     tool_choice="none",
-    max_completion_tokens=64,
+    temperature=0,
     stream_options={"include_usage": True},
 ) as stream:
     deltas = [event.delta for event in stream if event.type == "content.delta"]

@@ -19,7 +19,9 @@ client = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
 turns: list[Any] = [{"role": "user", "content": QUESTION}]
 
 try:
-    with client.responses.stream(model=MODEL, input=turns, tools=[TOOL], tool_choice=NAMED, store=False) as stream:
+    with client.responses.stream(
+        model=MODEL, input=turns, tools=[TOOL], tool_choice=NAMED, temperature=0, store=False
+    ) as stream:
         kinds = [event.type for event in stream]
         first = stream.get_final_response()
 except openai.NotFoundError as missing:
@@ -35,7 +37,7 @@ assert (call.name, city in CITIES) == ("weather", True), call
 
 turns += [*first.output, {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}]
 with client.responses.stream(
-    model=MODEL, input=turns, tools=[TOOL], tool_choice="none", max_output_tokens=64, store=False
+    model=MODEL, input=turns, tools=[TOOL], tool_choice="none", temperature=0, store=False
 ) as stream:
     deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
     answer = stream.get_final_response()
