@@ -1,6 +1,6 @@
 """Claude Code's command line, `claude -p`: it is asked to read a file, and says what stands in it.
 
-Its prompt has 20,000 tokens and some twenty tools, and it forces no call, so it is the told model: the prompt has it
+Its prompt has 56,000 characters and some twenty tools, and it forces no call, so it is the told model: the prompt has it
 call Claude Code's tool Read, and what the file says decides the answer.
 """
 
@@ -19,9 +19,8 @@ settings = {
     "ANTHROPIC_BASE_URL": URL,
     "ANTHROPIC_API_KEY": KEY,
     "ANTHROPIC_MODEL": TOLD,
-    "ANTHROPIC_SMALL_FAST_MODEL": TOLD,
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL": TOLD,
     "CLAUDE_CONFIG_DIR": str(Path("settings").resolve()),
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
 command = ["claude", "-p", told_to_call("Read", file_path=str(note)), "--output-format", "stream-json", "--verbose"]
 told = subprocess.run(
