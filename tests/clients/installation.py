@@ -18,7 +18,7 @@ from tests.clients.table import Client, Session
 
 _TIMEOUT_S = 900
 _GENTLY = ("nice", "-n", "19")
-_SAID = 200  # characters of what an installer said last
+_SAID = 200  # characters of an installer's words
 
 
 class NotInstalled(Exception):
@@ -41,15 +41,16 @@ class Installed:
 def installed_of(
     sessions: Sequence[Session], installing: Callable[[Session], Installed]
 ) -> tuple[list[tuple[Session, Installed]], list[Result]]:
-    """Sessions whose clients are there, one after another; and the skips of the others."""
-    ready, skipped = [], []
+    """Sessions whose clients are there, tried once each, one after another; and the skips of the others."""
+    ready, absent = [], {}
     for session in sessions:
         try:
-            ready.append((session, installing(session)))
+            if session.client_name not in absent:
+                ready.append((session, installing(session)))
         except NotInstalled as reason:
-            told = f"{', '.join(session.client.packages)} cannot be installed: {reason}"
-            skipped.append(Result(session.name, Outcome.SKIPPED, told))
-    return ready, skipped
+            absent[session.client_name] = f"{', '.join(session.client.packages)} cannot be installed: {reason}"
+    skips = [(session.name, absent[session.client_name]) for session in sessions if session.client_name in absent]
+    return ready, [Result(name, Outcome.SKIPPED, reason) for name, reason in skips]
 
 
 class Installation:
@@ -80,24 +81,29 @@ class Installation:
 
 
 def _by_pip(folder: Path, packages: tuple[str, ...]) -> None:
-    _run(sys.executable, "-m", "venv", str(folder))
-    _run(str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+    _run("venv", sys.executable, "-m", "venv", str(folder))
+    python, quiet = str(folder / "bin/python"), ("--quiet", "--disable-pip-version-check")
+    _run("pip", python, "-m", "pip", "install", *quiet, *packages)
 
 
 def _by_npm(folder: Path, packages: tuple[str, ...]) -> None:
     wanted = [package.replace("==", "@") for package in packages]
     quiet = ("--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
-    _run("npm", "install", "--prefix", str(folder), *quiet, *wanted)
+    _run("npm", "npm", "install", "--prefix", str(folder), *quiet, *wanted)
 
 
-def _run(*command: str) -> None:
+def _run(name: str, *command: str) -> None:
     if shutil.which(command[0]) is None:
-        raise NotInstalled(f"there is no {command[0]} here")
+        raise NotInstalled(f"there is no {name} here")
     try:
         done = subprocess.run([*_GENTLY, *command], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise NotInstalled(f"{Path(command[0]).name} was not done in {_TIMEOUT_S} s") from None
+        raise NotInstalled(f"{name} was not done in {_TIMEOUT_S} s") from None
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        said = lines[-1] if lines else f"exit {done.returncode}"
-        raise NotInstalled(f"{Path(command[0]).name} says: {said[-_SAID:]}")
+        raise NotInstalled(f"{name} says: {_reason(done.stdout + done.stderr)}")
+
+
+def _reason(said: str) -> str:
+    """The first error: what follows are its consequences, and where a log is."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["nothing"]
+    return next((line for line in lines if "error" in line.lower()), lines[-1])[:_SAID]

@@ -21,7 +21,7 @@ from tests.clients.table import BadTable, Client, Session, sessions_of
 CLIENT = Client(pip=("some-client==1.0",), sessions=("it",), env={"TELEMETRY": "off"})
 FLEET = Fleet("http://127.0.0.1:9")
 NPM = """#!/bin/sh
-[ "$(basename "$3")" != broken ] || { echo "E404 no such package" >&2; exit 1; }
+[ "$(basename "$3")" != broken ] || { printf "npm error code E404\\nnpm error A log is elsewhere\\n" >&2; exit 1; }
 mkdir "$3/node_modules"
 """
 
@@ -133,18 +133,22 @@ async def test_what_one_client_wanted_is_not_told_of_the_next() -> None:
 
 
 def test_a_client_that_cannot_be_installed_is_a_skip_with_the_reason(tmp_path: Path) -> None:
-    """And the others go on."""
-    sessions = [Session(name, tmp_path, name, CLIENT) for name in ("one", "two")]
+    """It is tried once for all of its sessions, and the others go on."""
+    clients = {"one": "absent", "two": "absent", "three": "there"}
+    sessions = [Session(name, tmp_path, client, CLIENT) for name, client in clients.items()]
+    tried = []
 
     def installing(session: Session) -> Installed:
-        if session.name == "one":
+        tried.append(session.client_name)
+        if session.client_name == "absent":
             raise NotInstalled("pip says: no matching distribution")
         return Installed(tmp_path, tmp_path)
 
-    ready, (skip,) = installed_of(sessions, installing)
-    assert [session.name for session, _ in ready] == ["two"]
-    assert skip.outcome is Outcome.SKIPPED
-    assert skip.told == "some-client==1.0 cannot be installed: pip says: no matching distribution"
+    ready, skips = installed_of(sessions, installing)
+    assert [session.name for session, _ in ready] == ["three"]
+    told = "some-client==1.0 cannot be installed: pip says: no matching distribution"
+    assert skips == [Result(name, Outcome.SKIPPED, told) for name in ("one", "two")]
+    assert tried == ["absent", "there"]
 
 
 def test_half_an_installation_is_none_and_a_new_version_is_another(
@@ -174,7 +178,7 @@ def test_what_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (tmp_path / "npm").write_text(NPM)
     (tmp_path / "npm").chmod(0o755)
-    with pytest.raises(NotInstalled, match="npm says: E404 no such package"):
+    with pytest.raises(NotInstalled, match="npm says: npm error code E404"):
         Installation(tmp_path / "broken", client).make()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(NotInstalled, match="there is no npm here"):

@@ -1,7 +1,7 @@
 """Claude Code's command line, `claude -p`: it is asked to read a file, and says what stands in it.
 
-Its prompt has 56,000 characters and some twenty tools, and it forces no call, so it is the told model: the prompt has it
-call Claude Code's tool Read, and what the file says decides the answer.
+Its prompt has 56,000 characters and some twenty tools, and it forces no call, so it is the told model: the prompt has
+it call Claude Code's tool Read, and what the file says decides the answer.
 """
 
 from __future__ import annotations
