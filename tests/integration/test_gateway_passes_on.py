@@ -29,7 +29,11 @@ class Pair:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
-    models = [model_entry(MODEL, aliases=[ALIAS]), model_entry(SLASHED), model_entry("never-loaded", vram_mb=10**6)]
+    models = [
+        model_entry(MODEL, aliases=[ALIAS], context=4096),
+        model_entry(SLASHED),
+        model_entry("never-loaded", vram_mb=10**6),
+    ]
     async with (
         scripted("one", MODEL, SLASHED) as neuron,
         running(tmp_path_factory.mktemp("gateway"), [neuron], models, idle_timeout_s=1.5, body_limit_mb=12) as gateway,
@@ -322,6 +326,17 @@ async def test_the_catalogue_lists_what_is_loaded_or_could_be(pair: Pair) -> Non
     anthropic_list = await pair.gateway.get("/v1/models", **{"anthropic-version": "2023-06-01"})
     assert {entry["type"] for entry in anthropic_list["data"]} == {"model"}
     assert (anthropic_list["has_more"], anthropic_list["last_id"]) == (False, anthropic_list["data"][-1]["id"])
+
+
+async def test_anthropics_sdk_learns_how_long_a_prompt_may_be(pair: Pair) -> None:
+    """From the list and of one model: the context that it has where it is loaded, as OpenAI's list has it."""
+    contexts = {entry["id"]: entry["context"] for entry in (await pair.gateway.get("/v1/models"))["data"]}
+    assert contexts[MODEL] == 4096
+    async with anthropic.AsyncAnthropic(base_url=pair.gateway.url, api_key="x", max_retries=0) as client:
+        listed = [model async for model in client.models.list()]
+        one = await client.models.retrieve(ALIAS)
+    assert {model.id: model.max_input_tokens for model in listed} == contexts
+    assert (one.id, one.max_input_tokens, one.max_tokens) == (MODEL, contexts[MODEL], contexts[MODEL])
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/models", f"/v1/models/{MODEL}"])

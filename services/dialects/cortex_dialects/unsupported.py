@@ -65,6 +65,11 @@ MESSAGES: Unsupported = {
     "user_profile_id": (),
     "workspace_id": (),
     "diagnostics": (),
+    "thread": (),
+    "fallbacks": ([],),
+    "fallback_credit_token": (),
+    "compaction": (),
+    "billing_policy": (),
 }
 
 # A name with a dot is a field's inside of a parameter that is honoured.

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cortex_contracts.wire.errors import InvalidParameter, QueueFull
+from cortex_contracts.wire.errors import InvalidParameter, QueueFull, UnsupportedParameter
+from cortex_dialects.anthropic import parse_messages
 from cortex_dialects.dialect import Dialect, dialect_of, envelope_event, error_body, error_event, keepalive
 from cortex_dialects.sse import EventReader
 
@@ -47,6 +48,21 @@ def test_an_error_is_said_in_the_words_of_its_dialect():
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "n: too many", "code": "invalid_parameter"},
     }
+
+
+def test_that_there_are_no_threads_is_said_as_anthropics_sdks_expect_it():
+    """Their tool runners ask for a thread first, and go on without where the details say so; no other error has any."""
+
+    def refusal(**more):
+        body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}], **more}
+        with pytest.raises(UnsupportedParameter) as refused:
+            parse_messages(json.dumps(body).encode())
+        return json.loads(error_body(Dialect.ANTHROPIC, refused.value))["error"]
+
+    details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert refusal(thread={"type": "create"})["details"] == details
+    assert refusal(thread={"type": "continue", "previous_message_id": "msg_1"})["details"] == details
+    assert "details" not in refusal(speed="fast")
 
 
 def test_an_error_inside_a_stream_is_an_event_of_its_dialect():

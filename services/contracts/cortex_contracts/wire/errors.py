@@ -48,6 +48,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
+from cortex_contracts.wire.shape import LeftOut
+
 
 class CortexError(Exception):
     """Something a client is told. `retry_after_s` is set where asking again later helps."""
@@ -248,10 +250,18 @@ class ResponsesErrorEvent(BaseModel):
     sequence_number: int
 
 
+class AnthropicErrorDetails(BaseModel):
+    """What Anthropic's SDKs act on, where an error is one that they know a way round."""
+
+    error_code: str
+    unsupported: list[str]
+
+
 class AnthropicErrorDetail(BaseModel):
     type: str
     message: str
     code: str
+    details: AnthropicErrorDetails | None = LeftOut
 
 
 class AnthropicErrorBody(BaseModel):
@@ -273,6 +283,10 @@ _ANTHROPIC_TYPES = {
 }
 
 
+# Tool runners of Anthropic's SDKs ask for `thread`, a conversation kept at the server. On this they ask again without.
+_NO_THREADS = AnthropicErrorDetails(error_code="thread_unsupported_request", unsupported=["thread"])
+
+
 def openai_body(error: CortexError) -> OpenAIErrorBody:
     """The OpenAI envelope of an error."""
     fallback = "invalid_request_error" if error.status < 500 else "server_error"
@@ -286,7 +300,9 @@ def anthropic_body(error: CortexError) -> AnthropicErrorBody:
     """The Anthropic envelope of an error."""
     fallback = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, fallback)
-    return AnthropicErrorBody(error=AnthropicErrorDetail(type=kind, message=error.message, code=error.code))
+    details = _NO_THREADS if isinstance(error, UnsupportedParameter) and error.param == "thread" else None
+    detail = AnthropicErrorDetail(type=kind, message=error.message, code=error.code, details=details)
+    return AnthropicErrorBody(error=detail)
 
 
 def responses_event(detail: object, number: int) -> ResponsesErrorEvent:

@@ -78,12 +78,18 @@ class ModelCatalogue(BaseModel):
 
 
 class AnthropicModel(BaseModel):
-    """One entry of /v1/models for a client that sends `anthropic-version`."""
+    """One entry of /v1/models for a client that sends `anthropic-version`.
+
+    Both limits are the model's context: what a prompt leaves of it may be answered.
+    """
 
     type: Literal["model"] = "model"
     id: str
     display_name: str
     created_at: str
+    lifecycle: Literal["active"] = "active"
+    max_input_tokens: int | None
+    max_tokens: int | None
 
 
 class AnthropicModels(BaseModel):

@@ -41,10 +41,10 @@ class Models:
     async def all(self, request: Request) -> HTTPResponse:
         """Every declared model that the caller may use."""
         state, models = self._state, self._state.config.keys.client(request.headers).allowed.models
-        if dialect(request) is Dialect.ANTHROPIC:
-            return json_answer(anthropic_models(sorted(models), self._created))
         snapshot = state.beliefs.snapshot()
         entries = [entry(model, snapshot, state.outstanding, self._created) for _, model in sorted(models.items())]
+        if dialect(request) is Dialect.ANTHROPIC:
+            return json_answer(anthropic_models(entries))
         return json_answer(ModelCatalogue(data=entries))
 
     async def one(self, request: Request, model_id: str) -> HTTPResponse:
@@ -53,9 +53,8 @@ class Models:
         if not name:
             return await self.all(request)
         model = state.config.keys.client(request.headers).resolve(name)
-        if dialect(request) is Dialect.ANTHROPIC:
-            return json_answer(_anthropic_model(model.id, self._created))
-        return json_answer(entry(model, state.beliefs.snapshot(), state.outstanding, self._created))
+        found = entry(model, state.beliefs.snapshot(), state.outstanding, self._created)
+        return json_answer(_anthropic_model(found) if dialect(request) is Dialect.ANTHROPIC else found)
 
 
 def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int], created: int) -> ModelEntry:
@@ -77,18 +76,24 @@ def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int],
     )
 
 
-def anthropic_models(ids: list[str], created: int) -> AnthropicModels:
+def anthropic_models(entries: list[ModelEntry]) -> AnthropicModels:
     """The list as Anthropic's SDK reads it."""
     return AnthropicModels(
-        data=[_anthropic_model(model_id, created) for model_id in ids],
-        first_id=ids[0] if ids else None,
-        last_id=ids[-1] if ids else None,
+        data=[_anthropic_model(each) for each in entries],
+        first_id=entries[0].id if entries else None,
+        last_id=entries[-1].id if entries else None,
     )
 
 
-def _anthropic_model(model_id: str, created: int) -> AnthropicModel:
-    at = datetime.datetime.fromtimestamp(created, datetime.UTC).isoformat().replace("+00:00", "Z")
-    return AnthropicModel(id=model_id, display_name=model_id, created_at=at)
+def _anthropic_model(found: ModelEntry) -> AnthropicModel:
+    at = datetime.datetime.fromtimestamp(found.created, datetime.UTC).isoformat().replace("+00:00", "Z")
+    return AnthropicModel(
+        id=found.id,
+        display_name=found.id,
+        created_at=at,
+        max_input_tokens=found.context,
+        max_tokens=found.context,
+    )
 
 
 def _location(replica: Replica, ours: Mapping[tuple[str, str], int]) -> Location:
