@@ -31,6 +31,7 @@ Listen = Annotated[
 SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
 ToolParser = Literal["hermes", "qwen_xml", "llama3_json", "mistral", "mistral_args", "deepseek_v3", "deepseek_v31"]
+Task = Literal["generate", "embed", "rerank"]
 EvictionStrategy = Literal["lru", "priority"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
@@ -61,6 +62,10 @@ class Model(Strict):
     id: Annotated[ModelId, Field(description="Its name; what clients call it")]
     source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
     harness: Annotated[Harness, Field(description="What runs it")] = "torch"
+    task: Annotated[
+        Literal["auto"] | Task,
+        Field(description="What it is for: to write, to embed, or to rank documents; auto finds out by its files"),
+    ] = "auto"
     quant: Annotated[
         str | None,
         Field(
@@ -95,6 +100,11 @@ class Model(Strict):
 
     tool_parser: Annotated[
         ToolParser | None, Field(description="How it writes tool calls; none finds out by its chat template")
+    ] = None
+
+    matryoshka: Annotated[
+        bool | None,
+        Field(description="Its vectors may be cut short (`dimensions`); none finds out by its config.json"),
     ] = None
 
     @property

@@ -72,8 +72,13 @@ def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int],
         aliases=list(model.aliases),
         context=min(contexts, default=model.context),
         harness=model.harness,
+        task=next((replica.model.task for replica in replicas if replica.model.task), _declared_task(model)),
         capabilities=list(model.capabilities),
     )
+
+
+def _declared_task(model: Model) -> str | None:
+    return None if model.task == "auto" else model.task
 
 
 def anthropic_models(entries: list[ModelEntry]) -> AnthropicModels:
