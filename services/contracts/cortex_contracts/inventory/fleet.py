@@ -32,6 +32,7 @@ SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_pen
 Harness = Literal["torch", "vllm"]
 ToolParser = Literal["hermes", "qwen_xml", "llama3_json", "mistral", "mistral_args", "deepseek_v3", "deepseek_v31"]
 Task = Literal["generate", "embed", "rerank"]
+AskedTask = Literal["auto", "generate", "embed", "rerank"]
 EvictionStrategy = Literal["lru", "priority"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
@@ -63,7 +64,7 @@ class Model(Strict):
     source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
     harness: Annotated[Harness, Field(description="What runs it")] = "torch"
     task: Annotated[
-        Literal["auto"] | Task,
+        AskedTask,
         Field(description="What it is for: to write, to embed, or to rank documents; auto finds out by its files"),
     ] = "auto"
     quant: Annotated[
@@ -103,9 +104,8 @@ class Model(Strict):
     ] = None
 
     matryoshka: Annotated[
-        bool | None,
-        Field(description="Its vectors may be cut short (`dimensions`); none finds out by its config.json"),
-    ] = None
+        bool, Field(description="Its vectors may be cut short by `dimensions`, also where its config.json says nothing")
+    ] = False
 
     @property
     def span(self) -> int:

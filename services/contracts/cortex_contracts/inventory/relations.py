@@ -160,8 +160,6 @@ def _of_task(model: Model) -> Iterator[str]:
         for key in ("tensor_parallel", "quant"):
             if (value := getattr(model, key)) != Model.model_fields[key].default:
                 yield f"{place}: {key}: is {value!r}, which is not for a model with task {model.task}"
-    if model.matryoshka is not None and model.task in ("generate", "rerank"):
-        yield f"{place}: matryoshka: is for a model with task embed, and task is {model.task!r}"
 
 
 def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

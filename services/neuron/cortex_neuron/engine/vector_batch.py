@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 # So many of the queue are looked at for one batch: a long queue must not make each step longer.
 LOOKED_AT = 1024
-# Of a batch at least this part is text, and no more than the rest is padding.
-LEAST_TEXT = 0.5
+# Of a batch at least this part is text, the rest is padding.
+LEAST_TEXT = 2 / 3
 
 
 def choose(lengths: Sequence[int], most_tokens: int) -> list[int]:
     """Places in the queue, of texts of these lengths in the order of their turns.
 
     The first is among them, however long it is, so that each has its turn in the end; others as far as the rectangle
-    keeps to `most_tokens` and is not mostly padding.
+    keeps to `most_tokens` and has little padding.
     """
     chosen, longest, text = [0], lengths[0], lengths[0]
     for place in range(1, min(len(lengths), LOOKED_AT)):

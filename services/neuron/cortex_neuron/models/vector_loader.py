@@ -25,8 +25,10 @@ from cortex_neuron.protocol.frames import Load
 
 # Each agrees with transformers' own classes, by test. residency/architectures.py says the same to the daemon.
 ENCODER_TYPES = (
+    "albert",
     "bert",
     "camembert",
+    "deberta-v2",
     "distilbert",
     "electra",
     "modernbert",

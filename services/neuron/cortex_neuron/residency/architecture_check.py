@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
-from cortex_contracts.inventory.fleet import Task
+from cortex_contracts.inventory.fleet import AskedTask
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron import shards
 from cortex_neuron.residency import architectures, purpose
@@ -26,7 +26,7 @@ _GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
 _LONGEST_STRING = 1 << 24
 
 
-def check(source: Path, world_size: int = 1, asked: Task | Literal["auto"] = "auto") -> Purpose:
+def check(source: Path, world_size: int = 1, asked: AskedTask = "auto") -> Purpose:
     """What it is for. Raises UnsupportedArchitecture, also for what cannot be divided over so many ranks, or
     FilesInvalid."""
     if source.is_dir():

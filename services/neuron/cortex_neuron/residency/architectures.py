@@ -32,8 +32,10 @@ MODEL_TYPES = frozenset(
 # Those of the BERT class: they read a text both ways, to embed it or to rank it
 ENCODER_TYPES = frozenset(
     {
+        "albert",
         "bert",
         "camembert",
+        "deberta-v2",
         "distilbert",
         "electra",
         "modernbert",

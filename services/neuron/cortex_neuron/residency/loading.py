@@ -110,9 +110,7 @@ class Loader:
 async def _judge(model: Model, path: Path) -> Purpose:
     """What the files are for, as the catalogue has it. Raises UnsupportedArchitecture or FilesInvalid."""
     purpose = await asyncio.to_thread(architecture_check.check, path, model.span, model.task)
-    if model.matryoshka is None:
-        return purpose
-    return replace(purpose, may_be_cut=model.matryoshka, cuts=purpose.cuts if model.matryoshka else None)
+    return replace(purpose, may_be_cut=purpose.may_be_cut or model.matryoshka)
 
 
 def _progress(frame: frames.LoadProgress) -> Progress:

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cortex_contracts.inventory.fleet import Task
+from cortex_contracts.inventory.fleet import AskedTask, Task
 from cortex_contracts.wire.errors import InvalidParameter, UnsupportedArchitecture
 from cortex_neuron.protocol.frames import Mode, Pooling
 from cortex_neuron.residency import architectures
@@ -54,14 +54,14 @@ class Purpose:
             )
 
 
-def of_gguf(path: Path, asked: Task | Literal["auto"]) -> Purpose:
+def of_gguf(path: Path, asked: AskedTask) -> Purpose:
     """A GGUF file writes, and embeds where the catalogue says so. Raises UnsupportedArchitecture."""
     if asked == "rerank":
         raise UnsupportedArchitecture(f"{path}: a GGUF file is not supported with task rerank")
     return Purpose("embed", Pooling(mode="last")) if asked == "embed" else Purpose()
 
 
-def of_folder(folder: Path, config: Mapping[str, Any], asked: Task | Literal["auto"]) -> Purpose:
+def of_folder(folder: Path, config: Mapping[str, Any], asked: AskedTask) -> Purpose:
     """Raises UnsupportedArchitecture or FilesInvalid."""
     try:
         return _of_folder(folder, config, asked)
@@ -72,7 +72,7 @@ def of_folder(folder: Path, config: Mapping[str, Any], asked: Task | Literal["au
         ) from failure
 
 
-def _of_folder(folder: Path, config: Mapping[str, Any], asked: Task | Literal["auto"]) -> Purpose:
+def _of_folder(folder: Path, config: Mapping[str, Any], asked: AskedTask) -> Purpose:
     task = _found(folder, config) if asked == "auto" else asked
     if task == "rerank":
         _check_labels(folder, config)
