@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import openai
 import pytest
 import pytest_asyncio
 from gateway_process import RunningGateway, model_entry
-from neuron_process import CHAT, MESSAGES, REAL, RunningNeuron, running_neuron, until
+from neuron_process import CHAT, MESSAGES, REAL, ROOT, RunningNeuron, running_neuron, until
 from tiny_model import write_tiny_model
 from tiny_vector_models import TEXTS, expected, expected_scores, token_ids, write_sentence_files, write_vector_model
 
@@ -284,10 +286,10 @@ async def test_a_request_is_logged_and_counted_on_both_sides(neuron: RunningNeur
     name = 'neuron_tokens_total{kind="prompt",model="bert"}'
     assert (await neuron.metrics())[name] - before.get(name, 0) == tokens
     after = await gateway.metrics()
-    (name,) = [
+    names = [
         each for each in after if each.startswith("cortex_requests_total{") and '"bert"' in each and '"ok"' in each
     ]
-    assert after[name] - total.get(name, 0) == 1
+    assert sum(after[name] - total.get(name, 0) for name in names) == 1
     await neuron.until_idle("bert")
 
 
@@ -317,3 +319,36 @@ async def test_an_engine_that_dies_comes_back(neuron: RunningNeuron) -> None:
     assert (await asked).json["error"]["code"] == "group_died"
     await neuron.until_status("loaded", "qwen", timeout_s=60)
     assert (await embedded(neuron, neuron.url, "qwen", "a")).shape == (1, 32)
+
+
+async def test_the_gateway_role_tries_each_model_by_what_it_is_for(gateway: RunningGateway, tmp_path: Path) -> None:
+    """What site.yml does with every model that is preloaded."""
+    role = ROOT / "roles/gateway"
+    given = {
+        "ansible_python_interpreter": sys.executable,
+        "gateway_listen": gateway.url.removeprefix("http://"),
+        "gateway_admin_key": None,
+        "gateway_anonymous": "auto",
+        "gateway_api_keys": [],
+        "gateway_cold_load_timeout_s": 30,
+        "cortex_models": [model_entry(name, preload_on=["here"]) for name in ("bert", "qwen", "ranker", "llama")],
+    }
+    tasks = [{"ansible.builtin.include_tasks": f"{role}/tasks/verify.yml"}]
+    play = {"hosts": "localhost", "gather_facts": False, "vars_files": [f"{role}/vars/main.yml"], "tasks": tasks}
+    (tmp_path / "play.yml").write_text(json.dumps([{**play, "vars": given}]))
+    before = await gateway.metrics()
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+    process = await asyncio.create_subprocess_exec(
+        *(str(playbook), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    after = await gateway.metrics()
+    answered = [each for each in after if each.startswith("cortex_requests_total{") and '"ok"' in each]
+    assert sum(after[name] - before.get(name, 0) for name in answered) == 4
+    assert (
+        sum(after[name] for name in after if name.startswith("cortex_requests_total{"))
+        - sum(before[name] for name in before if name.startswith("cortex_requests_total{"))
+        == 4
+    )
