@@ -16,7 +16,7 @@ import openai
 import pytest
 import pytest_asyncio
 from gateway_process import RunningGateway, model_entry
-from neuron_process import CHAT, MESSAGES, REAL, ROOT, RunningNeuron, running_neuron, until
+from neuron_process import CHAT, DEMO_MODEL, MESSAGES, REAL, ROOT, RunningNeuron, running_neuron, until
 from tiny_model import write_tiny_model
 from tiny_vector_models import TEXTS, expected, expected_scores, token_ids, write_sentence_files, write_vector_model
 
@@ -352,3 +352,22 @@ async def test_the_gateway_role_tries_each_model_by_what_it_is_for(gateway: Runn
         - sum(before[name] for name in before if name.startswith("cortex_requests_total{"))
         == 4
     )
+
+
+async def test_a_model_that_writes_embeds_where_the_catalogue_says_so() -> None:
+    """The demo model, from its GGUF file: like texts are more alike than others. Without room it says what it needs."""
+    models = [
+        {"id": "smol", "source": str(DEMO_MODEL), "vram_mb": 1200, "context": 512, "task": "embed"},
+        {"id": "tight", "source": str(DEMO_MODEL), "vram_mb": 520, "context": 8192, "task": "embed"},
+    ]
+    texts = ["A cat sat on the mat.", "A kitten sat on the rug.", "Interest rates rose by a quarter point in June."]
+    async with running_neuron(models, REAL, cpu_threads=1) as neuron:
+        assert (await neuron.row("smol"))["task"] == "embed"
+        for name in ("smol", "tight"):
+            assert (await neuron.post("/models/load", {"model_id": name})).status == 200
+        await neuron.until_status("loaded", "smol", timeout_s=120)
+        cat, kitten, rates = await embedded(neuron, neuron.url, "smol", texts)
+        assert cat @ kitten > cat @ rates
+        assert (await neuron.row("smol"))["context"] == 512
+        await neuron.until_status("failed", "tight", timeout_s=120)
+        assert "vram_mb is too little" in (await neuron.row("tight"))["failure"]["message"]
