@@ -258,6 +258,8 @@ async def test_what_each_is_for_is_told(neuron: RunningNeuron, gateway: RunningG
     tasks = {"bert": "embed", "qwen": "embed", "ranker": "rerank", "llama": "generate"}
     assert {row["id"]: row["task"] for row in await neuron.get("/models")} == tasks
     assert {row["id"]: row["task"] for row in (await gateway.get("/v1/models"))["data"]} == tasks
+    able = {row["id"]: row["capabilities"] for row in (await gateway.get("/v1/models"))["data"]}
+    assert (able["bert"], able["ranker"], able["llama"]) == (["embeddings"], ["rerank"], ["chat", "completion"])
     assert (await neuron.row("bert"))["context"] == 48
     assert (await neuron.row("ranker"))["context"] == 64
     assert (await neuron.health("bert"))["kv_blocks_total"] == 0
