@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# So many of the queue are looked at for one batch: a long queue must not make each step longer.
+# So many of the queue are to be looked at for one batch: a long queue must not make each step longer.
 LOOKED_AT = 1024
 # Of a batch at least this part is text, the rest is padding.
 LEAST_TEXT = 2 / 3
@@ -20,7 +20,7 @@ def choose(lengths: Sequence[int], most_tokens: int) -> list[int]:
     keeps to `most_tokens` and has little padding.
     """
     chosen, longest, text = [0], lengths[0], lengths[0]
-    for place in range(1, min(len(lengths), LOOKED_AT)):
+    for place in range(1, len(lengths)):
         tall = max(longest, lengths[place])
         area = (len(chosen) + 1) * tall
         if area <= most_tokens and text + lengths[place] >= LEAST_TEXT * area:

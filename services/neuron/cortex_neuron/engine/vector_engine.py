@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cortex_neuron.engine.failures import Verdict, classify
-from cortex_neuron.engine.vector_batch import choose
+from cortex_neuron.engine.vector_batch import LOOKED_AT, choose
 from cortex_neuron.engine.vector_part import VectorPart
 from cortex_neuron.models.vector_model import Row, finished
 from cortex_neuron.protocol.failures import BadRequest
@@ -76,9 +76,10 @@ class VectorEngine:
     def step(self) -> Stepped:
         """Compute one batch. A fault of this batch ends its texts; a fault of the device is raised."""
         started_s = time.monotonic()
-        places = choose([len(each.tokens) for each in self._waiting], self._part.step_tokens)
-        batch, chosen = [self._waiting[place] for place in places], set(places)
-        self._waiting = [each for place, each in enumerate(self._waiting) if place not in chosen]
+        head = self._waiting[:LOOKED_AT]
+        places = frozenset(choose([len(each.tokens) for each in head], self._part.step_tokens))
+        batch = [each for place, each in enumerate(head) if place in places]
+        self._waiting[: len(head)] = [each for place, each in enumerate(head) if place not in places]
         outputs = self._run(batch, started_s)
         self._num_steps += 1
         return self.report(outputs, (time.monotonic() - started_s) * 1000)

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import ContextLengthExceeded, InvalidParameter, UnsupportedParameter
@@ -49,33 +51,34 @@ async def prepare_embed(asked: Embed, serving: GroupServing, priority: PriorityC
     """Tokenise and judge. Raises what the client is told."""
     dimensions = _dimensions(asked.dimensions, serving)
     before = _prompt(asked.prompt_name, serving)
-    rows = await asyncio.to_thread(_token_ids, asked.inputs, before, serving)
-    _check_lengths(rows, serving.loaded.context, "input", is_list=len(asked.inputs) > 1)
-    tokens = (token for row in rows for token in row)
-    frame = Encode(
-        id=0,  # the group gives it
-        tokens=_int32(tokens),
-        lengths=_int32(map(len, rows)),
-        dimensions=dimensions,
-        priority=priority,
-    )
-    return Prepared(serving, frame, sum(map(len, rows)))
+
+    def work() -> Prepared:
+        rows = _token_ids(asked.inputs, before, serving)
+        _check_lengths(rows, serving.loaded.context, "input", is_list=len(asked.inputs) > 1)
+        return _prepared(serving, rows, dimensions=dimensions, priority=priority)
+
+    return await asyncio.to_thread(work)
 
 
 async def prepare_rerank(
     query: str, documents: Sequence[str], serving: GroupServing, priority: PriorityClass
 ) -> Prepared:
     """Tokenise and judge. Raises what the client is told."""
-    pairs = await asyncio.to_thread(serving.text.encode_pairs, query, documents)
-    _check_lengths([ids for ids, _ in pairs], serving.loaded.context, "documents", is_list=True)
-    frame = Encode(
-        id=0,
-        tokens=_int32(token for ids, _ in pairs for token in ids),
-        lengths=_int32(len(ids) for ids, _ in pairs),
-        types=_int32(segment for _, types in pairs for segment in types),
-        priority=priority,
-    )
-    return Prepared(serving, frame, sum(len(ids) for ids, _ in pairs))
+
+    def work() -> Prepared:
+        pairs = serving.text.encode_pairs(query, documents)
+        rows = [ids for ids, _ in pairs]
+        _check_lengths(rows, serving.loaded.context, "documents", is_list=True)
+        types = _int32(chain.from_iterable(types for _, types in pairs))
+        return _prepared(serving, rows, types=types, priority=priority)
+
+    return await asyncio.to_thread(work)
+
+
+def _prepared(serving: GroupServing, rows: Sequence[Sequence[int]], **more: Any) -> Prepared:
+    lengths = [len(row) for row in rows]
+    frame = Encode(id=0, tokens=_int32(chain.from_iterable(rows)), lengths=_int32(lengths), **more)  # the group has ids
+    return Prepared(serving, frame, sum(lengths))
 
 
 async def compute(prepared: Prepared, record: Record) -> list[bytes]:
