@@ -32,10 +32,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bert": write_vector_model(root / "bert", "bert", matryoshka_dimensions=[8, 16]),
         "qwen": write_vector_model(root / "qwen", "qwen3", "ForCausalLM", head_dim=8, num_key_value_heads=2),
         "ranker": write_vector_model(root / "ranker", "xlm-roberta", "ForSequenceClassification", num_labels=1),
+        "lower": write_vector_model(root / "lower", "roberta"),
         "llama": write_tiny_model(root / "llama"),
     }
     write_sentence_files(found["bert"], "cls_token", limit=48, prompts={"query": "to be ", "document": ""})
     write_sentence_files(found["qwen"], "lasttoken", normalize=False)
+    write_sentence_files(found["lower"], "mean_tokens", limit=64, lowers=True)
     return found
 
 
@@ -150,6 +152,14 @@ async def test_a_prompt_of_the_model_stands_before_the_text(neuron: RunningNeuro
     assert not np.allclose(asked, await embedded(neuron, url, "bert", "the dog"), atol=1e-2)
 
 
+async def test_texts_are_lowered_where_the_files_say_so(
+    neuron: RunningNeuron, folders: dict[str, Path], url: str
+) -> None:
+    """Of a model whose tokenizer would not do it."""
+    found = await embedded(neuron, url, "lower", ["The DOG", "the dog"])
+    np.testing.assert_allclose(found, expected(folders["lower"], ["the dog"] * 2, "mean"), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "param", "words"),
     [
@@ -255,7 +265,7 @@ async def test_a_model_does_only_what_it_is_for(
 
 async def test_what_each_is_for_is_told(neuron: RunningNeuron, gateway: RunningGateway) -> None:
     """By the neuron's rows and the gateway's catalogue; and that there is no cache."""
-    tasks = {"bert": "embed", "qwen": "embed", "ranker": "rerank", "llama": "generate"}
+    tasks = {"bert": "embed", "qwen": "embed", "ranker": "rerank", "lower": "embed", "llama": "generate"}
     assert {row["id"]: row["task"] for row in await neuron.get("/models")} == tasks
     assert {row["id"]: row["task"] for row in (await gateway.get("/v1/models"))["data"]} == tasks
     able = {row["id"]: row["capabilities"] for row in (await gateway.get("/v1/models"))["data"]}

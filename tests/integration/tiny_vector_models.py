@@ -74,7 +74,8 @@ def write_sentence_files(
         pooling = {"word_embedding_dimension": 32, **flags, "include_prompt": True} | more.pop("pooling", {})
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     if limit:
-        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit, "do_lower_case": False}))
+        reading = {"max_seq_length": limit, "do_lower_case": more.pop("lowers", False)}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(reading))
     if more:
         (folder / "config_sentence_transformers.json").write_text(json.dumps(more))
 

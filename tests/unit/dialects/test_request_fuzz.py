@@ -37,9 +37,8 @@ PARSERS: list[Parser] = [
     parse_embeddings,
     parse_rerank,
 ]
-SHAPES = (
-    ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, StructuredOutputs, EmbeddingRequest, RerankRequest
-)  # fmt: skip
+SHAPES = (ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, StructuredOutputs)
+SHAPES = (*SHAPES, EmbeddingRequest, RerankRequest)
 INSIDE = "role content type text tool_calls function arguments image_url source input id json_schema schema json name "
 INSIDE += "call_id output summary format effort mode verbosity"
 NAMES = sorted(

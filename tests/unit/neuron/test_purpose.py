@@ -91,8 +91,10 @@ def test_what_embeds_is_not_divided(tmp_path: Path) -> None:
 def test_pooling_is_as_the_files_say(tmp_path: Path, flag: str, mode: Any, normalize: bool) -> None:
     """The older files with a flag for each way, and whether a module brings vectors to length 1."""
     folder = folder_of(tmp_path / "m", "bert", "BertModel")
-    write_sentence_files(folder, flag, normalize=normalize, limit=128)
-    assert architecture_check.check(folder).pooling == Pooling(mode=mode, normalize=normalize, limit=128)
+    write_sentence_files(folder, flag, normalize=normalize, limit=128, lowers=normalize)
+    found = architecture_check.check(folder)
+    assert found.pooling == Pooling(mode=mode, normalize=normalize, limit=128)
+    assert found.lowers == normalize
 
 
 @pytest.mark.parametrize("word", ["cls", "mean", "lasttoken"])
@@ -147,7 +149,7 @@ def test_that_vectors_may_be_cut_stands_in_the_config(
         ("modules.json", "{}"),
         ("modules.json", '["Transformer"]'),
         ("modules.json", '[{"idx": 0}]'),
-        ("config_sentence_transformers.json", '{"prompts": ["query"]}'),
+        ("config_sentence_transformers.json", '["query"]'),
         ("sentence_bert_config.json", "[]"),
     ],
 )
@@ -156,6 +158,21 @@ def test_files_that_are_none_are_an_error_that_names_them(tmp_path: Path, name: 
     folder = folder_of(tmp_path / "m", "bert", "BertModel")
     (folder / name).write_text(text)
     with pytest.raises(FilesInvalid, match=name):
+        architecture_check.check(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config_sentence_transformers.json", '{"prompts": ["query"]}'),
+        ("sentence_bert_config.json", '{"max_seq_length": "many"}'),
+    ],
+)
+def test_values_that_are_none_are_an_error_that_names_the_folder(tmp_path: Path, name: str, text: str) -> None:
+    """The same where the file can be read."""
+    folder = folder_of(tmp_path / "m", "bert", "BertModel")
+    (folder / name).write_text(text)
+    with pytest.raises(FilesInvalid, match="another file beside them is not as it should be"):
         architecture_check.check(folder)
 
 

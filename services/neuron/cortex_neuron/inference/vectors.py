@@ -129,6 +129,8 @@ def _prompt(name: str | None, serving: GroupServing) -> str:
 
 def _token_ids(inputs: Sequence[TextPrompt | TokenPrompt], before: str, serving: GroupServing) -> list[Sequence[int]]:
     texts = [before + each.text for each in inputs if isinstance(each, TextPrompt)]
+    if serving.purpose.lowers:
+        texts = [each.lower() for each in texts]
     encoded = iter(serving.text.encode_texts(texts))
     return [
         next(encoded) if isinstance(each, TextPrompt) else serving.text.encode(each, param="input") for each in inputs

@@ -41,6 +41,7 @@ class Purpose:
     task: Task = "generate"
     pooling: Pooling | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
+    lowers: bool = False  # texts, before they are tokenised
     may_be_cut: bool = False
     cuts: frozenset[int] | None = None
 
@@ -65,9 +66,9 @@ def of_folder(folder: Path, config: Mapping[str, Any], asked: AskedTask) -> Purp
     """Raises UnsupportedArchitecture or FilesInvalid."""
     try:
         return _of_folder(folder, config, asked)
-    except (AttributeError, LookupError, TypeError) as failure:
+    except (AttributeError, LookupError, TypeError, ValueError) as failure:
         raise FilesInvalid(
-            f"{folder}: config.json, modules.json or config_sentence_transformers.json is not as it should be: "
+            f"{folder}: config.json, modules.json or another file beside them is not as it should be: "
             f"{type(failure).__name__}: {failure}"
         ) from failure
 
@@ -79,10 +80,13 @@ def _of_folder(folder: Path, config: Mapping[str, Any], asked: AskedTask) -> Pur
     if task != "embed":
         return Purpose(task)
     cuts = config.get("matryoshka_dimensions")
+    reading = _object(folder / "sentence_bert_config.json")
+    limit = reading.get("max_seq_length")
     return Purpose(
         task,
-        _pooling(folder, str(config["model_type"])),
+        _pooling(folder, str(config["model_type"]), None if limit is None else int(limit)),
         _prompts(folder),
+        lowers=bool(reading.get("do_lower_case")),
         may_be_cut=bool(cuts or config.get("is_matryoshka")),
         cuts=frozenset(cuts) if cuts else None,
     )
@@ -112,9 +116,8 @@ def _check_labels(folder: Path, config: Mapping[str, Any]) -> None:
 # ---- the files of sentence-transformers
 
 
-def _pooling(folder: Path, model_type: str) -> Pooling:
+def _pooling(folder: Path, model_type: str, limit: int | None) -> Pooling:
     """As modules.json lists it; without one the mean of an encoder's vectors, and the last of a decoder's."""
-    limit = read_object(folder / "sentence_bert_config.json").get("max_seq_length")
     mode: Mode = "mean" if model_type in architectures.ENCODER_TYPES else "last"
     if not (folder / "modules.json").exists():
         return Pooling(mode=mode, limit=limit)
@@ -130,7 +133,7 @@ def _pooling(folder: Path, model_type: str) -> Pooling:
 
 
 def _mode(path: Path) -> Mode:
-    config = read_object(path)
+    config = _object(path)
     if config.get("include_prompt") is False:
         raise UnsupportedArchitecture(f"{path}: include_prompt false is not supported: who asks puts prompts in texts")
     said = config.get("pooling_mode")
@@ -143,11 +146,11 @@ def _mode(path: Path) -> Mode:
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    prompts = read_object(folder / "config_sentence_transformers.json").get("prompts") or {}
+    prompts = _object(folder / "config_sentence_transformers.json").get("prompts") or {}
     return {str(name): str(text or "") for name, text in prompts.items()}
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     """Its content; empty where there is no such file. Raises FilesInvalid."""
     return dict(_read(path, dict)) if path.exists() else {}
 
