@@ -16,6 +16,7 @@ from tiny_vector_models import (
     write_vector_model,
 )
 
+from cortex_neuron.engine import vector_engine
 from cortex_neuron.engine.vector_batch import LEAST_TEXT, choose
 from cortex_neuron.engine.vector_engine import VectorEngine
 from cortex_neuron.engine.vector_part import Demand, bring_up, fit, loaded
@@ -24,7 +25,7 @@ from cortex_neuron.protocol.failures import BadRequest, CannotLoad
 from cortex_neuron.protocol.frames import Encode, Load, Output, Pooling
 from cortex_neuron.residency import architectures
 
-DECODERS = {"llama": {}, "qwen3": {"head_dim": 8, "num_key_value_heads": 2}}
+DECODERS: dict[str, dict[str, Any]] = {"llama": {}, "qwen3": {"head_dim": 8, "num_key_value_heads": 2}}
 
 
 def load_frame(source: Path, text_dir: Path, **more: Any) -> Load:
@@ -65,7 +66,7 @@ def test_an_encoder_embeds_as_transformers_does(tmp_path: Path, model_type: str)
     """Texts of unlike length in one batch, padded, as each of them alone (1e-5), and so from step to step."""
     folder = write_vector_model(tmp_path / "m", model_type)
     rows = token_ids(folder, TEXTS)
-    for step_tokens in (1, 1024):  # one at a time, and together
+    for step_tokens in (1, 256):  # one at a time, and together
         found = vectors(engine_of(folder, max_step_tokens=step_tokens), rows)
         np.testing.assert_allclose(found, expected(folder, TEXTS, "mean"), atol=1e-5)
 
@@ -127,6 +128,21 @@ def test_who_asks_for_one_text_does_not_wait_for_all_of_a_thousand(tmp_path: Pat
     order = [output.id for _ in range(30) for output in engine.step().outputs]
     assert order.index(2001) < 50
     assert set(order[:30]) == set(range(3001, 3031))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "albert", "distilbert", "modernbert", "qwen3"])
+def test_a_long_step_says_that_it_goes_on(tmp_path: Path, model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each layer where that took long, so that a long text is not taken for a hang; else nothing is said."""
+    folder, told = write_vector_model(tmp_path / "m", model_type, **DECODERS.get(model_type, {})), []
+    engine = VectorEngine(bring_up(load_frame(folder, tmp_path), lambda *_: None), told.append)
+    vectors(engine, [[2, 5, 3]])
+    assert told == []
+    monkeypatch.setattr(vector_engine, "TELL_S", 0.0)
+    engine.submit(encode([[2, 5, 3]]))
+    engine.submit(encode([[2] * 60], first=7))
+    engine.step()
+    assert len(told) >= 2
+    assert {(len(each.outputs), each.waiting) for each in told} == {(0, 1)}
 
 
 def test_what_is_cancelled_is_not_computed(tmp_path: Path) -> None:
@@ -199,7 +215,7 @@ def test_a_load_says_what_it_takes_and_that_there_is_no_cache(tmp_path: Path) ->
     part = bring_up(load_frame(write_vector_model(tmp_path / "m", "bert"), tmp_path), lambda *_: None)
     told = loaded(3, part)
     assert (told.seq, told.kv_blocks, told.vector_size, told.eos_ids) == (3, 0, 32, [])
-    assert part.step_bytes == 1024 * (8 * 32 + 3 * 64) * 4
+    assert part.step_bytes == 256 * (8 * 32 + 3 * 64) * 4
     assert (told.vram_mb - 1) << 20 < part.model.num_bytes + part.step_bytes <= told.vram_mb << 20
 
 

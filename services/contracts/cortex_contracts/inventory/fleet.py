@@ -187,7 +187,11 @@ class NeuronSettings(Strict):
     max_sequences: Annotated[int, Field(ge=1, description="Sequences a model decodes at once")] = 32
     max_step_tokens: Annotated[
         int | None,
-        Field(ge=16, description="Tokens of one step, prefill chunks included; none is 256 on CPU and 2048 on GPU"),
+        Field(
+            ge=16,
+            description="Tokens of one step, prefill chunks included; none is 256 on CPU and 2048 on GPU, or 8192 to "
+            "embed",
+        ),
     ] = None
     queue_limit: Annotated[int, Field(ge=0, description="Requests that may wait for a seat, per model")] = 128
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16

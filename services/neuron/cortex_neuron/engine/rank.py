@@ -160,7 +160,7 @@ class Rank0:
 
         if frame.task != "generate":
             alone = vector_part.bring_up(frame, progress)
-            self._engine = VectorEngine(alone)
+            self._engine = VectorEngine(alone, self._mailbox.send)
             self._mailbox.send(vector_part.loaded(frame.seq, alone))
             return
         if self._peers is not None:

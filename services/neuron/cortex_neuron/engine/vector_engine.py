@@ -6,9 +6,10 @@ the model (models.vector_model). There is no cache: a text is computed in one st
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from cortex_neuron.protocol.priority import turn
 # Each text of a request waits as if it had come so much after the one before it: who asks for one does not wait for all
 # of somebody's thousand.
 _BETWEEN_S = 0.05
+TELL_S = 1.0  # whoever waits longer for a step, or for a part of one, takes the engine for stuck some time
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,11 @@ class _Text:
 class VectorEngine:
     """`waiting` is kept in the order of turns; of one request, the longest text comes first."""
 
-    def __init__(self, part: VectorPart) -> None:
-        self._model, self._part = part.model, part
+    def __init__(self, part: VectorPart, tell: Callable[[Stepped], None] = lambda _: None) -> None:
+        """`tell` is told in the middle of a long step that it goes on: of a long text there is nothing else to tell."""
+        self._model, self._part, self._tell = part.model, part, tell
+        self._told_s = math.inf
+        self._model.watch(self._tick)
         self._waiting: list[_Text] = []
         self._num_steps = 0
 
@@ -75,7 +80,7 @@ class VectorEngine:
 
     def step(self) -> Stepped:
         """Compute one batch. A fault of this batch ends its texts; a fault of the device is raised."""
-        started_s = time.monotonic()
+        started_s = self._told_s = time.monotonic()
         head = self._waiting[:LOOKED_AT]
         places = frozenset(choose([len(each.tokens) for each in head], self._part.step_tokens))
         batch = [each for place, each in enumerate(head) if place in places]
@@ -83,6 +88,12 @@ class VectorEngine:
         outputs = self._run(batch, started_s)
         self._num_steps += 1
         return self.report(outputs, (time.monotonic() - started_s) * 1000)
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= TELL_S:
+            self._told_s = now_s
+            self._tell(self.report([], 0.0))
 
     def report(self, outputs: list[Output], step_ms: float) -> Stepped:
         """What a step gave, and how the engine stands."""

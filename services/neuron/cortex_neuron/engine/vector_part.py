@@ -17,7 +17,7 @@ from cortex_neuron.models.vector_model import VectorModel
 from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load, Loaded
 
-_CPU_STEP_TOKENS = 1024
+_CPU_STEP_TOKENS = 256
 _GPU_STEP_TOKENS = 8192
 _MIN_CONTEXT = 256  # tokens; as of a KV cache
 _MB = 1 << 20

@@ -6,14 +6,14 @@ the model (models.vector_loader), or which texts share a batch (engine.vector_ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cortex_neuron.protocol.frames import Pooling
@@ -45,6 +45,13 @@ class VectorModel:
         """Of the weights; tied ones count once."""
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.module.parameters()}
         return sum(storages.values())
+
+    def watch(self, tick: Callable[[], None]) -> None:
+        """Have `tick` called behind each layer from now on."""
+        for layers in self.module.modules():
+            if isinstance(layers, nn.ModuleList):
+                for layer in layers:
+                    layer.register_forward_hook(lambda *_: tick())
 
     @torch.inference_mode()
     def run(self, rows: Sequence[Row], types: Sequence[Row | None]) -> Tensor:
