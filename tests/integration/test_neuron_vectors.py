@@ -383,3 +383,19 @@ async def test_a_model_that_writes_embeds_where_the_catalogue_says_so() -> None:
         assert (await neuron.row("smol"))["context"] == 512
         await neuron.until_status("failed", "tight", timeout_s=120)
         assert "vram_mb is too little" in (await neuron.row("tight"))["failure"]["message"]
+
+
+async def test_a_model_that_is_not_loaded_is_loaded_for_who_asks(
+    neuron: RunningNeuron, gateway: RunningGateway, folders: dict[str, Path]
+) -> None:
+    """The gateway waits for it as for any other; what it is for is told meanwhile only where the catalogue says it."""
+    assert (await neuron.post("/models/unload", {"model_id": "lower"})).status == 200
+    assert (await neuron.row("lower"))["task"] is None
+
+    async def is_known() -> bool:
+        return bool((await gateway.get("/v1/models/lower"))["status"] == "unloaded")
+
+    await until(is_known)
+    found = await embedded(neuron, gateway.url, "lower", TEXTS)
+    np.testing.assert_allclose(found, expected(folders["lower"], TEXTS, "mean"), atol=1e-5)
+    assert (await neuron.row("lower"))["task"] == "embed"
