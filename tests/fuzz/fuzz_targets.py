@@ -16,11 +16,13 @@ from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import CortexError
 from cortex_dialects.anthropic import messages_to_chat, parse_count_tokens, parse_messages
 from cortex_dialects.dialect import Dialect
+from cortex_dialects.embeddings import parse_embeddings
 from cortex_dialects.events import Event, ReasoningDelta, TextDelta
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
 from cortex_dialects.openai import parse_chat, parse_completion
 from cortex_dialects.projectors import messages_projector, responses_projector
+from cortex_dialects.rerank import parse_rerank
 from cortex_dialects.responses import parse_responses, responses_to_chat
 from cortex_dialects.sse import EventReader, EventSplitter, ServerSentEvent
 from cortex_dialects.translate import ChatStreamReader, chat_document_to_events, chat_error_to_error
@@ -121,9 +123,9 @@ def brief(data: bytes) -> None:
 
 
 def request_openai(data: bytes) -> None:
-    """Both of OpenAI's parsers."""
-    _parsed(parse_chat, data)
-    _parsed(parse_completion, data)
+    """OpenAI's parsers, and the one of rerank."""
+    for parse in (parse_chat, parse_completion, parse_embeddings, parse_rerank):
+        _parsed(parse, data)
 
 
 def request_anthropic(data: bytes) -> None:

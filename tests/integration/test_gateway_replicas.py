@@ -128,3 +128,29 @@ async def until_ok(gateway: RunningGateway) -> None:
                 if response.status == 200:
                     return
             await asyncio.sleep(0.1)
+
+
+async def test_texts_that_are_embedded_spread_and_are_tried_elsewhere(tmp_path: Path) -> None:
+    """No replica keeps anything of a text, so the least busy one has it; one that says no has another asked (L12)."""
+    body = {"model": MODEL, "input": "the same text again and again " * 40}
+
+    async def embed(gateway: RunningGateway) -> int:
+        async with gateway.http.post(f"{gateway.url}/v1/embeddings", json=body) as response:
+            await response.read()
+            return int(response.status)
+
+    async with (
+        scripted("aa", MODEL) as first,
+        scripted("bb", MODEL) as second,
+        running(tmp_path, [first, second], ENTRIES) as gateway,
+    ):
+        for neuron in (first, second):
+            neuron.fault, neuron.pace_s = Fault.SLOW, 0.2
+        assert await embed(gateway) == 200
+        first.sent.clear()
+        assert await asyncio.gather(*(embed(gateway) for _ in range(8))) == [200] * 8
+        assert (len(first.sent), len(second.sent)) == (4, 4)
+        assert {sent.path for sent in first.sent} == {"/v1/embeddings"}
+        first.fault = Fault.REFUSAL
+        assert await embed(gateway) == 200
+        assert (len(first.sent), len(second.sent)) == (5, 5)

@@ -225,7 +225,7 @@ async def test_every_error_is_in_the_dialect_of_its_path(scripted: RunningNeuron
                 body = await response.json()
             assert (response.status, body["error"]["code"]) == (status, code)
             assert (body.get("type") == "error") == (path == MESSAGES)
-    async with http.post(url + "/v1/embeddings", json={}) as response:
+    async with http.post(url + "/v1/images", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "route_not_found")
     async with http.get(f"{url}{RESPONSES}/resp_1") as response:
         error = (await response.json())["error"]

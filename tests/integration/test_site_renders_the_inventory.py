@@ -22,6 +22,7 @@ MODEL: dict[str, Any] = {
     "id": "org/größe-8b:q4",
     "source": '/models/a "quoted" 😀 \\ folder',
     "harness": "vllm",
+    "task": "generate",
     "quant": "awq",
     "vram_mb": 18000,
     "sampling": {"temperature": 0.5, "top_k": 20.0},
@@ -38,6 +39,7 @@ MODEL: dict[str, Any] = {
     "context": 8192,
     "capabilities": ["tools", "images"],
     "tool_parser": "qwen_xml",
+    "matryoshka": True,
 }
 GATEWAY: dict[str, Any] = {
     "listen": "127.0.0.1:8000",

@@ -20,7 +20,7 @@ class Dialect(StrEnum):
 
 
 ANTHROPIC_HEADER = "anthropic-version"  # every client of that API sends it
-_OPENAI_ONLY = ("/v1/chat", "/v1/completions")
+_OPENAI_ONLY = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/rerank")
 _OPENAI_KEEPALIVE = sse.comment("keep-alive")
 _ANTHROPIC_KEEPALIVE = sse.event("ping", '{"type":"ping"}')
 

@@ -50,11 +50,12 @@ def _template_kwargs(request: ChatRequest) -> dict[str, Any]:
 def parse_completion(body: bytes) -> Generation:
     """The body of /v1/completions. Raises InvalidRequest's kin, and nothing else, for any bytes."""
     request = validate(CompletionRequest, parse_object(body), unsupported.COMPLETION)
-    prompts = _prompts(request.prompt)
+    prompts = text_prompts(request.prompt)
     return _generation(request, prompts, request.max_tokens, request.logprobs, echo=bool(request.echo))
 
 
-def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[Prompt, ...]:
+def text_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[TextPrompt | TokenPrompt, ...]:
+    """One text or several, in letters or in tokens."""
     if isinstance(prompt, str):
         return (TextPrompt(prompt),)
     if isinstance(prompt[0], int):

@@ -57,6 +57,22 @@ COMPLETION: Unsupported = {
     "add_special_tokens": (True,),
 }
 
+# Nothing is ever cut without a word, so neither may be asked for.
+_TRUNCATION: Unsupported = {"truncate_prompt_tokens": (), "truncation": (False,), "truncate": ("NONE",)}
+
+EMBEDDING: Unsupported = {
+    **_TRUNCATION,
+    "add_special_tokens": (True,),
+    "priority": (0,),
+}
+
+RERANK: Unsupported = {
+    **_TRUNCATION,
+    "max_chunks_per_doc": (),
+    "max_tokens_per_doc": (),
+    "priority": (0,),
+}
+
 MESSAGES: Unsupported = {
     "container": (),
     "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),

@@ -23,6 +23,7 @@ from cortex_dialects.sse import EventReader
         ("/v1/responses", Dialect.RESPONSES),
         ("/v1/responses/resp_1/cancel", Dialect.RESPONSES),
         ("/v1/responsesfoo", Dialect.OPENAI),
+        ("/v1/embeddings", Dialect.OPENAI),
         ("/nowhere", Dialect.OPENAI),
     ],
 )

@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex_contracts.wire.anthropic import MessagesRequest
+from cortex_contracts.wire.embeddings import EmbeddingRequest
 from cortex_contracts.wire.errors import InvalidRequest, openai_body
 from cortex_contracts.wire.openai import ChatRequest, CompletionRequest
 from cortex_contracts.wire.openai_formats import StructuredOutputs
+from cortex_contracts.wire.rerank import RerankRequest
 from cortex_contracts.wire.responses import ResponsesRequest
 from cortex_dialects import unsupported
 from cortex_dialects.anthropic import parse_count_tokens, parse_messages
+from cortex_dialects.embeddings import parse_embeddings
 from cortex_dialects.openai import parse_chat, parse_completion
+from cortex_dialects.rerank import parse_rerank
 from cortex_dialects.responses import parse_responses
 from cortex_dialects.tokens import parse_detokenize, parse_tokenize
 
@@ -30,8 +34,11 @@ PARSERS: list[Parser] = [
     parse_responses,
     parse_tokenize,
     parse_detokenize,
+    parse_embeddings,
+    parse_rerank,
 ]
 SHAPES = (ChatRequest, CompletionRequest, MessagesRequest, ResponsesRequest, StructuredOutputs)
+SHAPES = (*SHAPES, EmbeddingRequest, RerankRequest)
 INSIDE = "role content type text tool_calls function arguments image_url source input id json_schema schema json name "
 INSIDE += "call_id output summary format effort mode verbosity"
 NAMES = sorted(

@@ -17,7 +17,7 @@ from sanic import Sanic
 
 from cortex_contracts.inventory import fleet
 from cortex_contracts.inventory.files import GatewayFile, KeysFile, NeuronSection
-from cortex_contracts.wire import anthropic, errors, openai, responses
+from cortex_contracts.wire import anthropic, embeddings, errors, openai, rerank, responses
 from cortex_contracts.wire.openapi import Route
 from cortex_dialects import unsupported
 from cortex_dialects.json_body import MAX_DEPTH
@@ -116,6 +116,21 @@ def test_every_parameter_has_its_row_with_its_limits(section: str, shapes: Mappi
         assert {name: float(getattr(SamplingParams(), name)) for name in defaults} == defaults
 
 
+@pytest.mark.parametrize(
+    ("section", "shape"),
+    [("Parameters of embeddings", embeddings.EmbeddingRequest), ("Parameters of rerank", rerank.RerankRequest)],
+)
+def test_every_parameter_of_a_route_that_writes_nothing_has_its_row(section: str, shape: type[BaseModel]) -> None:
+    """With its numbers; how many texts there may be stands among the limits, too."""
+    told = {name.strip("`"): text for name, text in rows(TEXT, section)}
+    assert list(told) == list(shape.model_fields)
+    for name, schema in shape.model_json_schema()["properties"].items():
+        assert {bound for bound in _bounds(schema) if bound <= 10_000} <= _numbers(told[name]), name
+    most = [str(embeddings.MOST_INPUTS), "400 `invalid_parameter`"]
+    assert embeddings.MOST_INPUTS == rerank.MOST_DOCUMENTS
+    assert ["texts or documents of a request", *most] in rows(TEXT, "Limits")
+
+
 def test_every_refused_parameter_has_its_row_and_every_row_is_refused() -> None:
     """With the values that ask for nothing."""
     tables = {
@@ -124,6 +139,7 @@ def test_every_refused_parameter_has_its_row_and_every_row_is_refused() -> None:
         "responses": unsupported.RESPONSES,
         "messages": unsupported.MESSAGES,
     }
+    tables |= {"embeddings": unsupported.EMBEDDING, "rerank": unsupported.RERANK}
     refused = {
         (name, route, " or ".join(f"`{json.dumps(value)}`" for value in accepted))
         for route, table in tables.items()

@@ -132,6 +132,14 @@ def test_a_missing_or_empty_group_is_named(groups: dict[str, list[str]], line: s
         ),
         ([model(pipeline_parallel=2)], "qwen3-8b: pipeline_parallel: is for harness vllm, and harness is 'torch'"),
         ([model(engine_args=["-x"])], "qwen3-8b: engine_args: is for harness vllm, and harness is 'torch'"),
+        (
+            [model(task="embed", quant="int8")],
+            "qwen3-8b: quant: is 'int8', which is not for a model with task embed",
+        ),
+        (
+            [model(task="rerank", tensor_parallel=2)],
+            "qwen3-8b: tensor_parallel: is 2, which is not for a model with task rerank",
+        ),
         ([model(id="a b")], "a b: id: should be such as 'qwen3-8b' or 'Qwen/Qwen3-8B', is 'a b'"),
         ([{"source": "x", "vram_mb": 1}], "entry 1: id: is missing (Its name; what clients call it)"),
         ("qwen3-8b", "should be a list of entries, is 'qwen3-8b'"),

@@ -31,6 +31,8 @@ OTHER: dict[str, Any] = {
     "context": 2,
     "sampling": {"top_k": 2.0},
     "capabilities": ("tools",),
+    "task": "embed",
+    "matryoshka": True,
     "tool_parser": "hermes",
 }
 TORCH_TAKES = {"pinned_on", "preload_on", "priority", "aliases", "sampling", "capabilities"}

@@ -31,6 +31,8 @@ Listen = Annotated[
 SamplingName = Literal["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
 Harness = Literal["torch", "vllm"]
 ToolParser = Literal["hermes", "qwen_xml", "llama3_json", "mistral", "mistral_args", "deepseek_v3", "deepseek_v31"]
+Task = Literal["generate", "embed", "rerank"]
+AskedTask = Literal["auto", "generate", "embed", "rerank"]
 EvictionStrategy = Literal["lru", "priority"]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[int, Field(gt=0)]
@@ -61,6 +63,10 @@ class Model(Strict):
     id: Annotated[ModelId, Field(description="Its name; what clients call it")]
     source: Annotated[str, Field(min_length=1, description="Hub repository, local folder, or a GGUF file")]
     harness: Annotated[Harness, Field(description="What runs it")] = "torch"
+    task: Annotated[
+        AskedTask,
+        Field(description="What it is for: to write, to embed, or to rank documents; auto finds out by its files"),
+    ] = "auto"
     quant: Annotated[
         str | None,
         Field(
@@ -96,6 +102,10 @@ class Model(Strict):
     tool_parser: Annotated[
         ToolParser | None, Field(description="How it writes tool calls; none finds out by its chat template")
     ] = None
+
+    matryoshka: Annotated[
+        bool, Field(description="Its vectors may be cut short by `dimensions`, also where its config.json says nothing")
+    ] = False
 
     @property
     def span(self) -> int:
@@ -177,7 +187,11 @@ class NeuronSettings(Strict):
     max_sequences: Annotated[int, Field(ge=1, description="Sequences a model decodes at once")] = 32
     max_step_tokens: Annotated[
         int | None,
-        Field(ge=16, description="Tokens of one step, prefill chunks included; none is 256 on CPU and 2048 on GPU"),
+        Field(
+            ge=16,
+            description="Tokens of one step, prefill chunks included; none is 256 on CPU and 2048 on GPU, or 8192 to "
+            "embed",
+        ),
     ] = None
     queue_limit: Annotated[int, Field(ge=0, description="Requests that may wait for a seat, per model")] = 128
     body_limit_mb: Annotated[Megabytes, Field(description="Largest request body")] = 16

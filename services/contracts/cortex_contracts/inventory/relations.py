@@ -30,6 +30,7 @@ def breaches(fleet: Fleet) -> Iterator[str]:
     yield from _names(fleet.models)
     for model in fleet.models:
         yield from _of_vllm(model, fleet.neurons)
+        yield from _of_task(model)
         yield from _hosts(model, fleet.neurons)
         yield from _devices(model, fleet.neurons)
 
@@ -148,6 +149,17 @@ def _of_vllm(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
         yield f"{place}: harness: is 'vllm', but no host has a neuron_vllm_bin"
     if model.ray_hosts > 1 and neurons and not any(neuron.vllm_ray_address for neuron in neurons):
         yield f"{place}: ray_hosts: is {model.ray_hosts}, but no host has a neuron_vllm_ray_address"
+
+
+def _of_task(model: Model) -> Iterator[str]:
+    """What only an engine of our own does, whole and with the weights as they are."""
+    place = f"cortex_models: {model.id}"
+    if model.harness != "torch" and model.task not in ("auto", "generate"):
+        yield f"{place}: task: {model.task} is for harness torch, and harness is {model.harness!r}"
+    elif model.task in ("embed", "rerank"):
+        for key in ("tensor_parallel", "quant"):
+            if (value := getattr(model, key)) != Model.model_fields[key].default:
+                yield f"{place}: {key}: is {value!r}, which is not for a model with task {model.task}"
 
 
 def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

@@ -67,6 +67,7 @@ class ModelEntry(BaseModel):
     aliases: list[str]
     context: int | None
     harness: str
+    task: str | None = None  # as of a neuron's ModelRow
     capabilities: list[str]
 
 

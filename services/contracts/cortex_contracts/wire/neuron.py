@@ -139,6 +139,7 @@ class ModelRow(Answer):
     devices: list[int] = Field(default_factory=list)
     vram_used_mb: int = 0
     context: int | None = None  # tokens, known once loaded
+    task: str | None = None  # generate | embed | rerank; where the catalogue does not say, known once loaded
     progress: Progress | None = None
     failure: Failure | None = None
     retry_after_s: int | None = None
@@ -179,7 +180,8 @@ class VerifyRequest(Request):
 
 
 class VerifyAnswer(Answer):
-    """POST /models/verify: what the model has said. `load_s` is 0 where it was loaded already."""
+    """POST /models/verify: what the model has said, in words where that was no text. `load_s` is 0 where it was loaded
+    already."""
 
     model_id: str
     text: str

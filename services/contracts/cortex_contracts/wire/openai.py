@@ -182,7 +182,8 @@ class ChatRequest(GenerationRequest):
     prompt_cache_options: dict[str, Any] | None = None
 
 
-def _prompt_kind(value: object) -> str | None:
+def text_kind(value: object) -> str | None:
+    """The tag of what may be one text or several, in letters or in tokens."""
     first = value[0] if isinstance(value, list) and value else None
     match value, first:
         case str(), _:
@@ -203,7 +204,7 @@ CompletionPrompt = Annotated[
     | Annotated[list[str], Tag("strings"), Field(min_length=1, fail_fast=True)]
     | Annotated[TokenIds, Tag("tokens")]
     | Annotated[list[TokenIds], Tag("token_lists"), Field(min_length=1, fail_fast=True)],
-    either("a string, a list of strings, a list of token ids, or a list of lists of token ids", _prompt_kind),
+    either("a string, a list of strings, a list of token ids, or a list of lists of token ids", text_kind),
 ]
 
 

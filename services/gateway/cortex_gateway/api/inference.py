@@ -23,6 +23,8 @@ from cortex_serving import logs
 from cortex_serving.application import answer_error, as_cortex_error, dialect, request_id
 from cortex_serving.request_body import check_media_type
 
+_KEEPS_NO_PREFIX = frozenset({"/v1/embeddings", "/v1/rerank"})  # who has served the text before is no faster
+
 
 class Inference:
     """The handler of every route that a model answers."""
@@ -79,7 +81,7 @@ class Inference:
             headers=passed_on(request.headers.items(), exchange.request_id, exchange.priority),
             stream=exchange.stream,
             request_id=exchange.request_id,
-            prompt=brief.parts(),
+            prompt=() if exchange.path in _KEEPS_NO_PREFIX else brief.parts(),
         )
 
     def _failed(self, request: Request, exchange: Exchange, failure: Exception) -> HTTPResponse | None:

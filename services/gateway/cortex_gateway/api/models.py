@@ -31,6 +31,9 @@ _BEST_FIRST = (
     ModelStatus.FAILED,
 )
 
+# Of models that write nothing, whatever the catalogue's default says.
+_CAPABILITY = {"embed": "embeddings", "rerank": "rerank"}
+
 
 class Models:
     """The handlers. `created` is the time of start, in seconds since 1970: the catalogue has no other."""
@@ -62,6 +65,7 @@ def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int],
     replicas = [each for each in snapshot.replicas_of(model.id) if each.model.status is not ModelStatus.UNLOADED]
     locations = [_location(replica, ours) for replica in sorted(replicas, key=lambda each: each.neuron.name)]
     statuses = {location.status for location in locations} or {ModelStatus.UNLOADED}
+    task = next((replica.model.task for replica in replicas if replica.model.task), _declared_task(model))
     contexts = [replica.model.context for replica in replicas if replica.model.context is not None]
     return ModelEntry(
         id=model.id,
@@ -72,8 +76,13 @@ def entry(model: Model, snapshot: Snapshot, ours: Mapping[tuple[str, str], int],
         aliases=list(model.aliases),
         context=min(contexts, default=model.context),
         harness=model.harness,
-        capabilities=list(model.capabilities),
+        task=task,
+        capabilities=[_CAPABILITY[task]] if task in _CAPABILITY else list(model.capabilities),
     )
+
+
+def _declared_task(model: Model) -> str | None:
+    return None if model.task == "auto" else model.task
 
 
 def anthropic_models(entries: list[ModelEntry]) -> AnthropicModels:

@@ -11,7 +11,7 @@ from functools import partial
 
 from sanic import HTTPResponse, Request
 
-from cortex_contracts.wire import anthropic, openai, tokens
+from cortex_contracts.wire import anthropic, embeddings, openai, rerank, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.gateway import GatewayHealth, GatewayVersion, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
@@ -52,6 +52,8 @@ INFERENCE = (
         anthropic.TokenCount,
         AnthropicErrorBody,
     ),
+    Route("POST", "/v1/embeddings", "Texts as vectors", embeddings.EmbeddingRequest, embeddings.EmbeddingList),
+    Route("POST", "/v1/rerank", "Documents by a query", rerank.RerankRequest, rerank.Ranking),
     Route("POST", "/tokenize", "A text's tokens", tokens.TokenizeRequest, tokens.TokenizeAnswer),
     Route("POST", "/detokenize", "Tokens' text", tokens.DetokenizeRequest, tokens.DetokenizeAnswer),
 )

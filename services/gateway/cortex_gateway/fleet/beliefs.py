@@ -215,6 +215,7 @@ def _model_view(row: ModelRow, elsewhere: int) -> ModelView:
         failure=row.failure,
         retry_after_s=row.retry_after_s,
         context=row.context,
+        task=row.task,
         loads=row.loads,
         pinned=row.pinned,
     )

@@ -51,6 +51,7 @@ class ModelView(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     retry_after_s: int | None = None
     context: int | None = None
+    task: str | None = None
     loads: int = 0  # how often it has been loaded there
     pinned: bool = False  # by an operator; the inventory's pins stand in the catalogue
 

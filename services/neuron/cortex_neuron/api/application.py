@@ -11,12 +11,12 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
-from cortex_contracts.wire import anthropic, neuron, openai, tokens
+from cortex_contracts.wire import anthropic, embeddings, neuron, openai, rerank, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openapi import Route, document
 from cortex_contracts.wire.responses import ResponsesRequest
 from cortex_contracts.wire.responses_answer import Response
-from cortex_neuron.api import control, inference
+from cortex_neuron.api import control, inference, vectors
 from cortex_neuron.api import tokens as token_pages
 from cortex_neuron.api.neuron import Neuron
 from cortex_serving import application
@@ -73,6 +73,16 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
             anthropic.TokenCount, AnthropicErrorBody,
         ),
         token_pages.count_tokens,
+    ),
+    (
+        Route(
+            "POST", "/v1/embeddings", "OpenAI: texts as vectors", embeddings.EmbeddingRequest, embeddings.EmbeddingList
+        ),
+        vectors.embeddings,
+    ),
+    (
+        Route("POST", "/v1/rerank", "Documents by a query", rerank.RerankRequest, rerank.Ranking),
+        vectors.rerank,
     ),
     (
         Route("POST", "/tokenize", "A text's tokens", tokens.TokenizeRequest, tokens.TokenizeAnswer),

@@ -19,6 +19,7 @@ from sanic import HTTPResponse, Request
 from sanic.response import raw
 
 from cortex_contracts.inventory.clients import PriorityClass
+from cortex_contracts.inventory.fleet import Task
 from cortex_contracts.wire.errors import InvalidRequest
 from cortex_contracts.wire.openai import ModelCard, ModelList
 from cortex_dialects.anthropic import parse_messages
@@ -159,6 +160,15 @@ async def accounted(request: Request, answered: Answered) -> HTTPResponse | None
             trace.end(outcome.span, outcome, now())
 
 
+async def accounted_whole(
+    request: Request, answered: Callable[[Request, Neuron, Outcome], Awaitable[HTTPResponse]]
+) -> HTTPResponse:
+    """The same, where the answer is never streamed."""
+    answer = await accounted(request, answered)
+    assert answer is not None, "it is not streamed"
+    return answer
+
+
 async def answer_exception(request: Request, exception: BaseException) -> HTTPResponse:
     """What fails outside of this surface (no such route, half a body, no HTTP at all), with its own log line."""
     if not hasattr(request.ctx, "outcome"):
@@ -185,10 +195,10 @@ async def _admitted(
     resident = neuron.residency.find(generation.model)
     outcome.model = resident.model.id
     neuron.residency.check_open()
-    serving = of_ours(resident)
+    serving = of_ours(resident, "generate")
     writer = None
     with seated(generation, resident, neuron.seats):
-        prepared = await prepare(generation, serving, _priority(request))
+        prepared = await prepare(generation, serving, priority(request))
         projector = surface.projector(prepared, outcome.request_id.removeprefix("req_"))
         idle_s = _KEEPALIVE_S if generation.stream else _NO_KEEPALIVE_S
         async with aclosing(answer.events(prepared, outcome.record, idle_s)) as batches:
@@ -209,17 +219,22 @@ async def _admitted(
     )
 
 
-def of_ours(resident: Resident) -> GroupServing:
-    """What serves it, where that is an engine of our own. Raises the 503 of its state, or InvalidRequest."""
+def of_ours(resident: Resident, task: Task | None = None) -> GroupServing:
+    """What serves it, where that is an engine of our own, and for this task where one is named.
+
+    Raises the 503 of its state, or InvalidRequest's kin.
+    """
     serving = resident.lend()
     if not isinstance(serving, GroupServing):
         raise InvalidRequest(
             f"model {resident.model.id} is served by {resident.harness}, which does not take this here"
         )
+    if task is not None:
+        serving.purpose.check(resident.model.id, task)
     return serving
 
 
-def _priority(request: Request) -> PriorityClass:
+def priority(request: Request) -> PriorityClass:
     """The class of the caller's key, as the gateway tells it."""
     asked = request.headers.get(_PRIORITY, "normal")
     for known in CLASSES:

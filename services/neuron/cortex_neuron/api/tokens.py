@@ -16,7 +16,7 @@ from cortex_contracts.wire.errors import InvalidParameter
 from cortex_contracts.wire.tokens import DetokenizeAnswer, TokenizeAnswer
 from cortex_dialects.anthropic import parse_count_tokens
 from cortex_dialects.tokens import parse_detokenize, parse_tokenize
-from cortex_neuron.api.inference import Answered, accounted, of_ours, parse_body
+from cortex_neuron.api.inference import accounted_whole, of_ours, parse_body
 from cortex_neuron.api.neuron import Neuron
 from cortex_neuron.api.request_log import Outcome
 from cortex_neuron.inference.preparation import encode
@@ -24,23 +24,17 @@ from cortex_neuron.inference.preparation import encode
 
 async def count_tokens(request: Request) -> HTTPResponse:
     """POST /v1/messages/count_tokens"""
-    return await _whole(request, _count_tokens)
+    return await accounted_whole(request, _count_tokens)
 
 
 async def tokenize(request: Request) -> HTTPResponse:
     """POST /tokenize"""
-    return await _whole(request, _tokenize)
+    return await accounted_whole(request, _tokenize)
 
 
 async def detokenize(request: Request) -> HTTPResponse:
     """POST /detokenize"""
-    return await _whole(request, _detokenize)
-
-
-async def _whole(request: Request, answered: Answered) -> HTTPResponse:
-    answer = await accounted(request, answered)
-    assert answer is not None, "it is not streamed"
-    return answer
+    return await accounted_whole(request, _detokenize)
 
 
 async def _count_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:

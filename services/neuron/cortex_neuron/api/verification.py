@@ -1,4 +1,4 @@
-"""Whether a model on this neuron works: one real completion of a few tokens (case D2).
+"""Whether a model on this neuron works: one real completion of a few tokens, or a vector, or a score (case D2).
 
 Owns: that request, and what of its answer is a failure. It goes the way of any other, but that a drained neuron takes
 it, too: whoever deploys asks so before clients may. Does not own: loading (residency). Called by: control.
@@ -13,13 +13,15 @@ import msgspec
 
 from cortex_contracts.wire.errors import EngineFailed, ModelLoading, UpstreamBroken
 from cortex_contracts.wire.neuron import LoadRequest, ModelStatus, VerifyAnswer, VerifyRequest
+from cortex_dialects.embeddings import Embed
 from cortex_dialects.events import Failed, TextDelta
 from cortex_dialects.generation import Generation, Sampling, TextPrompt
 from cortex_dialects.translate import chat_error_to_error
 from cortex_neuron.api.neuron import Neuron
-from cortex_neuron.inference import admission, answer
+from cortex_neuron.inference import admission, answer, vectors
 from cortex_neuron.inference.answer import Record
 from cortex_neuron.inference.preparation import prepare, seated
+from cortex_neuron.inference.vectors import FLOAT32
 from cortex_neuron.residency import states
 from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.resident import Resident
@@ -50,8 +52,6 @@ async def verify(neuron: Neuron, wanted: VerifyRequest) -> VerifyAnswer:
         if loaded_at is None:
             raise ModelLoading(f"model {resident.model.id} is {resident.status} after {limit_s:g} s") from late
         raise EngineFailed(f"model {resident.model.id} did not answer within {limit_s:g} s") from late
-    if not text or not tokens:
-        raise EngineFailed(f"model {resident.model.id} answered with {tokens} tokens and the text {text!r}")
     load_s = 0.0 if was_loaded else round(loaded_at - began, 3)
     completion_s = round(now() - loaded_at, 3)
     logs.info("model_verified", model=resident.model.id, load_s=load_s, completion_s=completion_s)
@@ -71,10 +71,30 @@ async def _loaded(neuron: Neuron, resident: Resident) -> Resident:
 async def _complete(neuron: Neuron, resident: Resident) -> Said:
     """Raises the 503 of its state where it has not been loaded, with the reason."""
     serving = resident.lend()
+    if isinstance(serving, GroupServing) and serving.task != "generate":
+        return await _by_vector(neuron, resident, serving), 0
     if isinstance(serving, GroupServing):
-        return await _by_group(neuron, resident, serving)
-    assert isinstance(serving, Server), "there is no third harness"
-    return await _by_server(neuron, resident, serving)
+        text, tokens = await _by_group(neuron, resident, serving)
+    else:
+        assert isinstance(serving, Server), "there is no third harness"
+        text, tokens = await _by_server(neuron, resident, serving)
+    if not text or not tokens:
+        raise EngineFailed(f"model {resident.model.id} answered with {tokens} tokens and the text {text!r}")
+    return text, tokens
+
+
+async def _by_vector(neuron: Neuron, resident: Resident, serving: GroupServing) -> str:
+    """In words, for there is no text. NaN is an error by itself."""
+    with vectors.seated(resident, neuron.seats):
+        if serving.task == "embed":
+            asked = Embed(resident.model.id, (TextPrompt(_PROMPT),), None, None, in_base64=False)
+            prepared = await vectors.prepare_embed(asked, serving, "high")
+        else:
+            prepared = await vectors.prepare_rerank(_PROMPT, ("Paris",), serving, "high")
+        (vector,) = await vectors.compute(prepared, Record())
+    if not any(vector):
+        raise EngineFailed(f"model {resident.model.id} answered with zeros alone")
+    return f"a vector of {len(vector) // FLOAT32} numbers" if serving.task == "embed" else "a score"
 
 
 async def _by_group(neuron: Neuron, resident: Resident, serving: GroupServing) -> Said:

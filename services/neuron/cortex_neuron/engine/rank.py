@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from cortex_neuron.engine import vector_part
 from cortex_neuron.engine.compiling import Compiled, Compiling
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
@@ -24,11 +25,13 @@ from cortex_neuron.engine.leader import Leader
 from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.engine.part import bring_up, loaded
 from cortex_neuron.engine.peers import Peers
+from cortex_neuron.engine.vector_engine import VectorEngine
 from cortex_neuron.engine.worker import LeaderLine, Worker
 from cortex_neuron.protocol.failures import BadRequest, RankFailure
 from cortex_neuron.protocol.frames import (
     Bye,
     Cancel,
+    Encode,
     Error,
     Frame,
     Load,
@@ -71,8 +74,8 @@ class Rank0:
         self._mailbox = mailbox
         self._peers = peers
         self._leader: Leader | None = None
-        self._engine: Engine | None = None
-        self._compiling: Compiling  # from the load on
+        self._engine: Engine | VectorEngine | None = None
+        self._compiling: Compiling | None = None  # from the load of a model that writes on
 
     def serve(self) -> None:
         while True:
@@ -100,18 +103,29 @@ class Rank0:
             self._load(frame)
         elif self._engine is None:
             raise BadRequest(f"{type(frame).__name__.lower()} before load")
-        elif isinstance(frame, Submit) and frame.grammar is not None:
-            self._compiling.begin(frame)
         elif isinstance(frame, Submit):
+            self._write(frame)
+        elif isinstance(frame, Encode):
+            if not isinstance(self._engine, VectorEngine):
+                raise BadRequest("encode, and the model was loaded to write")
             self._engine.submit(frame)
         elif isinstance(frame, Cancel):
-            self._compiling.cancel(frame.ids)
+            if self._compiling is not None:
+                self._compiling.cancel(frame.ids)
             self._engine.cancel(frame.ids)
             if not self._engine.has_work:  # no step will tell that blocks and seats are free
                 self._mailbox.send(self._engine.report([], 0.0))
 
+    def _write(self, frame: Submit) -> None:
+        if not isinstance(self._engine, Engine) or self._compiling is None:
+            raise BadRequest("submit, and the model was not loaded to write")
+        if frame.grammar is not None:
+            self._compiling.begin(frame)
+        else:
+            self._engine.submit(frame)
+
     def _submit(self, frame: Submit, compiled: Compiled) -> None:
-        assert self._engine is not None, "it was there when the frame came"
+        assert isinstance(self._engine, Engine), "it was there when the frame came"
         try:
             self._engine.submit(frame, compiled.result())
         except Exception as error:
@@ -144,6 +158,11 @@ class Rank0:
         def progress(phase: str, fraction: float) -> None:
             self._mailbox.send(LoadProgress(seq=frame.seq, phase=phase, fraction=fraction))
 
+        if frame.task != "generate":
+            alone = vector_part.bring_up(frame, progress)
+            self._engine = VectorEngine(alone, self._mailbox.send)
+            self._mailbox.send(vector_part.loaded(frame.seq, alone))
+            return
         if self._peers is not None:
             progress("ranks", 0.0)
             self._leader = Leader.assemble(self._peers, frame)
@@ -155,6 +174,7 @@ class Rank0:
         tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
-        self._engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead)
-        answer = loaded(frame.seq, part, self._engine.cache.num_bytes)
+        engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead)
+        self._engine = engine
+        answer = loaded(frame.seq, part, engine.cache.num_bytes)
         self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)

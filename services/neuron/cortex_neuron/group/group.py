@@ -139,15 +139,29 @@ class Group:
 
     def submit(self, submissions: Sequence[frames.Submit]) -> Stream:
         """Start sequences; their ids are given here. Raises GroupDied."""
+        ids = [next(self._serial) for _ in submissions]
+        return self._begin(
+            ids,
+            [
+                msgspec.structs.replace(submission, seq=sequence, id=sequence)
+                for sequence, submission in zip(ids, submissions, strict=True)
+            ],
+        )
+
+    def encode(self, asked: frames.Encode) -> Stream:
+        """Start a sequence for each of its inputs; their ids are given here. Raises GroupDied."""
+        ids = [next(self._serial) for _ in range(len(asked.lengths) // frames.INT32)]
+        return self._begin(ids, [msgspec.structs.replace(asked, seq=ids[0], id=ids[0])])
+
+    def _begin(self, ids: list[int], asked: Sequence[frames.Submit | frames.Encode]) -> Stream:
         self._raise_if_dead()
         if not self._streams:
             self._stepped_at = self._now()
-        ids = [next(self._serial) for _ in submissions]
-        stream = Stream(ids, turn(submissions[0].priority, self._now()), self._cancel)
+        stream = Stream(ids, turn(asked[0].priority, self._now()), self._cancel)
         self._streams.update(dict.fromkeys(ids, stream))
         try:
-            for sequence, submission in zip(ids, submissions, strict=True):
-                self._channel.send(0, msgspec.structs.replace(submission, seq=sequence, id=sequence))
+            for frame in asked:
+                self._channel.send(0, frame)
         except RankUnreachable as failure:
             self._die(Death("rank_died", str(failure)))
             raise self._death_error() from failure

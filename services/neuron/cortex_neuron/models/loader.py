@@ -117,7 +117,7 @@ def _load_gguf(asked: _Asked) -> LoadedModel:
     path = asked.path
     file = GgufFile(path)
     config = gguf_model.read_config(file)
-    _check(config, path)
+    check(config, path)
     if asked.writes_text:
         text_files.write_once(asked.text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
     asked.progress("weights", 0.1)
@@ -126,30 +126,45 @@ def _load_gguf(asked: _Asked) -> LoadedModel:
         files = gguf_model.GgufFiles(file, config)
         return _load_native(asked, config, files, files.factors, eos_ids)
     _refuse_quant(asked)
-    weights, factors = gguf_model.read_weights(file, config, asked.threads)
-    dtype = torch.float32 if asked.on_cpu else torch.bfloat16
-    asked.progress("model", 0.7)
+    dtype = gguf_dtype(asked.device)
     if asked.collectives is None:
-        module = _from_weights(path, config, weights, dtype)
+        module = whole_gguf(file, config, dtype, asked.threads, attention.NAME)
     else:
+        weights, factors = gguf_model.read_weights(file, config, asked.threads)
+        asked.progress("model", 0.7)
         module = _share(WholeTensors(path, weights), config, dtype, asked.device, asked.collectives)
-    if factors is not None:
-        module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
+        _rescale(module, factors)
     return _loaded(_placed(module, asked), module.config, asked.device, eos_ids, config.vocab_size)
 
 
-def _from_weights(path: Path, config: Any, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+def gguf_dtype(device: torch.device) -> torch.dtype:
+    """What a GGUF file's weights are computed in, once they are dequantised."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def whole_gguf(file: GgufFile, config: Any, dtype: torch.dtype, threads: int, attention_name: str) -> Any:
+    """A causal model of transformers with the file's weights. Raises CannotLoad."""
+    weights, factors = gguf_model.read_weights(file, config, threads)
     # A class of its own, because the automatic one takes no weights without a name.
     kind = AutoModelForCausalLM._model_mapping[type(config)]
     assert issubclass(kind, PreTrainedModel)
-    return _whole(path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **_OPTIONS))
+    options = _REPORTED | {"attn_implementation": attention_name}
+    module = whole(file.path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options))
+    _rescale(module, factors)
+    return module
+
+
+def _rescale(module: Any, factors: torch.Tensor | None) -> None:
+    """Llama 3's factors [rotary / 2], which divide the frequencies of rotation."""
+    if factors is not None:
+        module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
 
 
 def _load_folder(asked: _Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     config = AutoConfig.from_pretrained(path, local_files_only=True)
-    _check(config, path)
+    check(config, path)
     if asked.writes_text:
         text_files.write_once(
             asked.text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder)
@@ -162,8 +177,8 @@ def _load_folder(asked: _Asked) -> LoadedModel:
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if asked.on_cpu else None
     if asked.collectives is None:
-        options = {"dtype": dtype or "auto", "local_files_only": True, **_OPTIONS}
-        module = _whole(path, *AutoModelForCausalLM.from_pretrained(path, **options))
+        options = {"dtype": dtype or "auto", "attn_implementation": attention.NAME}
+        module = from_folder(AutoModelForCausalLM, path, **options)
     else:
         source = SafetensorsFolder(path)
         module = _share(source, config, dtype or config.dtype or source.dtype(), asked.device, asked.collectives)
@@ -208,15 +223,15 @@ def _share(
     return sharded_model.build(source, sharding, dtype, device, collectives)
 
 
-_OPTIONS: dict[str, Any] = {
-    "attn_implementation": attention.NAME,
+_REPORTED: dict[str, Any] = {
     "output_loading_info": True,
-    "ignore_mismatched_sizes": True,  # reported by _whole
+    "ignore_mismatched_sizes": True,  # reported by `whole`
 }
 
 
-def _whole(path: Path, module: Any, report: dict[str, Any]) -> Any:
-    """transformers fills what it does not find, or finds in another shape, with noise and a warning."""
+def whole(path: Path, module: Any, report: dict[str, Any]) -> Any:
+    """The module, for `report` has no complaint: transformers fills what it does not find, or finds in another shape,
+    with noise and a warning. Raises CannotLoad."""
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise CannotLoad(f"{path}: tensor {name} is {list(found)}, expected {list(expected)}")
     if missing := sorted(report["missing_keys"]):
@@ -224,7 +239,13 @@ def _whole(path: Path, module: Any, report: dict[str, Any]) -> Any:
     return module
 
 
-def _check(config: Any, path: Path) -> None:
+def from_folder(kind: Any, path: Path, **options: Any) -> Any:
+    """The folder's model as this automatic class makes it. Raises CannotLoad."""
+    return whole(path, *kind.from_pretrained(path, local_files_only=True, **_REPORTED, **options))
+
+
+def check(config: Any, path: Path) -> None:
+    """Raises CannotLoad for a decoder that is not supported."""
     if config.model_type not in MODEL_TYPES:
         raise CannotLoad(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
     if quantisation := getattr(config, "quantization_config", None):

@@ -7,13 +7,15 @@ int32 bytes. No torch here: both sides of the wall import this.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from cortex_contracts.inventory.clients import PriorityClass
+from cortex_contracts.inventory.fleet import Task
 
 PROTOCOL_VERSION = 2
+INT32 = 4  # bytes
 
 
 class Frame(msgspec.Struct, tag_field="op", frozen=True, kw_only=True):
@@ -28,6 +30,17 @@ class Frame(msgspec.Struct, tag_field="op", frozen=True, kw_only=True):
 
 class Ping(Frame, tag="ping", frozen=True, kw_only=True):
     pass
+
+
+Mode = Literal["mean", "cls", "last"]
+
+
+class Pooling(msgspec.Struct, frozen=True, kw_only=True):
+    """How one vector is made of a text's: the mean of them, the first's, or the last's."""
+
+    mode: Mode
+    normalize: bool = True
+    limit: int | None = None  # tokens of the longest text, where the model's files say less than it has positions
 
 
 class Load(Frame, tag="load", frozen=True, kw_only=True):
@@ -48,6 +61,8 @@ class Load(Frame, tag="load", frozen=True, kw_only=True):
     text_dir: str  # where rank 0 leaves tokenizer.json, chat_template.jinja and generation_config.json
     init_timeout_s: float  # until the ranks have found together, and again until they were seen to compute together
     load_timeout_s: float  # what is left for the workers to load, once they have
+    task: Task = "generate"
+    pooling: Pooling | None = None  # with task embed
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +91,17 @@ class Submit(Frame, tag="submit", frozen=True, kw_only=True):
     prompt_logprobs: bool = False
     priority: PriorityClass = "normal"
     grammar: str | None = None  # what the answer must keep to, in llguidance's words
+
+
+class Encode(Frame, tag="encode", frozen=True, kw_only=True):
+    """Make a vector of each of these inputs, or a score; sequences `id` and those after it. Fields of int32 bytes."""
+
+    id: int
+    tokens: bytes  # of all inputs, one after the other
+    lengths: bytes  # tokens of each
+    types: bytes = b""  # segment of each token, of a pair of texts
+    dimensions: int | None = None  # of a vector: so many of its first numbers, brought back to length 1
+    priority: PriorityClass = "normal"
 
 
 class Cancel(Frame, tag="cancel", frozen=True, kw_only=True):
@@ -156,6 +182,7 @@ class Loaded(Frame, tag="loaded", frozen=True, kw_only=True):
     block_size: int  # tokens of a KV block
     kv_blocks: int
     eos_ids: list[int]
+    vector_size: int = 0  # numbers of a vector; of a model that makes none, 0
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -178,6 +205,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0  # set with the first output
     queue_ms: float = 0.0  # set with the first output
     prefill_ms: float = 0.0  # set with the first output
+    vector: bytes | None = None  # little-endian float32; of an encoded input alone
 
 
 class Stepped(Frame, tag="stepped", frozen=True, kw_only=True):
@@ -225,7 +253,7 @@ class StepDone(Frame, tag="step_done", frozen=True, kw_only=True):
     pass
 
 
-ToRank = Ping | Load | Submit | Cancel | Shutdown | Measure
+ToRank = Ping | Load | Submit | Encode | Cancel | Shutdown | Measure
 FromRank = Pong | LoadProgress | Loaded | Stepped | Bye | Error | Measured
 ToWorker = Ping | Init | SanityCheck | Load | Step | Resume | Shutdown | Measure
 FromWorker = Pong | InitOk | SanityResult | Loaded | StepDone | Bye | Error | Measured

@@ -1,7 +1,8 @@
-"""Which architecture a model's files are of, and whether it can be divided, read before any process starts (case T11).
+"""Which architecture a model's files are of, what it is for, and whether it can be divided, read before any process
+starts (case T11).
 
-Owns: reading config.json or a GGUF header. Does not own: the supported set (architectures), or what must divide
-(cortex_neuron.shards).
+Owns: reading config.json or a GGUF header. Does not own: the supported set (architectures), the files of embedders
+(purpose), or what must divide (cortex_neuron.shards).
 Called by: residency, from a thread.
 """
 
@@ -12,8 +13,11 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cortex_contracts.inventory.fleet import AskedTask
+from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron import shards
-from cortex_neuron.residency import architectures
+from cortex_neuron.residency import architectures, purpose
+from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 
 _GGUF_MAGIC = b"GGUF"
 _GGUF_KEY = "general.architecture"
@@ -22,22 +26,24 @@ _GGUF_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
 _LONGEST_STRING = 1 << 24
 
 
-class FilesInvalid(Exception):
-    """A model's files cannot be read; the message names the file."""
-
-
-def check(source: Path, world_size: int = 1) -> None:
-    """Raises UnsupportedArchitecture, also for what cannot be divided over so many ranks, or FilesInvalid."""
+def check(source: Path, world_size: int = 1, asked: AskedTask = "auto") -> Purpose:
+    """What it is for. Raises UnsupportedArchitecture, also for what cannot be divided over so many ranks, or
+    FilesInvalid."""
     if source.is_dir():
         config = _config(source / "config.json")
-        architectures.check(str(config["model_type"]))
+        found = purpose.of_folder(source, config, asked)
+        architectures.check(str(config["model_type"]), found.task)
         figures = shards.figures_of(config)
     else:
         header = _gguf_header(source, whole=world_size > 1)
         architecture = str(header[_GGUF_KEY])
         architectures.check_gguf(architecture)
+        found = purpose.of_gguf(source, asked)
         figures = shards.figures_of_gguf(header, architecture)
+    if found.task != "generate" and world_size > 1:
+        raise UnsupportedArchitecture(f"task {found.task} is not divided: it takes 1 device, not {world_size}")
     architectures.check_tensor_parallel(figures, world_size)
+    return found
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Called by: residency, before a group is started. No torch here.
 
 from __future__ import annotations
 
+from cortex_contracts.inventory.fleet import Task
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron import shards
 from cortex_neuron.shards import Figures
@@ -28,6 +29,23 @@ MODEL_TYPES = frozenset(
     }
 )
 
+# Those of the BERT class: they read a text both ways, to embed it or to rank it
+ENCODER_TYPES = frozenset(
+    {
+        "albert",
+        "bert",
+        "camembert",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+
 # `general.architecture` of a GGUF file -> model_type
 GGUF_ARCHITECTURES = {
     "llama": "llama",
@@ -38,11 +56,16 @@ GGUF_ARCHITECTURES = {
 }
 
 
-def check(model_type: str) -> None:
+_OF_TASK = {"generate": MODEL_TYPES, "embed": MODEL_TYPES | ENCODER_TYPES, "rerank": ENCODER_TYPES}
+
+
+def check(model_type: str, task: Task = "generate") -> None:
     """Raises UnsupportedArchitecture, which names the type and the set."""
-    if model_type not in MODEL_TYPES:
+    if model_type not in _OF_TASK[task]:
+        with_task = "" if task == "generate" else f" with task {task}"
         raise UnsupportedArchitecture(
-            f"model_type {model_type!r} is not supported by harness 'torch', expected one of {sorted(MODEL_TYPES)}"
+            f"model_type {model_type!r} is not supported by harness 'torch'{with_task}, "
+            f"expected one of {sorted(_OF_TASK[task])}"
         )
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cortex_contracts.inventory.fleet import SamplingName
+from cortex_contracts.inventory.fleet import SamplingName, Task
 from cortex_contracts.wire.errors import CortexError
 from cortex_neuron.group.death import Death
 from cortex_neuron.group.group import Group, GroupFigures
 from cortex_neuron.protocol.frames import Loaded
 from cortex_neuron.residency.harness import Size
+from cortex_neuron.residency.purpose import Purpose
 from cortex_neuron.text.text_model import TextModel
 
 
@@ -26,6 +27,12 @@ class GroupServing:
     loaded: Loaded
     text: TextModel
     devices: tuple[int, ...]
+    purpose: Purpose = field(default_factory=Purpose)
+
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        return self.purpose.task
 
     @property
     def died(self) -> asyncio.Future[Death]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cortex_contracts.inventory.fleet import Model, SamplingName
+from cortex_contracts.inventory.fleet import Model, SamplingName, Task
 from cortex_contracts.wire.errors import CortexError
 from cortex_contracts.wire.neuron import DeviceSpec, Failure, Progress
 from cortex_neuron.group.death import Death
@@ -59,6 +59,10 @@ class Serving(Protocol):
 
     @property
     def devices(self) -> tuple[int, ...]: ...
+    @property
+    def task(self) -> Task | None:
+        """What it is for, where that is known."""
+
     @property
     def died(self) -> asyncio.Future[Death]: ...
     @property

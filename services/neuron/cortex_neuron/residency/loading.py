@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
@@ -21,9 +21,9 @@ from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
 from cortex_neuron.residency import architecture_check, sources
-from cortex_neuron.residency.architecture_check import FilesInvalid
 from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.harness import LoadFailed, Order
+from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 from cortex_neuron.residency.sources import SourceMissing
 from cortex_neuron.text import text_model
 from cortex_serving import logs
@@ -46,7 +46,7 @@ class Loader:
         try:
             path = await asyncio.to_thread(sources.find, model.source)
             if path is not None:
-                await asyncio.to_thread(architecture_check.check, path, model.span)
+                await _judge(model, path)
         except UnsupportedArchitecture as failure:
             raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
         except (SourceMissing, FilesInvalid) as failure:
@@ -65,6 +65,7 @@ class Loader:
 
     async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         started = asyncio.get_running_loop().time()
+        purpose = await _judge(order.model, path)
         name = f"g{next(self._numbers)}"
         text_dir = Path(self.settings.runtime_dir, f"{name}.text")
         text_dir.mkdir(parents=True)
@@ -76,10 +77,10 @@ class Loader:
         try:
             group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
-            frame = self._frame(order, path, text_dir, left_s)
+            frame = self._frame(order, purpose, path, text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
-            return GroupServing(group, loaded, text, order.devices)
+            return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
             if group is not None:
                 await group.end(grace_s=0.0)
@@ -87,7 +88,7 @@ class Loader:
         finally:
             shutil.rmtree(text_dir, ignore_errors=True)
 
-    def _frame(self, order: Order, path: Path, text_dir: Path, left_s: float) -> frames.Load:
+    def _frame(self, order: Order, purpose: Purpose, path: Path, text_dir: Path, left_s: float) -> frames.Load:
         return frames.Load(
             model_id=order.model.id,
             source=str(path),
@@ -101,7 +102,15 @@ class Loader:
             text_dir=str(text_dir),
             init_timeout_s=min(self.settings.init_timeout_s, left_s),
             load_timeout_s=left_s * _RANKS_SHARE,
+            task=purpose.task,
+            pooling=purpose.pooling,
         )
+
+
+async def _judge(model: Model, path: Path) -> Purpose:
+    """What the files are for, as the catalogue has it. Raises UnsupportedArchitecture or FilesInvalid."""
+    purpose = await asyncio.to_thread(architecture_check.check, path, model.span, model.task)
+    return replace(purpose, may_be_cut=purpose.may_be_cut or model.matryoshka)
 
 
 def _progress(frame: frames.LoadProgress) -> Progress:

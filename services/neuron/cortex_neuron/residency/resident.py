@@ -110,6 +110,7 @@ class Resident:
             devices=list(self.devices),
             vram_used_mb=serving.size.vram_mb if serving else 0,
             context=serving.size.context if serving else self.model.context,
+            task=self._task(),
             progress=self.progress,
             failure=self.failure,
             retry_after_s=_RETRY_S.get(self.status),
@@ -117,6 +118,11 @@ class Resident:
             loads=self.loads,
             pinned=self.pinned,
         )
+
+    def _task(self) -> str | None:
+        if self.serving is not None:
+            return self.serving.task
+        return None if self.model.task == "auto" else self.model.task
 
     def health(self) -> ModelHealth:
         """This model's line in GET /health."""

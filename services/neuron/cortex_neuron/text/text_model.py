@@ -53,8 +53,10 @@ class TextModel:
         """What the catalogue says of sampling stands above generation_config.json, from now on."""
         self.generation_config = self._of_files | {str(name): value for name, value in sampling.items()}
 
-    def encode(self, prompt: Prompt, *, add_special_tokens: bool | None = None) -> tuple[int, ...]:
-        """The prompt's token ids. Raises TemplateRenderFailed or InvalidParameter."""
+    def encode(
+        self, prompt: Prompt, *, add_special_tokens: bool | None = None, param: str = "prompt"
+    ) -> tuple[int, ...]:
+        """The prompt's token ids. Raises TemplateRenderFailed, or InvalidParameter, of `param`."""
         if isinstance(prompt, ChatPrompt):
             # The template writes the special tokens itself: a second BOS makes models worse.
             return self._encode(self.render(prompt), add_special_tokens=bool(add_special_tokens))
@@ -62,8 +64,8 @@ class TextModel:
             return self._encode(prompt.text, add_special_tokens=add_special_tokens is not False)
         if max(prompt.token_ids, default=0) >= self.vocab_size:
             raise InvalidParameter(
-                f"prompt: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
-                param="prompt",
+                f"{param}: token {max(prompt.token_ids)} is outside of the vocabulary of {self.vocab_size}",
+                param=param,
             )
         return prompt.token_ids
 
@@ -96,6 +98,15 @@ class TextModel:
     def decode(self, tokens: Sequence[int], *, with_special: bool = False) -> str:
         """Text of tokens."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=not with_special))
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each, special ones included."""
+        return [each.ids for each in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)]
+
+    def encode_pairs(self, first: str, seconds: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """`first` with each of the others, as a cross-encoder reads them: token ids, and the segment of each."""
+        pairs = [(first, second) for second in seconds]
+        return [(each.ids, each.type_ids) for each in self.tokenizer.encode_batch_fast(pairs, add_special_tokens=True)]
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         # Of the library's ways to encode, only the batches let other threads run meanwhile.

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from cortex_contracts.inventory.fleet import SamplingName
+from cortex_contracts.inventory.fleet import SamplingName, Task
 from cortex_contracts.wire.errors import CortexError, GroupDied
 from cortex_neuron.group.death import Death
 from cortex_neuron.residency.harness import Size
@@ -48,6 +48,8 @@ class ServerFigures:
 
 class Server:
     """One loaded model's server. `died` is done when it ended, or was given up, without being asked to end."""
+
+    task: Task | None = None  # its arguments may say anything
 
     def __init__(self, process: ServerProcess, socket: Path, devices: tuple[int, ...], silence_s: float) -> None:
         self.died: asyncio.Future[Death] = asyncio.get_running_loop().create_future()

@@ -17,7 +17,8 @@ MESSAGES = [{"role": "user", "content": "Say hello."}]
 def text(fleet: Fleet, services: Sequence[Service], sources: Sequence[str], took_s: float) -> str:
     """The lines; curl lines only where a gateway and a model are there to answer them."""
     gateway = next((service for service in services if not isinstance(service, NeuronService)), None)
-    model = next((model.id for model in fleet.models if model.preload_on), None)
+    writers = (model for model in fleet.models if model.task in ("auto", "generate"))
+    model = next((model.id for model in writers if model.preload_on), None)
     lines = [f"ready in {took_s:.1f} s; Ctrl-C stops it"]
     if gateway is not None and model is not None:
         at = gateway.url.removeprefix("http://")
