@@ -38,6 +38,12 @@ MODEL: dict[str, Any] = {
     "context": 8192,
     "capabilities": ["tools", "images"],
     "tool_parser": "qwen_xml",
+    "speculative": {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_max": 6,
+        "prompt_lookup_min": 5,
+    },
 }
 GATEWAY: dict[str, Any] = {
     "listen": "127.0.0.1:8000",

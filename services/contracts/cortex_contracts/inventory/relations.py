@@ -30,6 +30,7 @@ def breaches(fleet: Fleet) -> Iterator[str]:
     yield from _names(fleet.models)
     for model in fleet.models:
         yield from _of_vllm(model, fleet.neurons)
+        yield from _drafts(model)
         yield from _hosts(model, fleet.neurons)
         yield from _devices(model, fleet.neurons)
 
@@ -148,6 +149,16 @@ def _of_vllm(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:
         yield f"{place}: harness: is 'vllm', but no host has a neuron_vllm_bin"
     if model.ray_hosts > 1 and neurons and not any(neuron.vllm_ray_address for neuron in neurons):
         yield f"{place}: ray_hosts: is {model.ray_hosts}, but no host has a neuron_vllm_ray_address"
+
+
+def _drafts(model: Model) -> Iterator[str]:
+    """A range of lengths that has none in it."""
+    drafts = model.speculative
+    if drafts is not None and drafts.prompt_lookup_min > drafts.prompt_lookup_max:
+        yield (
+            f"cortex_models: {model.id}: speculative: prompt_lookup_min: is {drafts.prompt_lookup_min}, "
+            f"more than prompt_lookup_max, {drafts.prompt_lookup_max}"
+        )
 
 
 def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

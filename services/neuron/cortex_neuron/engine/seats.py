@@ -23,7 +23,10 @@ class Work:
     """One step: its sequences and their seats in the order of the batch."""
 
     sequences: list[Sequence]
-    wanted: list[Sequence]  # those that are given a token
+    wanted: list[Sequence]  # those that are given tokens
+    places: Places  # of these among all
+    first_rows: list[int]  # of the logits, each one's first; those after its drafts follow
+    drafts: list[list[int]]  # each one's; empty where nobody has any
     seats: Places
     batch: Batch
 
@@ -94,38 +97,52 @@ class Seats:
         self.tables[sequence.seat, held : held + len(blocks)] = blocks
         self._blocks[sequence.seat] += len(blocks)
 
-    def work(self, decode: Places, chunks: Row[tuple[Sequence, int]]) -> Work:
-        """One token of each sequence at the places `decode`, which it ends with, and so many of the others."""
-        seats = self.order[decode]
+    def room(self, sequence: Sequence) -> int:
+        """How many tokens its blocks have room for, after the one that it computes next."""
+        return int(self._blocks[sequence.seat]) * self._block_size - int(self._computed[sequence.seat]) - 1
+
+    def work(self, decode: Places, chunks: Row[tuple[Sequence, int]], drafts: Row[tuple[Sequence, Ints]] = ()) -> Work:
+        """One token of each sequence at the places `decode`, which it ends with, so many of the others, and of those
+        with drafts the one that they end with and these."""
         sequences = _at(self.sequences, decode)
-        tokens, counts = self._last[seats], np.ones(len(seats), np.int32)
-        if chunks:
-            sequences += [sequence for sequence, _ in chunks]
-            seats = np.concatenate((seats, np.array([sequence.seat for sequence, _ in chunks], np.intp)))
-            counts = np.concatenate((counts, np.array([n for _, n in chunks], np.int32)))
-            tokens = np.concatenate((tokens, *(self._next(sequence, n) for sequence, n in chunks)))
+        parts = [self._last[self.order[decode]]]
+        parts += [self._next(sequence, n) for sequence, n in chunks]
+        parts += [np.append(self._last[sequence.seat], draft) for sequence, draft in drafts]
+        others = [sequence for sequence, _ in (*chunks, *drafts)]
+        seats = np.concatenate((self.order[decode], np.array([each.seat for each in others], np.intp)))
+        counts = np.ones(len(seats), np.int32)
+        counts[len(sequences) :] = [len(part) for part in parts[1:]]
+        sequences += others
         pasts = self._computed[seats]
-        wanted = np.flatnonzero(pasts + counts == self._known[seats]).astype(np.int32)
+        extra = np.zeros(len(seats), np.int32)  # rows that are drafts
+        extra[len(seats) - len(drafts) :] = [len(draft) for _, draft in drafts]
+        places = np.flatnonzero(pasts + counts - extra == self._known[seats])
         starts = (seats * self.tables.shape[1]).astype(np.int32)
         tables = Tables(self.tables.reshape(-1), starts, self._block_size)
-        batch = make_batch(tokens, counts, pasts, tables, wanted)
-        return Work(sequences, _at(sequences, wanted), seats, batch)
+        rows, first_rows = _rows(np.cumsum(counts, dtype=np.int32)[places], extra[places])
+        batch = make_batch(np.concatenate(parts), counts, pasts, tables, rows)
+        drafted = [[]] * (len(places) - len(drafts)) + [draft.tolist() for _, draft in drafts] if drafts else []
+        return Work(sequences, _at(sequences, places), places, first_rows, drafted, seats, batch)
 
-    def advance(self, work: Work) -> None:
-        """It has been computed."""
-        self._computed[work.seats] = work.batch.lengths
-
-    def append(self, work: Work, tokens: Row[int]) -> None:
-        """Each of the sequences whose logits were wanted has been given one token."""
-        seats = work.seats[work.batch.wanted]
-        self._known[seats] += 1
-        self._last[seats] = tokens
+    def advance(self, work: Work, tokens: Row[Row[int]]) -> None:
+        """It has been computed, and each of `work.wanted` given these tokens. What follows the last draft that was
+        right counts for nothing: the next step writes over it."""
+        lengths = work.batch.lengths
+        if work.drafts:
+            lengths = lengths.copy()
+            lengths[work.places] -= [
+                len(draft) - max(0, len(given) - 1) for draft, given in zip(work.drafts, tokens, strict=True)
+            ]
+        self._computed[work.seats] = lengths
+        seats = work.seats[work.places]
+        self._known[seats] += np.array([len(given) for given in tokens], np.int32)
+        self._last[seats] = [given[-1] if given else 0 for given in tokens]
 
     def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
         """The sequences that have filled blocks in this step: the first of these, and their numbers. Where one comes
         before them its number is there, too."""
         size, batch = self._block_size, work.batch
-        first, end = batch.pasts // size, batch.lengths // size
+        first, end = batch.pasts // size, self._computed[work.seats] // size
         rows = np.flatnonzero(end > first)
         if not len(rows):
             return
@@ -141,6 +158,14 @@ class Seats:
     def _next(self, sequence: Sequence, tokens: int) -> Ints:
         computed = self._computed[sequence.seat]
         return sequence.buffer[computed : computed + tokens]
+
+
+def _rows(ends: Ints, extra: Ints) -> tuple[Ints, list[int]]:
+    """The last row of each part, which ends before `ends`, and as many more before it; and where each one's begin."""
+    counts = extra + 1
+    stops = np.cumsum(counts, dtype=np.int32)
+    rows = np.repeat(ends - stops, counts) + np.arange(stops[-1] if len(stops) else 0, dtype=np.int32)
+    return rows, (stops - counts).tolist()
 
 
 def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:

@@ -13,7 +13,7 @@ import msgspec
 
 from cortex_contracts.inventory.clients import PriorityClass
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Frame(msgspec.Struct, tag_field="op", frozen=True, kw_only=True):
@@ -28,6 +28,14 @@ class Frame(msgspec.Struct, tag_field="op", frozen=True, kw_only=True):
 
 class Ping(Frame, tag="ping", frozen=True, kw_only=True):
     pass
+
+
+class Speculation(msgspec.Struct, frozen=True, kw_only=True):
+    """Drafts by prompt lookup (engine.prompt_lookup): what a text goes on with where it has been before."""
+
+    num_speculative_tokens: int
+    prompt_lookup_min: int
+    prompt_lookup_max: int
 
 
 class Load(Frame, tag="load", frozen=True, kw_only=True):
@@ -48,6 +56,7 @@ class Load(Frame, tag="load", frozen=True, kw_only=True):
     text_dir: str  # where rank 0 leaves tokenizer.json, chat_template.jinja and generation_config.json
     init_timeout_s: float  # until the ranks have found together, and again until they were seen to compute together
     load_timeout_s: float  # what is left for the workers to load, once they have
+    speculative: Speculation | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +130,7 @@ class Step(Frame, tag="step", frozen=True, kw_only=True):
     pasts: bytes  # tokens of each span that are in the cache
     tables: bytes  # blocks of all spans
     table_lengths: bytes  # blocks of each span
-    wanted: bytes  # spans whose last token's logits are wanted
+    wanted: bytes  # of all tokens, by place, those after which logits are wanted
 
 
 class Resume(Frame, tag="resume", frozen=True, kw_only=True):
@@ -188,6 +197,8 @@ class Stepped(Frame, tag="stepped", frozen=True, kw_only=True):
     waiting: int
     kv_blocks_free: int
     step_ms: float
+    drafted: int = 0  # tokens, since the load
+    accepted: int = 0  # of these
 
 
 class Measured(Frame, tag="measured", frozen=True, kw_only=True):

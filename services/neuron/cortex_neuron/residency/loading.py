@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_contracts.wire.neuron import Failure, Progress
 from cortex_neuron.group.death import Death, GroupFailed
@@ -101,7 +101,13 @@ class Loader:
             text_dir=str(text_dir),
             init_timeout_s=min(self.settings.init_timeout_s, left_s),
             load_timeout_s=left_s * _RANKS_SHARE,
+            speculative=_speculation(order.model.speculative),
         )
+
+
+def _speculation(asked: Speculative | None) -> frames.Speculation | None:
+    """`ngram` is the one method there is."""
+    return None if asked is None else frames.Speculation(**asked.model_dump(exclude={"method"}))
 
 
 def _progress(frame: frames.LoadProgress) -> Progress:
