@@ -41,7 +41,7 @@ class PromptLookup:
 
 
 class Pace:
-    """How many tokens the next draft may have: more after one that was right, few and rarely after those that failed."""
+    """How many tokens the next draft may have: more after one that was right, few and seldom after some that failed."""
 
     def __init__(self, most: int) -> None:
         self._most = most
