@@ -156,7 +156,7 @@ def _drafts(model: Model) -> Iterator[str]:
     drafts = model.speculative
     if drafts is not None and drafts.prompt_lookup_min > drafts.prompt_lookup_max:
         yield (
-            f"cortex_models: {model.id}: speculative: prompt_lookup_min: is {drafts.prompt_lookup_min}, "
+            f"cortex_models: {model.id}: speculative.prompt_lookup_min: is {drafts.prompt_lookup_min}, "
             f"more than prompt_lookup_max, {drafts.prompt_lookup_max}"
         )
 
