@@ -8,7 +8,6 @@ positions. So a block of another text, one that was not computed, or one that wa
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.sequence import Drafts
-from cortex_neuron.layers.batch import Batch, Ints
+from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 
 VOCAB = 50
@@ -94,26 +93,6 @@ def start_engine(
     model = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
     runs = StandIn(size.num_blocks * size.block_size)
     return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs, draft=draft), runs
-
-
-class Guesses:
-    """Drafts of what the stand-in will say, each token of them right by this chance."""
-
-    def __init__(self, chance: float, context: int) -> None:
-        self._chance, self._context = chance, context
-        self._random = random.Random(0)
-        self.num_learnt = 0
-
-    def propose(self, tokens: Ints, most: int) -> Ints:
-        """As many as there is room for, also beyond the end of the answer."""
-        right = answer(tokens.tolist(), max(0, most), self._context)
-        right += [1] * (most - len(right))
-        wrong = [token if self._random.random() < self._chance else (token + 1) % VOCAB for token in right]
-        return np.array(wrong, np.int32)
-
-    def learn(self, drafted: int, accepted: int) -> None:
-        assert 0 <= accepted <= drafted
-        self.num_learnt += 1
 
 
 def prompt_of(rng: np.random.Generator, length: int) -> list[int]:

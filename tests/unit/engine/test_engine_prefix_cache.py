@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from guesses import Guesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import Guesses, answer, prompt_of, start_engine
+from stand_in import answer, prompt_of, start_engine
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Trail
 from cortex_neuron.engine.kv_cache import CacheSize

@@ -1,4 +1,4 @@
-"""Drafts: whatever is drafted, an answer is the one that it is without, and one that repeats itself takes fewer steps."""
+"""Drafts: an answer is what it is without them, and one that repeats itself takes fewer steps."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stand_in import EOS, Guesses, StandIn, answer, prompt_of, start_engine
+from guesses import Guesses, Replay
+from stand_in import EOS, StandIn, answer, prompt_of, start_engine
 from torch import Tensor
 
 from cortex_neuron.engine.engine import CPU_DRAFT_ROWS
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.prompt_lookup import PromptLookup
-from cortex_neuron.layers.batch import Batch, Ints
+from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Speculation
@@ -34,20 +35,6 @@ SAMPLINGS = {
     "filtered": {"temperature": 1.2, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "seed": 6},
     "all": {"temperature": 0.8, "repetition_penalty": 1.2, "logit_bias": {3: 2.0, 5: -100.0}, "top_p": 0.8, "seed": 7},
 }
-
-
-class Replay:
-    """Drafts of what is known to come, each `wrong_every`th token of it changed."""
-
-    def __init__(self, text: list[int], wrong_every: int, _: int) -> None:
-        self._text = np.array(text, np.int32)
-        self._text[wrong_every - 1 :: wrong_every] ^= 1
-
-    def propose(self, tokens: Ints, most: int) -> Ints:
-        return self._text[len(tokens) : len(tokens) + max(0, most)]
-
-    def learn(self, drafted: int, accepted: int) -> None:
-        assert 0 <= accepted <= drafted
 
 
 @pytest.fixture(scope="module", params=["native", "torch"])

@@ -60,7 +60,7 @@ def test_what_is_found_is_there_however_full_the_table_is() -> None:
 def test_a_long_text_is_taken_in_over_several_calls() -> None:
     """One call costs the same however long the text is; until it has been read, nothing is found."""
     size = 3 * MOST_AT_ONCE
-    text = _ints(list(range(size)) + [5, 6, 7])
+    text = _ints([*range(size), 5, 6, 7])
     index, seen = NgramIndex(2, 3, size + 10), []
     while (found := index.find(text)) == NOWHERE:
         seen.append(index.num_indexed)
