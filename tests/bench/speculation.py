@@ -27,7 +27,7 @@ from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit
 
-_ROUNDS, _ANSWER, _CROWD, _CONTEXT, _STEP_TOKENS = 5, 160, 8, 2048, 256
+_ROUNDS, _ANSWER, _CROWD, _CONTEXT, _STEP_TOKENS = 3, 128, 8, 2048, 256
 _DRAFTS = Speculation(num_speculative_tokens=8, prompt_lookup_min=2, prompt_lookup_max=4)
 _CODE = """def mean(values):
     total = 0
@@ -62,8 +62,6 @@ _ASKED = {
     "ordinary": (
         "Why is the sky blue?",
         "Write a short story about a fox who learns to swim.",
-        "What should I look at before I buy a used bicycle?",
-        "Explain how a bill becomes a law.",
     ),
 }
 

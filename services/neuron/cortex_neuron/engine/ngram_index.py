@@ -15,7 +15,7 @@ import numpy as np
 from cortex_neuron.layers.batch import Ints
 
 NOWHERE = 0
-MOST_AT_ONCE = 4096  # tokens that one call takes in: a tenth of a millisecond
+MOST_AT_ONCE = 4096  # tokens that one call takes in, in some tenths of a millisecond
 _FEW = 16  # as many are faster one by one
 _SLOTS_A_TOKEN = 4
 _LEAST_BITS, _MOST_BITS = 10, 18  # of the table's size; the largest takes 1 MiB

@@ -2,7 +2,7 @@
 
 Owns: how far a draft goes, and whether one is tried at all. Does not own: finding the place (engine.ngram_index), or
 what of a draft is kept: the model says that (engine.draws), and whatever is drafted, the answer is the same. Made by:
-engine.engine, one a sequence, where the model's entry asks for it. The method: Saxena, "Prompt Lookup Decoding", 2023.
+engine.engine, one a sequence, where the model's entry asks for it. The method is A. Saxena's prompt lookup decoding.
 """
 
 from __future__ import annotations
