@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -42,9 +43,10 @@ def give(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
     """What each of `work.wanted` is given, its tokens appended to it; logits [rows, vocab] as the work orders them."""
     given = [Given() for _ in work.wanted]
     going = list(range(len(given)))
+    first_rows = list(accumulate((1 + len(draft) for draft in work.drafts), initial=0))
     num_round = 0
     while going:
-        rows = logits if len(going) == len(logits) else logits[[work.first_rows[i] + num_round for i in going]]
+        rows = logits if len(going) == len(logits) else logits[[first_rows[i] + num_round for i in going]]
         for i, drawn in zip(going, sample(rows, [work.wanted[i] for i in going]), strict=True):
             _take(given[i], work.wanted[i], drawn, eos)
         going = [i for i in going if _goes_on(given[i], work.drafts[i], num_round)] if work.drafts else []

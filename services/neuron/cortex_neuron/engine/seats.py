@@ -25,8 +25,7 @@ class Work:
     sequences: list[Sequence]
     wanted: list[Sequence]  # those that are given tokens
     places: Places  # of these among all
-    first_rows: list[int]  # of the logits, each one's first; those after its drafts follow
-    drafts: list[list[int]]  # each one's; empty where nobody has any
+    drafts: list[list[int]]  # each one's, whose logits follow those after its own last token; empty if nobody has any
     seats: Places
     batch: Batch
 
@@ -104,38 +103,38 @@ class Seats:
     def work(self, decode: Places, chunks: Row[tuple[Sequence, int]], drafts: Row[tuple[Sequence, Ints]] = ()) -> Work:
         """One token of each sequence at the places `decode`, which it ends with, so many of the others, and of those
         with drafts the one that they end with and these."""
+        seats = self.order[decode]
         sequences = _at(self.sequences, decode)
-        parts = [self._last[self.order[decode]]]
-        parts += [self._next(sequence, n) for sequence, n in chunks]
-        parts += [np.append(self._last[sequence.seat], draft) for sequence, draft in drafts]
-        others = [sequence for sequence, _ in (*chunks, *drafts)]
-        seats = np.concatenate((self.order[decode], np.array([each.seat for each in others], np.intp)))
-        counts = np.ones(len(seats), np.int32)
-        counts[len(sequences) :] = [len(part) for part in parts[1:]]
-        sequences += others
+        tokens, counts = self._last[seats], np.ones(len(seats), np.int32)
+        if chunks or drafts:
+            others = [sequence for sequence, _ in (*chunks, *drafts)]
+            parts = [self._next(sequence, n) for sequence, n in chunks]
+            parts += [np.append(self._last[sequence.seat], draft) for sequence, draft in drafts]
+            sequences += others
+            seats = np.concatenate((seats, np.array([sequence.seat for sequence in others], np.intp)))
+            counts = np.concatenate((counts, np.array([len(part) for part in parts], np.int32)))
+            tokens = np.concatenate((tokens, *parts))
         pasts = self._computed[seats]
-        extra = np.zeros(len(seats), np.int32)  # rows that are drafts
-        extra[len(seats) - len(drafts) :] = [len(draft) for _, draft in drafts]
-        places = np.flatnonzero(pasts + counts - extra == self._known[seats])
         starts = (seats * self.tables.shape[1]).astype(np.int32)
         tables = Tables(self.tables.reshape(-1), starts, self._block_size)
-        rows, first_rows = _rows(np.cumsum(counts, dtype=np.int32)[places], extra[places])
-        batch = make_batch(np.concatenate(parts), counts, pasts, tables, rows)
+        beyond = pasts + counts - self._known[seats]  # drafts; below 0 where tokens are left for a later step
+        places = np.flatnonzero(beyond >= 0)
+        last_rows = np.cumsum(counts, dtype=np.int32)[places] - 1
+        wanted = _with_those_before(last_rows, beyond[places]) if drafts else last_rows
         drafted = [[]] * (len(places) - len(drafts)) + [draft.tolist() for _, draft in drafts] if drafts else []
-        return Work(sequences, _at(sequences, places), places, first_rows, drafted, seats, batch)
+        batch = make_batch(tokens, counts, pasts, tables, wanted)
+        return Work(sequences, _at(sequences, places), places, drafted, seats, batch)
 
     def advance(self, work: Work, tokens: Row[Row[int]]) -> None:
         """It has been computed, and each of `work.wanted` given these tokens. What follows the last draft that was
         right counts for nothing: the next step writes over it."""
-        lengths = work.batch.lengths
-        if work.drafts:
-            lengths = lengths.copy()
-            lengths[work.places] -= [
-                len(draft) - max(0, len(given) - 1) for draft, given in zip(work.drafts, tokens, strict=True)
-            ]
-        self._computed[work.seats] = lengths
         seats = work.seats[work.places]
-        self._known[seats] += np.array([len(given) for given in tokens], np.int32)
+        self._computed[work.seats] = work.batch.lengths
+        self._known[seats] += 1
+        if work.drafts:
+            more = np.array([max(0, len(given) - 1) for given in tokens], np.int32)
+            self._known[seats] += more
+            self._computed[seats] += more - np.array([len(draft) for draft in work.drafts], np.int32)
         self._last[seats] = [given[-1] if given else 0 for given in tokens]
 
     def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
@@ -160,12 +159,11 @@ class Seats:
         return sequence.buffer[computed : computed + tokens]
 
 
-def _rows(ends: Ints, extra: Ints) -> tuple[Ints, list[int]]:
-    """The last row of each part, which ends before `ends`, and as many more before it; and where each one's begin."""
-    counts = extra + 1
-    stops = np.cumsum(counts, dtype=np.int32)
-    rows = np.repeat(ends - stops, counts) + np.arange(stops[-1] if len(stops) else 0, dtype=np.int32)
-    return rows, (stops - counts).tolist()
+def _with_those_before(rows: Ints, more: Ints) -> Ints:
+    """Each row, after as many before it as are asked for."""
+    counts = more + 1
+    ends = np.cumsum(counts, dtype=np.int32)
+    return np.repeat(rows + 1 - ends, counts) + np.arange(ends[-1], dtype=np.int32)
 
 
 def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:
