@@ -130,11 +130,11 @@ class Engine:
             if sequence.started_s is None:
                 sequence.started_s = now_s
         parts = [(sequence, chunk.tokens) for sequence, chunk in chunks]
-        if not plan.drafts:
+        drafts = self._propose(plan, old) if plan.drafts else []
+        if not drafts:
             return seats.work(plan.decode, parts)
-        drafts = self._propose(plan, old)
-        undrafted = np.setdiff1d(plan.decode, [place for place, _ in drafts], assume_unique=True)
-        return seats.work(undrafted, parts, [(old[place], draft) for place, draft in drafts])
+        others = np.setdiff1d(plan.decode, [place for place, _ in drafts], assume_unique=True)
+        return seats.work(others, parts, [(old[place], draft) for place, draft in drafts])
 
     def _propose(self, plan: Plan, old: list[Sequence]) -> list[tuple[int, Ints]]:
         """Drafts by place, for the oldest that decode first. They take no block that is needed to decode on."""
@@ -218,12 +218,13 @@ class Engine:
             return [self._fail(sequence, verdict) for sequence in work.sequences]
         self._seats.advance(work, [each.tokens for each in given])
         self._publish(work)
-        self._learn(work, given)
+        if work.drafts:
+            self._learn(work, given)
         return self._postprocess(work, given)
 
     def _learn(self, work: Work, given: list[Given]) -> None:
-        """Tell what drafts there were what came of them."""
-        for sequence, draft, each in zip(work.wanted, work.drafts, given, strict=bool(work.drafts)):
+        """Tell those who drafted what came of it."""
+        for sequence, draft, each in zip(work.wanted, work.drafts, given, strict=True):
             if draft and sequence.drafts is not None:
                 sequence.drafts.learn(len(draft), each.accepted)
                 self._num_drafted += len(draft)
