@@ -152,7 +152,7 @@ def _spoiling(runs: StandIn, row: int) -> Callable[[Batch], Tensor]:
 # ---- what a step has drafts for
 
 
-def test_a_step_has_no_more_rows_than_it_can_have_for_next_to_nothing(start_session) -> None:
+def test_a_step_with_drafts_has_no_more_rows_than_are_worth_it(start_session) -> None:
     """Fourteen that decode have no drafts; as they end, those that are left share what is free."""
     session, runs = _session(start_session, lambda _: Guesses(1.0, 1024), blocks=256, sequences=14)
     prompts = [prompt_of(np.random.default_rng(n), 9) for n in range(14)]
