@@ -23,6 +23,12 @@ def _tensor_parallel() -> dict[str, float]:
     return tensor_parallel.measure()
 
 
+def _speculation() -> dict[str, float]:
+    from tests.bench import speculation  # it imports torch
+
+    return speculation.measure()
+
+
 def _scheduler() -> dict[str, float]:
     from tests.bench import scheduler_cost  # it imports torch
 
@@ -37,6 +43,7 @@ _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "polling": polling_cost.measure,
     "routing": routing_cost.measure,
     "scheduler": _scheduler,
+    "speculation": _speculation,
     "tensor_parallel": _tensor_parallel,
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cortex_neuron.engine import engine as engine_module
+from cortex_neuron.engine import draws
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CPU_BLOCK, CacheSize
 from cortex_neuron.engine.sampler import sample
@@ -62,7 +62,7 @@ def _engine(running: int, context: int) -> tuple[Engine, _Elsewhere]:
     model = LoadedModel(nn.Module(), torch.device("cpu"), shape, context, _VOCAB, ())
     size = CacheSize(CPU_BLOCK, running * context // CPU_BLOCK, context)
     elsewhere = _Elsewhere()
-    engine_module.sample = elsewhere.timing(sample)  # type: ignore[attr-defined]
+    draws.sample = elsewhere.timing(sample)  # type: ignore[attr-defined]
     return Engine(model, size, running, 1 << 20, lead=lambda _: elsewhere), elsewhere
 
 

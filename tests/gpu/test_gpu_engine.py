@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import GPU_BLOCK, CacheSize
+from cortex_neuron.engine.prompt_lookup import PromptLookup
 from cortex_neuron.models.loader import load
-from cortex_neuron.protocol.frames import SamplingParams, Submit
+from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -31,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": WINDOWS,
 }
 PROMPTS = [[5], [8, 9] * 8, list(range(4, 90))]
+LOOKUP = Speculation(num_speculative_tokens=4, prompt_lookup_min=1, prompt_lookup_max=2)
 
 
 def _answers(engine: Engine, prompts: list[list[int]], max_tokens: int, **more: Any) -> list[list[Any]]:
@@ -50,9 +53,10 @@ def _tokens(outputs: list[Any]) -> list[int]:
     return [token for output in outputs for token in output.tokens]
 
 
+@pytest.mark.parametrize("draft", [None, partial(PromptLookup, LOOKUP)], ids=["plain", "drafted"])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type: str, tmp_path: Path) -> None:
-    """float32, pages of 256, chunked prompts; the reference runs on the CPU."""
+def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type: str, draft: Any, tmp_path: Path) -> None:
+    """float32, pages of 256, chunked prompts; the reference runs on the CPU. Also from steps that check drafts."""
     torch.manual_seed(7)
     sizes = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
@@ -64,12 +68,12 @@ def test_a_family_gives_the_logits_of_transformers_on_the_gpu(model_type: str, t
     vocab = {f"w{i}": i for i in range(VOCAB)}
     Tokenizer(models.WordLevel(vocab, unk_token="w0")).save(str(tmp_path / "model/tokenizer.json"))
     model = load(str(tmp_path / "model"), "cuda:0", None, str(tmp_path / "text"), 2, lambda *_: None)
-    engine = Engine(model, CacheSize(GPU_BLOCK, 8, 512), 8, 24)
+    engine = Engine(model, CacheSize(GPU_BLOCK, 8, 512), 8, 24, draft=draft)
     for prompt, outputs in zip(PROMPTS, _answers(engine, PROMPTS, 14, logprobs=20, ignore_eos=True), strict=True):
         with torch.inference_mode():
             logits = reference(torch.tensor([prompt + _tokens(outputs)])).logits[0, len(prompt) - 1 : -1]
-        for row, output in zip(logits.log_softmax(-1), outputs, strict=True):
-            got = output.logprobs[0]
+        told = [each for output in outputs for each in output.logprobs]
+        for row, got in zip(logits.log_softmax(-1), told, strict=True):
             assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-3)
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import write_tiny_model
@@ -18,6 +19,7 @@ from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
 
 DEADLINE_S = 60.0
+DRAFTS = {"num_speculative_tokens": 6, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,35 @@ async def test_a_model_that_needs_more_than_its_ranks_share_is_refused_with_figu
         with pytest.raises(GroupFailed, match=r"vram_mb 0 is too little") as raised:
             await group.load(load_frame(tiny, ["cpu"] * 2, tmp_path, vram_mb=0), DEADLINE_S, lambda _: None)
     assert raised.value.death.kind == "load_failed"
+
+
+async def test_ranks_check_drafts_together(tiny: Path, tmp_path: Path) -> None:
+    """The leader alone drafts and draws; an answer is the same with drafts and without, in fewer steps."""
+    told, steps = [], []
+    for speculative in (None, frames.Speculation(**DRAFTS)):
+        async with group_of(2, tmp_path) as group:
+            frame = load_frame(tiny, ["cpu"] * 2, tmp_path, speculative=speculative)
+            await group.load(frame, DEADLINE_S, lambda _: None)
+            told.append(await _answer(group))
+            steps.append(group.figures.steps)
+            assert (group.figures.accepted > 0) == (speculative is not None)
+    assert told[0] == told[1]
+    assert len(told[0]) == 120
+    assert steps[1] < steps[0]
+
+
+async def _answer(group: Group) -> list[int]:
+    """120 tokens, greedy: a model of random weights comes to repeat itself."""
+    prompt = np.arange(3, 40, dtype="<i4").tobytes()
+    sampling = frames.SamplingParams(temperature=0)
+    submit = frames.Submit(id=0, prompt=prompt, max_tokens=120, sampling=sampling, ignore_eos=True)
+    stream = group.submit([submit])
+    tokens: list[int] = []
+    while True:
+        for output in await stream.next(DEADLINE_S):
+            tokens += output.tokens
+            if output.finish is not None:
+                return tokens
 
 
 async def test_a_group_of_four_ends_when_it_is_asked_to(tiny: Path, tmp_path: Path) -> None:

@@ -82,6 +82,30 @@ async def test_a_stop_string_over_tokens_ends_the_answer(real_neuron: RunningNeu
     assert (cut["text"], cut["finish_reason"]) == (text[: text.find(stop)], "stop")
 
 
+async def test_drafts_change_nothing_that_a_client_sees(real_neuron: RunningNeuron) -> None:
+    """Text, usage and where a stop string cuts, streamed and whole; and the metrics tell how many were right."""
+    drafts = {"method": "ngram", "num_speculative_tokens": 6}
+    model = {"id": "smollm2", "source": str(DEMO_MODEL), "vram_mb": 2600, "preload_on": ["here"], "speculative": drafts}
+    asked = {"model": "smollm2", "prompt": "one" + " two three four one" * 12, "temperature": 0}
+    bodies = [{**asked, "max_tokens": 60}, {**asked, "max_tokens": 60, "stop": "four one"}]
+    async with running_neuron([model], REAL) as neuron:
+        await neuron.until_status("loaded", "smollm2", timeout_s=120)
+        for body in bodies:
+            plain, drafted = [(await each.post(COMPLETIONS, body)).json for each in (real_neuron, neuron)]
+            assert drafted["choices"] == plain["choices"]
+            assert drafted["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"]
+            chunks = (await neuron.post(COMPLETIONS, {**body, "stream": True})).data
+            streamed = [each["choices"][0]["text"] for each in chunks if isinstance(each, dict) and each["choices"]]
+            assert "".join(streamed) == plain["choices"][0]["text"]
+            assert len(streamed) < plain["usage"]["completion_tokens"] / 2 + 2
+        metrics = await neuron.metrics()
+    right, all_of_them = (
+        metrics[f'neuron_draft_tokens_total{{kind="{kind}",model="smollm2"}}'] for kind in ("accepted", "drafted")
+    )
+    assert 30 < right <= all_of_them
+    assert not [name for name in await real_neuron.metrics() if name.startswith("neuron_draft_tokens")]
+
+
 async def test_kill_9_of_the_engine_is_recovered_from() -> None:
     """The stream ends with an error and without [DONE]; the next request succeeds."""
     models = [{"id": "smollm2", "source": str(DEMO_MODEL), "vram_mb": 2600, "preload_on": ["here"]}]

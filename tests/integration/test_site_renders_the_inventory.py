@@ -40,6 +40,12 @@ MODEL: dict[str, Any] = {
     "capabilities": ["tools", "images"],
     "tool_parser": "qwen_xml",
     "matryoshka": True,
+    "speculative": {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_max": 6,
+        "prompt_lookup_min": 5,
+    },
 }
 GATEWAY: dict[str, Any] = {
     "listen": "127.0.0.1:8000",

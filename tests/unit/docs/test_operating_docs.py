@@ -14,7 +14,7 @@ from pages import ROOT, page, rows
 
 from cortex_contracts.inventory.argument_specs import argument_specs
 from cortex_contracts.inventory.clients import KeyEntry
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_contracts.inventory.roles import ROLES
 from cortex_contracts.wire.errors import by_code
 from cortex_contracts.wire.neuron import ModelStatus
@@ -111,6 +111,7 @@ def test_every_variable_that_is_named_is_one(text: str) -> None:
 def test_every_other_name_is_a_code_a_finding_a_kind_an_event_or_a_key(text: str) -> None:
     """Each is looked for where it is defined."""
     known = VARIABLES | KINDS | events() | set(Model.model_fields) | set(KeyEntry.model_fields) | OTHER_WORDS
+    known |= set(Speculative.model_fields)
     known |= {*map(str, FindingKind), *map(str, ModelStatus), *map(str, Silence), *(option for _, option in options())}
     names = {word for word in words(text) - known if not word.startswith(("ansible_", "nvidia_"))}
     assert {name for name in names if by_code(name) is None} == set()

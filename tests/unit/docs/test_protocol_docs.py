@@ -53,7 +53,8 @@ def test_what_is_inside_of_frames_is_told_by_name_and_place() -> None:
     unfolded = " ".join(TEXT.split())
     for shape in (frames.Output, frames.TokenLogprobs):
         assert f"`[{', '.join(shape.__struct_fields__)}]`" in unfolded
-    assert f"`{{{', '.join(frames.SamplingParams.__struct_fields__)}}}`" in unfolded
+    for keyed in (frames.SamplingParams, frames.Speculation):
+        assert f"`{{{', '.join(keyed.__struct_fields__)}}}`" in unfolded
     assert TEXT.startswith(f"# Protocol between daemon and engine group, version {frames.PROTOCOL_VERSION}\n")
 
 

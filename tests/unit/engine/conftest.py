@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
+from cortex_neuron.engine.sequence import Drafts
 from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.models import native_model
 from cortex_neuron.models.loaded import LoadedModel
@@ -112,9 +113,10 @@ def new_session(
     step_tokens: int = 256,
     context: int | None = None,
     plan: ThreadPlan | None = None,
+    draft: Callable[[int], Drafts] | None = None,
 ) -> Session:
     size = CacheSize(BLOCK, blocks, context or min(model.context, blocks * BLOCK))
-    return Session(Engine(model, size, sequences, step_tokens, plan))
+    return Session(Engine(model, size, sequences, step_tokens, plan, draft=draft))
 
 
 @pytest.fixture(scope="session")

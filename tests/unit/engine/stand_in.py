@@ -8,7 +8,8 @@ positions. So a block of another text, one that was not computed, or one that wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
+from cortex_neuron.engine.sequence import Drafts
 from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 
@@ -29,8 +31,10 @@ def _content(before: int, token: int) -> int:
     return (before * 1_000_003 + token + 1) % _MODULUS
 
 
-def _next_token(contents: Sequence[int]) -> int:
-    return sum(content * (2 * i + 1) for i, content in enumerate(contents)) % _MODULUS % VOCAB
+def _next_tokens(contents: Sequence[int]) -> list[int]:
+    """What comes after each position."""
+    sums = accumulate(content * (2 * i + 1) for i, content in enumerate(contents))
+    return [each % _MODULUS % VOCAB for each in sums]
 
 
 def answer(prompt: Sequence[int], max_tokens: int, context: int) -> list[int]:
@@ -40,7 +44,7 @@ def answer(prompt: Sequence[int], max_tokens: int, context: int) -> list[int]:
         contents.append(_content(contents[-1] if contents else 0, token))
     tokens: list[int] = []
     while len(tokens) < max_tokens and len(contents) < context:
-        tokens.append(_next_token(contents))
+        tokens.append(_next_tokens(contents)[-1])
         if tokens[-1] == EOS or len(tokens) + len(prompt) >= context:
             break
         contents.append(_content(contents[-1], tokens[-1]))
@@ -63,13 +67,14 @@ class StandIn:
                 self._contents[slot] = 1
             raise ValueError("a shape error")
         self.num_computed += batch.num_rows
-        said = [self._sequence(batch, i) for i in range(len(batch.pasts))]
+        said = [token for i in range(len(batch.pasts)) for token in self._sequence(batch, i)]
         logits = torch.zeros(len(batch.wanted), VOCAB)
-        for row, i in enumerate(batch.wanted.tolist()):
-            logits[row, said[i]] = 1.0
+        for place, row in enumerate(batch.wanted.tolist()):
+            logits[place, said[row]] = 1.0
         return logits
 
-    def _sequence(self, batch: Batch, i: int) -> int:
+    def _sequence(self, batch: Batch, i: int) -> list[int]:
+        """What comes after each of its rows."""
         size, table = batch.block_size, batch.table(i)
         places = [int(table[p // size]) * size + p % size for p in range(batch.lengths[i])]
         past = int(batch.pasts[i])
@@ -78,14 +83,16 @@ class StandIn:
         before = self._contents[places[past - 1]] if past else 0
         for token, slot in zip(batch.tokens[rows].tolist(), places[past:], strict=True):
             before = self._contents[slot] = _content(before, token)
-        return _next_token([self._contents[slot] for slot in places])
+        return _next_tokens([self._contents[slot] for slot in places])[past:]
 
 
-def start_engine(size: CacheSize, max_sequences: int, step_tokens: int) -> tuple[Engine, StandIn]:
+def start_engine(
+    size: CacheSize, max_sequences: int, step_tokens: int, draft: Callable[[int], Drafts] | None = None
+) -> tuple[Engine, StandIn]:
     """An engine whose batches the stand-in computes."""
     model = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
     runs = StandIn(size.num_blocks * size.block_size)
-    return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs), runs
+    return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs, draft=draft), runs
 
 
 def prompt_of(rng: np.random.Generator, length: int) -> list[int]:

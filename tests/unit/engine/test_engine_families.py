@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from guesses import Replay
 
 from cortex_neuron.models import gguf_model, loader, native_model
 from cortex_neuron.models.loader import load
@@ -82,9 +84,18 @@ def _worst_difference(reference: Any, prompt: list[int], answer: Any) -> float:
     return worst
 
 
+def _drafted(model: Any, start_with: Any, prompt: list[int], answer: Any) -> Any:
+    """The same answer, from steps that check drafts: three that are right, then one that is not."""
+    session = start_with(model, draft=partial(Replay, prompt + answer.tokens, 4))
+    again = session.ask(prompt, max_tokens=len(answer.tokens), logprobs=20, ignore_eos=True)
+    assert session.steps[-1].accepted >= len(answer.tokens) // 2
+    return again
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_gives_the_logits_of_transformers(name, tmp_path, make_folder, start_with) -> None:
-    """The best 20 log-probabilities of every token, in one batch with chunked prompts and small blocks."""
+    """The best 20 log-probabilities of every token, in one batch with chunked prompts and small blocks; and of one
+    that is drafted."""
     model_type, more = FAMILIES[name]
     reference = make_folder(tmp_path / "model", model_type, {**SMALL, **more})
     model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
@@ -93,6 +104,8 @@ def test_a_family_gives_the_logits_of_transformers(name, tmp_path, make_folder, 
     session.finish()
     worst = max(_worst_difference(reference, p, session.answers[i]) for p, i in zip(PROMPTS, ids, strict=True))
     assert worst < 2e-4
+    drafted = _drafted(model, start_with, PROMPTS[-1], session.answers[ids[-1]])
+    assert _worst_difference(reference, PROMPTS[-1], drafted) < 2e-4
     assert model.eos_ids == (2, 3)
 
 
@@ -100,7 +113,7 @@ def test_a_family_gives_the_logits_of_transformers(name, tmp_path, make_folder, 
 def test_a_family_gives_them_by_the_native_kernels_too(
     name, tmp_path, make_folder, start_with, native_kernels, monkeypatch
 ) -> None:
-    """The same with sizes that they take, a long prompt beside the others, and whole steps of it."""
+    """The same with sizes that they take, a long prompt beside the others, and whole steps of it; and drafted."""
     model_type, more = FAMILIES[name]
     reference = make_folder(tmp_path / "model", model_type, {**NATIVE, **more})
     model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
@@ -111,6 +124,7 @@ def test_a_family_gives_them_by_the_native_kernels_too(
     session.finish()
     worst = max(_worst_difference(reference, p, session.answers[i]) for p, i in zip(prompts, ids, strict=True))
     assert worst < 2e-4
+    assert _worst_difference(reference, LONG, _drafted(model, start_with, LONG, session.answers[ids[-1]])) < 2e-4
 
 
 def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, make_folder, start_with) -> None:

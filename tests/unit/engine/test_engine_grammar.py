@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from guesses import Replay
 from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 from scripted_model import byte_tokenizer
@@ -129,6 +131,21 @@ def test_rows_without_a_grammar_are_what_they_are_alone(asking: Callable[..., As
     assert ask.session.answers[number].tokens == alone.session.answers[lone].tokens
     json.loads(ask.text(bound[0]))
     assert ask.text(bound[1]) == '"only"'
+
+
+@pytest.mark.parametrize("wrong_every", [1, 4, 1000])
+def test_drafts_keep_to_the_grammar(asking: Callable[..., Asking], wrong_every: int) -> None:
+    """Each token is drawn from what the grammar allows after those before it, and the answer ends where it ends."""
+    alone = asking()
+    alone.submit(GRAMMAR)
+    alone.session.finish()
+    [expected] = alone.session.answers.values()
+    ask = asking(draft=partial(Replay, [*PROMPT, *expected.tokens, *b"and more"], wrong_every))
+    ask.submit(GRAMMAR)
+    ask.session.finish()
+    [got] = ask.session.answers.values()
+    assert (got.tokens, got.finish) == (expected.tokens, "stop")
+    assert wrong_every == 1 or len(ask.session.steps) < len(alone.session.steps) // 2
 
 
 def test_a_seeded_answer_is_the_same_in_a_batch_and_after_preemption(asking: Callable[..., Asking]) -> None:

@@ -132,7 +132,7 @@ class Texts:
             _ints(map(len, chunks)),
             _ints(pasts),
             tables,
-            _ints(ready),
+            np.cumsum([len(chunk) for chunk in chunks], dtype=np.int32)[ready] - 1,
         )
         return [moving[at] for at in ready], self._runner.run(batch)
 

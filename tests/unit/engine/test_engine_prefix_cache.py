@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from guesses import Guesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_in import answer, prompt_of, start_engine
@@ -20,9 +21,18 @@ SMALL = {
 TREE = [prompt_of(np.random.default_rng(seed), 60) for seed in range(3)]
 
 
-def _session(start_session, blocks: int = 64, sequences: int = 8, step_tokens: int = 32, context: int | None = None):
+def _session(
+    start_session,
+    blocks: int = 64,
+    sequences: int = 8,
+    step_tokens: int = 32,
+    context: int | None = None,
+    chance: float | None = None,
+):
+    """`chance`: with drafts, of which each token is right by it."""
     size = CacheSize(BLOCK, blocks, context or blocks * BLOCK)
-    engine, runs = start_engine(size, sequences, step_tokens)
+    draft = None if chance is None else lambda _: Guesses(chance, size.context)
+    engine, runs = start_engine(size, sequences, step_tokens, draft)
     return start_session(engine), runs
 
 
@@ -49,13 +59,15 @@ events = st.one_of(
     blocks=st.integers(24, 60),
     sequences=st.integers(1, 6),
     step_tokens=st.integers(1, 40),
+    chance=st.sampled_from([None, 0.3, 0.8, 1.0]),
 )
 def test_any_schedule_gives_each_prompt_its_own_answer_and_leaves_every_block_free(
-    start_session, schedule, blocks, sequences, step_tokens
+    start_session, schedule, blocks, sequences, step_tokens, chance
 ) -> None:
-    """Shared beginnings, chunks, preemption, cancels, ends, faults; after each step all blocks are accounted for."""
+    """Shared beginnings, chunks, preemption, cancels, ends, faults, drafts right and wrong; after each step all blocks
+    are accounted for."""
     context = 24 * BLOCK
-    session, runs = _session(start_session, blocks, sequences, step_tokens, context)
+    session, runs = _session(start_session, blocks, sequences, step_tokens, context, chance)
     asked: dict[int, tuple[list[int], int]] = {}
     for event in schedule:
         match event:

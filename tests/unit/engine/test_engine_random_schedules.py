@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
+from cortex_neuron.engine.prompt_lookup import PromptLookup
 from cortex_neuron.layers import attention
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
-from cortex_neuron.protocol.frames import SamplingParams
+from cortex_neuron.protocol.frames import SamplingParams, Speculation, Stepped
 
 VOCAB, BLOCKS, LAST_ARRIVAL = 64, 9, 12
 CONFIG = {
@@ -26,6 +28,7 @@ CONFIG = {
     "sliding_window": 40,
 }
 EOS = 7
+LOOKUP = Speculation(num_speculative_tokens=6, prompt_lookup_min=1, prompt_lookup_max=3)
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +58,22 @@ class Ask:
         self.cancelled_at = self.at_step + chance.randrange(30) if chance.random() < 0.25 else None
 
 
-def test_any_schedule_gives_each_prompt_its_own_answer(tiny: LoadedModel, start_with, monkeypatch) -> None:
-    """Mixed chunks, preemption, cancellation, two or eight at once: the same ids, greedy or seeded; no block lost."""
+@pytest.mark.parametrize("draft", [None, partial(PromptLookup, LOOKUP)], ids=["plain", "drafted"])
+def test_any_schedule_gives_each_prompt_its_own_answer(tiny: LoadedModel, start_with, monkeypatch, draft) -> None:
+    """Mixed chunks, preemption, cancellation, two or eight at once: the same ids, greedy or seeded; no block lost.
+    Drafts change nothing of it."""
     preempted: list[int] = []
     real = Engine._preempt
     monkeypatch.setattr(Engine, "_preempt", lambda self, s: (preempted.append(s.id), real(self, s)))
-    for seed in range(12):
-        _run_one(random.Random(seed), tiny, start_with)
+    steps = [_run_one(random.Random(seed), tiny, start_with, draft) for seed in range(12)]
     assert len(preempted) > 10, "the cache was not small enough to test anything"
+    assert draft is None or sum(each.accepted for each in steps) > 200, "no draft was tested"
 
 
-def _run_one(chance: random.Random, tiny: LoadedModel, start_with) -> None:
+def _run_one(chance: random.Random, tiny: LoadedModel, start_with, draft) -> Stepped:
     asks = [Ask(chance) for _ in range(24)]
     sequences, step_tokens = chance.choice([(2, 5), (4, 16), (8, 9), (8, 64)])
-    session = start_with(tiny, blocks=BLOCKS, sequences=sequences, step_tokens=step_tokens)
+    session = start_with(tiny, blocks=BLOCKS, sequences=sequences, step_tokens=step_tokens, draft=draft)
     ids: dict[int, Ask] = {}
     step = 0
     while step < LAST_ARRIVAL or session.engine.has_work:
@@ -84,3 +89,4 @@ def _run_one(chance: random.Random, tiny: LoadedModel, start_with) -> None:
         if ask.cancelled_at is None:
             assert (got.tokens, got.finish) == (expected.tokens, expected.finish)
         assert got.tokens == expected.tokens[: len(got.tokens)]
+    return session.steps[-1]

@@ -94,6 +94,16 @@ def test_no_more_sequences_run_than_there_are_seats() -> None:
     assert (plan.decode.tolist(), plan.admitted) == ([0, 1, 2], (Chunk(0, 3, 1),))
 
 
+def test_only_a_step_that_is_small_has_drafts() -> None:
+    """What decodes and what is read of prompts is counted first; and never more than a step may have."""
+    limits = Limits(32, 8, 16, draft_rows=12)
+    assert _plan([_decoding(20)] * 3, [], 50, limits).drafts == 9
+    assert _plan([_decoding(20)] * 3, [Newcomer(5)], 50, limits).drafts == 4
+    assert _plan([_decoding(20)] * 3, [Newcomer(40)], 50, limits).drafts == 0
+    assert _plan([_decoding(20)] * 3, [], 50, Limits(4, 8, 16, draft_rows=12)).drafts == 1
+    assert _plan([_decoding(20)] * 3, [], 50).drafts == 0
+
+
 # ---- sharing the budget
 
 

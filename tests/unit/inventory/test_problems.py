@@ -250,6 +250,20 @@ def test_a_model_of_several_hosts_is_shared_evenly_by_hosts_that_find_each_other
     ]
 
 
+def test_drafts_are_found_by_a_range_of_lengths() -> None:
+    """The method has to be named; of the lengths the least is not above the most."""
+    assert not found([model(speculative={"method": "ngram"})])
+    place = "cortex_models: qwen3-8b: speculative"
+    assert found([model(speculative={"method": "ngram", "prompt_lookup_max": 1})]) == [
+        f"{place}.prompt_lookup_min: is 2, more than prompt_lookup_max, 1"
+    ]
+    assert found([model(speculative={"tokens": 4})]) == [
+        f"{place}.method: is missing",
+        f"{place}.tokens: no such key, is 4",
+    ]
+    assert found([model(speculative="ngram")]) == [f"{place}: should be keys and values, is 'ngram'"]
+
+
 def test_what_the_neuron_tells_a_vllm_server_is_no_engine_argument() -> None:
     """Where it listens and what its model is called are not for the inventory to change."""
     asked = model(harness="vllm", engine_args=["--enforce-eager", "--port=1"])

@@ -27,7 +27,7 @@ FLAGS = ("--disable-uvicorn-access-log", "--enable-prompt-tokens-details", "--en
 VALUES = (
     "--uds", "--gpu-memory-utilization", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len", "--dtype",
     "--quantization", "--tensor-parallel-size", "--pipeline-parallel-size", "--distributed-executor-backend",
-    "--override-generation-config", "--tool-call-parser",
+    "--override-generation-config", "--tool-call-parser", "--speculative-config",
 )  # fmt: skip
 BLOCKS = 236
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_neuron.residency.catalogue_change import Drop, Forgo, Preload, Renew, Step, Take, concerns_the_engine, steps
 
@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "task": "embed",
     "matryoshka": True,
     "tool_parser": "hermes",
+    "speculative": Speculative(method="ngram"),
 }
 TORCH_TAKES = {"pinned_on", "preload_on", "priority", "aliases", "sampling", "capabilities"}
 VLLM_TAKES = {"pinned_on", "preload_on", "priority", "capabilities"}

@@ -249,11 +249,16 @@ def test_a_cut_call_is_text_and_the_reason_is_length(family: str) -> None:
 @pytest.mark.parametrize("family", SEVERAL)
 @pytest.mark.parametrize("size", [1, 500])
 def test_the_first_call_ends_an_answer_that_may_hold_one(family: str, size: int) -> None:
-    """parallel_tool_calls false: what the model goes on to say is not waited for."""
+    """parallel_tool_calls false: what the model goes on to say is not waited for, nor counted where it has come."""
     said = written(family, ("weather", PARIS), ("clock", {}))
-    out = events(family, said, use=ToolUse(USE.tools, parallel=False), size=size)
+    out, one_by_one = (events(family, said, use=ToolUse(USE.tools, parallel=False), size=each) for each in (size, 1))
     assert [each.name for each in out if isinstance(each, ToolCallDelta) and each.name] == ["weather"]
     assert out[-1] == Finished(0, "tool_calls")
+    told, expected = (
+        [token for each in some if isinstance(each, TextDelta) for token in each.token_ids]
+        for some in (out, one_by_one)
+    )
+    assert told == expected
 
 
 PIECES = st.sampled_from(

@@ -87,6 +87,13 @@ def test_the_catalogues_tool_parser_is_told_in_vllms_words(ours: str, vllms: str
     assert "--tool-call-parser" not in started(order())
 
 
+def test_drafts_are_asked_for_in_vllms_words() -> None:
+    """Key by key as the catalogue has them; a model without them drafts nothing."""
+    asked = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 3}
+    assert json.loads(started(order(speculative=asked))["--speculative-config"]) == asked
+    assert "--speculative-config" not in started(order())
+
+
 def test_the_servers_environment_is_its_own() -> None:
     """Its tools first, nothing of our Python, no figures sent home, and the inventory's word last."""
     known = environment(order(), environment={"DO_NOT_TRACK": "0", "HF_TOKEN": "x"})
@@ -143,9 +150,12 @@ def test_figures_are_read_of_every_engine() -> None:
             'vllm:kv_cache_usage_perc{engine="0"} 0.5',
             'vllm:cache_config_info{engine="0",num_gpu_blocks="236",x="None"} 1.0',
             'vllm:iteration_tokens_total_count{engine="0"} 1.5e3',
+            'vllm:spec_decode_num_draft_tokens_total{engine="0"} 40.0',
+            'vllm:spec_decode_num_accepted_tokens_total{engine="0"} 30.0',
+            'vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",position="0"} 20.0',
         ]
     )
-    assert exposition.read(page) == Told(running=5, waiting=1, kv_blocks=236, kv_used=0.5, steps=1500)
+    assert exposition.read(page) == Told(5, 1, 236, 0.5, steps=1500, drafted=40, accepted=30)
     assert exposition.read("nothing of that") == Told()
 
 

@@ -80,7 +80,7 @@ def _option(required: bool, field: Schema, shapes: Schema) -> dict[str, Any]:
     option = {"description": field["description"], **_type(field, shapes)}
     if required:
         option["required"] = True
-    elif option["type"] == "dict" and "options" in option:
+    elif "$ref" in field:
         option["default"] = {}  # its keys have their own
     elif field.get("default") is not None:
         option["default"] = field["default"]
@@ -97,8 +97,9 @@ def _type(field: Schema, shapes: Schema) -> dict[str, Any]:
     if len(names) > 1:
         return {"type": "raw"}
     name = ANSIBLE_TYPES[names.pop()]
-    if len(kinds) == 1 and "enum" in kinds[0]:
-        return {"type": name, "choices": kinds[0]["enum"]}
+    words = kinds[0].get("enum", [kinds[0]["const"]] if "const" in kinds[0] else [])
+    if len(kinds) == 1 and words:
+        return {"type": name, "choices": words}
     if name == "list":
         items = kinds[0]["items"]
         return {"type": name, "elements": ANSIBLE_TYPES[items["type"]]} | (
@@ -108,8 +109,9 @@ def _type(field: Schema, shapes: Schema) -> dict[str, Any]:
 
 
 def _shape(field: Schema, shapes: Schema) -> Schema | None:
-    """The schema that a field refers to, where it is a shape of its own."""
-    return shapes[field["$ref"].rpartition("/")[2]] if "$ref" in field else None
+    """The schema that a field refers to, where it is a shape of its own, or that or nothing."""
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    return shapes[kinds[0]["$ref"].rpartition("/")[2]] if len(kinds) == 1 and "$ref" in kinds[0] else None
 
 
 if __name__ == "__main__":

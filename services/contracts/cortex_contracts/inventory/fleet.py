@@ -57,6 +57,20 @@ def _not_the_neurons(arguments: tuple[str, ...]) -> tuple[str, ...]:
 EngineArguments = Annotated[tuple[str, ...], AfterValidator(_not_the_neurons)]
 
 
+class Speculative(Strict):
+    """How answers of a model are drafted ahead; names are those of vLLM's --speculative-config."""
+
+    method: Annotated[
+        Literal["ngram"],
+        Field(description="Where drafts come from; ngram: what the text goes on with where it has been before"),
+    ]
+    num_speculative_tokens: Annotated[int, Field(ge=1, le=64, description="Tokens of a draft at most")] = 8
+    prompt_lookup_max: Annotated[
+        int, Field(ge=1, le=32, description="Tokens at its end by which a text finds where it has been, at most")
+    ] = 4
+    prompt_lookup_min: Annotated[int, Field(ge=1, le=32, description="And at least")] = 2
+
+
 class Model(Strict):
     """One entry of the catalogue, `cortex_models`."""
 
@@ -106,6 +120,13 @@ class Model(Strict):
     matryoshka: Annotated[
         bool, Field(description="Its vectors may be cut short by `dimensions`, also where its config.json says nothing")
     ] = False
+    speculative: Annotated[
+        Speculative | None,
+        Field(
+            description="Drafts of what comes next, several tokens of which one step checks: answers are the same, and "
+            "those that repeat what stands in the text come in fewer steps; none drafts nothing"
+        ),
+    ] = None
 
     @property
     def span(self) -> int:

@@ -28,11 +28,13 @@ WORDS = {
     "bool_parsing": "should be true or false",
     "bool_type": "should be true or false",
     "dict_type": "should be names and values",
+    "extra_forbidden": "no such key",
     "float_parsing": "should be a number",
     "float_type": "should be a number",
     "int_from_float": "should be a whole number",
     "int_parsing": "should be a whole number",
     "int_type": "should be a whole number",
+    "model_type": "should be keys and values",
     "string_too_short": "should not be empty",
     "string_type": "should be text",
     "tuple_type": "should be a list",
@@ -70,7 +72,7 @@ def _line(shape: type[Strict], fault: ErrorDetails) -> str:
     name, *inner = (str(part) for part in fault["loc"] if part != "[key]")
     field, shown = shape.model_fields[name], _shown(name, fault["input"])
     if fault["type"] == "missing":
-        return f"{name}: is missing ({field.description})"
+        return f"{'.'.join((name, *inner))}: is missing" + ("" if inner else f" ({field.description})")
     if field.examples and fault["type"] != "value_error":
         choices = " or ".join(repr(example) for example in field.examples)
         return f"{name}: should be such as {choices}, is {shown}"

@@ -36,11 +36,14 @@ def page(current: str) -> str:
 def _section(role: Role) -> str:
     options = argument_specs(role)["argument_specs"]["main"]["options"]
     text = f"\n## Role `{role.name}`\n\n{role.title}.\n\n{_table(options)}"
-    for name, option in options.items():
-        if "options" in option:
-            entries = "Keys of an entry" if option["type"] == "list" else "Keys"
-            text += f"\n### `{name}`\n\n{option['description']}. {entries}:\n\n{_table(option['options'])}"
-    return text
+    return text + "".join(_keys(name, option) for name, option in options.items() if "options" in option)
+
+
+def _keys(name: str, option: dict[str, Any]) -> str:
+    entries = "Keys of an entry" if option["type"] == "list" else "Keys"
+    text = f"\n### `{name}`\n\n{option['description']}. {entries}:\n\n{_table(option['options'])}"
+    inner = {f"{name}: {key}": each for key, each in option["options"].items() if "options" in each}
+    return text + "".join(_keys(key, each) for key, each in inner.items())
 
 
 def _table(options: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def breaches(fleet: Fleet) -> Iterator[str]:
     for model in fleet.models:
         yield from _of_vllm(model, fleet.neurons)
         yield from _of_task(model)
+        yield from _drafts(model)
         yield from _hosts(model, fleet.neurons)
         yield from _devices(model, fleet.neurons)
 
@@ -157,9 +158,19 @@ def _of_task(model: Model) -> Iterator[str]:
     if model.harness != "torch" and model.task not in ("auto", "generate"):
         yield f"{place}: task: {model.task} is for harness torch, and harness is {model.harness!r}"
     elif model.task in ("embed", "rerank"):
-        for key in ("tensor_parallel", "quant"):
+        for key in ("tensor_parallel", "quant", "speculative"):
             if (value := getattr(model, key)) != Model.model_fields[key].default:
                 yield f"{place}: {key}: is {value!r}, which is not for a model with task {model.task}"
+
+
+def _drafts(model: Model) -> Iterator[str]:
+    """A range of lengths that has none in it."""
+    drafts = model.speculative
+    if drafts is not None and drafts.prompt_lookup_min > drafts.prompt_lookup_max:
+        yield (
+            f"cortex_models: {model.id}: speculative.prompt_lookup_min: is {drafts.prompt_lookup_min}, "
+            f"more than prompt_lookup_max, {drafts.prompt_lookup_max}"
+        )
 
 
 def _devices(model: Model, neurons: tuple[NeuronHost, ...]) -> Iterator[str]:

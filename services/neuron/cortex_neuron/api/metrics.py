@@ -112,6 +112,10 @@ def _of_serving(present: list[Resident]) -> Iterator[Metric]:
     running = GaugeMetricFamily("neuron_sequences_running", "Sequences in the engine's batch", labels=["model"])
     blocks = GaugeMetricFamily("neuron_kv_blocks", "Blocks of the KV cache", labels=["model", "kind"])
     steps = CounterMetricFamily("neuron_engine_steps", "Steps since the model was loaded", labels=["model"])
+    drafts = CounterMetricFamily(
+        "neuron_draft_tokens", "Tokens drafted since the model was loaded, and those that were right",
+        labels=["model", "kind"],
+    )  # fmt: skip
     for each in present:
         if each.serving is not None:
             figures, name = each.serving.figures, each.model.id
@@ -120,7 +124,10 @@ def _of_serving(present: list[Resident]) -> Iterator[Metric]:
             blocks.add_metric([name, "total"], each.serving.size.kv_blocks)
             blocks.add_metric([name, "free"], figures.kv_blocks_free)
             steps.add_metric([name], figures.steps)
-    yield from (depth, running, blocks, steps)
+            if each.model.speculative is not None:
+                drafts.add_metric([name, "drafted"], figures.drafted)
+                drafts.add_metric([name, "accepted"], figures.accepted)
+    yield from (depth, running, blocks, steps, drafts)
 
 
 def _deaths(residents: Iterable[Resident]) -> Metric:

@@ -1,8 +1,8 @@
 """The engine: submit, cancel, step.
 
 Owns: the sequences. Does not own: the policy (engine.scheduler), blocks (engine.block_pool), what is known of the
-running ones side by side (engine.seats), the model (engine.runner), the draw (engine.sampler), or the frames' way here
-(engine.rank, which calls this from one thread).
+running ones side by side (engine.seats), the model (engine.runner), what it gives (engine.draws), guesses of that
+(engine.prompt_lookup), or the frames' way here (engine.rank, which calls this from one thread).
 """
 
 from __future__ import annotations
@@ -16,27 +16,33 @@ from functools import partial
 import numpy as np
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Name, Trail
+from cortex_neuron.engine.draws import Given, give
 from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runs, runner_for
-from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
+from cortex_neuron.engine.sampler import NotFinite
 from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, plan_step
 from cortex_neuron.engine.seats import Seats, Work
-from cortex_neuron.engine.sequence import Sequence, State, new_sequence
+from cortex_neuron.engine.sequence import Drafts, Sequence, State, new_sequence
 from cortex_neuron.engine.threads import ThreadPlan
+from cortex_neuron.layers.batch import Ints
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Output, Stepped, Submit
 
 # However many decode, prompts get at least this part of the step's tokens.
 PROMPTS_PART = 4
+# Beyond so many rows a step is bound by arithmetic: a drafted row costs as much as a token, and nothing is won.
+CPU_DRAFT_ROWS = 12
+GPU_DRAFT_ROWS = 64  # not measured; where weights are read in the time of some hundred rows, it is on the safe side
 
 
 class Engine:
     """`waiting` is kept in the order of turns.
 
     `plan`: threads by step, on a CPU that was measured. `lead` makes of a runner one that other ranks run along with.
+    `draft` makes what guesses for one sequence of up to so many tokens; without it each step gives one token.
     """
 
     def __init__(
@@ -47,13 +53,16 @@ class Engine:
         step_tokens: int,
         plan: ThreadPlan | None = None,
         lead: Callable[[Runs], Runs] | None = None,
+        draft: Callable[[int], Drafts] | None = None,
     ) -> None:
         self.model = model
         self.size = size
         self.cache = KVCache(model.shape, size, model.device)
         # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
         most_tokens = max(step_tokens, max_sequences + step_tokens // PROMPTS_PART)
-        self._limits = Limits(most_tokens, max_sequences, size.block_size)
+        draft_rows = CPU_DRAFT_ROWS if model.device.type == "cpu" else GPU_DRAFT_ROWS
+        self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if draft else 0)
+        self._draft = draft
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
         runner = runner_for(model, self.cache, plan)
@@ -61,7 +70,7 @@ class Engine:
         self._eos = frozenset(model.eos_ids)
         self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
-        self._num_steps = 0
+        self._num_steps = self._num_drafted = self._num_accepted = 0
 
     @property
     def has_work(self) -> bool:
@@ -72,6 +81,8 @@ class Engine:
         if frame.id in self._by_id:
             raise BadRequest(f"id {frame.id} is in use")
         sequence = new_sequence(frame, self.size.context, self.model.vocab_size, time.monotonic(), constraint)
+        if self._draft is not None:
+            sequence.drafts = self._draft(sequence.max_length)
         self._by_id[frame.id] = sequence
         insort(self._waiting, sequence, key=_turn)
 
@@ -97,6 +108,8 @@ class Engine:
             waiting=len(self._waiting),
             kv_blocks_free=self._pool.num_free,
             step_ms=step_ms,
+            drafted=self._num_drafted,
+            accepted=self._num_accepted,
         )
 
     # ---- schedule
@@ -116,7 +129,28 @@ class Engine:
             seats.extend(sequence, self._pool.take(chunk.new_blocks))
             if sequence.started_s is None:
                 sequence.started_s = now_s
-        return seats.work(plan.decode, [(sequence, chunk.tokens) for sequence, chunk in chunks])
+        parts = [(sequence, chunk.tokens) for sequence, chunk in chunks]
+        drafts = self._propose(plan, old) if plan.drafts else []
+        if not drafts:
+            return seats.work(plan.decode, parts)
+        others = np.setdiff1d(plan.decode, [place for place, _ in drafts], assume_unique=True)
+        return seats.work(others, parts, [(old[place], draft) for place, draft in drafts])
+
+    def _propose(self, plan: Plan, old: list[Sequence]) -> list[tuple[int, Ints]]:
+        """Drafts by place, for the oldest that decode first. They take no block that is needed to decode on."""
+        left, spare, size = plan.drafts, self._pool.num_free - len(plan.decode), self.size.block_size
+        drafts: list[tuple[int, Ints]] = []
+        for place in plan.decode.tolist():
+            sequence, room = old[place], self._seats.room(old[place])
+            assert sequence.drafts is not None, "the engine drafts, so each has them"
+            most = min(left, sequence.max_length - sequence.length - 1, room + max(0, spare) * size)
+            draft = sequence.drafts.propose(sequence.tokens, most)
+            if len(draft):
+                blocks = self._pool.take(-(-max(0, len(draft) - room) // size))
+                self._seats.extend(sequence, blocks)
+                left, spare = left - len(draft), spare - len(blocks)
+                drafts.append((place, draft))
+        return drafts
 
     def _plan(self) -> Plan:
         is_open = bool(self._waiting) and self._seats.num_vacant > 0
@@ -176,19 +210,25 @@ class Engine:
 
     def _run(self, work: Work) -> list[Output]:
         try:
-            drawn = self._compute(work)
+            given = give(self._runner.run(work.batch), work, self._eos)
         except Exception as error:
             verdict = classify(error)
             if verdict.fatal:
                 raise
             return [self._fail(sequence, verdict) for sequence in work.sequences]
+        self._seats.advance(work, [each.tokens for each in given])
         self._publish(work)
-        return self._postprocess(work, drawn)
+        if work.drafts:
+            self._learn(work, given)
+        return self._postprocess(work, given)
 
-    def _compute(self, work: Work) -> list[Drawn | NotFinite | Verdict]:
-        logits = self._runner.run(work.batch)
-        self._seats.advance(work)
-        return sample(logits, work.wanted)
+    def _learn(self, work: Work, given: list[Given]) -> None:
+        """Tell those who drafted what came of it."""
+        for sequence, draft, each in zip(work.wanted, work.drafts, given, strict=True):
+            if draft and sequence.drafts is not None:
+                sequence.drafts.learn(len(draft), each.accepted)
+                self._num_drafted += len(draft)
+                self._num_accepted += each.accepted
 
     def _publish(self, work: Work) -> None:
         """Make findable the blocks that this step has filled."""
@@ -203,39 +243,30 @@ class Engine:
 
     # ---- postprocess
 
-    def _postprocess(self, work: Work, drawn: list[Drawn | NotFinite | Verdict]) -> list[Output]:
+    def _postprocess(self, work: Work, given: list[Given]) -> list[Output]:
         now_s = time.monotonic()
-        self._seats.append(work, [each.token if isinstance(each, Drawn) else 0 for each in drawn])
-        return [self._told(sequence, each, now_s) for sequence, each in zip(work.wanted, drawn, strict=True)]
+        outputs: list[Output] = []
+        for sequence, each in zip(work.wanted, given, strict=True):
+            if each.tokens:  # also of one that failed after a draft of its own: without drafts they had been told
+                outputs.append(self._output(sequence, each, now_s))
+            match each.fault:
+                case NotFinite():
+                    outputs.append(self._spoil(sequence, each.fault))
+                case Verdict():
+                    outputs.append(self._fail(sequence, each.fault))
+        return outputs
 
-    def _told(self, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, now_s: float) -> Output:
-        match drawn:
-            case Drawn():
-                return self._output(sequence, drawn, now_s)
-            case NotFinite():
-                return self._spoil(sequence, drawn)
-            case Verdict():
-                return self._fail(sequence, drawn)
-
-    def _output(self, sequence: Sequence, drawn: Drawn, now_s: float) -> Output:
-        token, finish = drawn.token, None
-        length = sequence.append(token)
-        if (token in self._eos and not sequence.ignore_eos) or (
-            sequence.constraint is not None and sequence.constraint.ended
-        ):
-            finish = "stop"
-        elif length >= sequence.max_length:
-            finish = "length"
-        if finish is not None:
+    def _output(self, sequence: Sequence, given: Given, now_s: float) -> Output:
+        if given.finish is not None:
             self._finish(sequence)
-        logprobs = None if drawn.logprobs is None else [drawn.logprobs]
-        if length > sequence.prompt_length + 1:
-            return Output(sequence.id, [token], finish, logprobs)
+        logprobs = given.logprobs or None
+        if sequence.length - len(given.tokens) > sequence.prompt_length:
+            return Output(sequence.id, given.tokens, given.finish, logprobs)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
-            tokens=[token],
-            finish=finish,
+            tokens=given.tokens,
+            finish=given.finish,
             logprobs=logprobs,
             cached_tokens=sequence.cached or 0,
             queue_ms=(started_s - sequence.submitted_s) * 1000,

@@ -23,5 +23,5 @@ class NativeRunner:
         self._cache = cache  # which the addresses are of
 
     def run(self, batch: Batch) -> Tensor:
-        """Logits [wanted, vocab] after the last row of the sequences that are wanted."""
+        """Logits [wanted, vocab] after the rows that are wanted."""
         return torch.from_numpy(self._decoder.step(batch, self._keys, self._values))

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from cortex_neuron.engine import vector_part
@@ -25,6 +26,7 @@ from cortex_neuron.engine.leader import Leader
 from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.engine.part import bring_up, loaded
 from cortex_neuron.engine.peers import Peers
+from cortex_neuron.engine.prompt_lookup import PromptLookup
 from cortex_neuron.engine.vector_engine import VectorEngine
 from cortex_neuron.engine.worker import LeaderLine, Worker
 from cortex_neuron.protocol.failures import BadRequest, RankFailure
@@ -174,7 +176,8 @@ class Rank0:
         tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
-        engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead)
+        draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
+        engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
         self._engine = engine
         answer = loaded(frame.seq, part, engine.cache.num_bytes)
         self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)

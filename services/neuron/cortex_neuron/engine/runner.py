@@ -25,7 +25,7 @@ class Runs(Protocol):
     """What computes a batch."""
 
     def run(self, batch: Batch) -> Tensor:
-        """Logits [wanted, vocab] after the last row of the sequences that are wanted."""
+        """Logits [wanted, vocab] after the rows that are wanted."""
 
 
 def runner_for(model: LoadedModel, cache: KVCache, plan: ThreadPlan | None) -> Runs:
@@ -45,7 +45,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Logits [wanted, vocab] after the last row of the sequences that are wanted."""
+        """Logits [wanted, vocab] after the rows that are wanted."""
         if self._plan is not None:
             torch.set_num_threads(self._plan.threads(batch.num_rows))
         layout = lay_out(batch, self._model.device)

@@ -3,7 +3,8 @@
 Owns: the policy. No I/O, no clock, no torch, and nothing is changed here: engine.engine carries the plan out.
 
 Continuous batching with chunked prefill. Sequences that decode come first, one token each; what is left of the step's
-token budget goes to prompts (`share`). Blocks are given on demand. When they run out, the youngest running sequence
+token budget goes to prompts (`share`); steps that are small even so may have drafts. Blocks are given on demand. When
+they run out, the youngest running sequence
 gives its blocks back and is computed again later. A waiting sequence is admitted when the blocks of its whole prompt
 are free beside what the prompts before it still need, in the order of turns (cortex_neuron.protocol.priority): nobody
 is passed over because those behind need fewer. One that waits is held back, and passed by others, only while a running
@@ -56,6 +57,7 @@ class Limits:
     step_tokens: int
     sequences: int
     block_size: int
+    draft_rows: int = 0  # up to so many rows a step may have drafts
 
     def blocks(self, tokens: int) -> int:
         return -(-tokens // self.block_size)
@@ -82,6 +84,7 @@ class Plan:
     growing: Places  # of these, those that need one more block for it
     chunks: tuple[Chunk, ...]
     admitted: tuple[Chunk, ...]  # a seat; of 0 tokens where the budget is spent
+    drafts: int  # tokens that may be drafted for those that decode
 
 
 def plan_step(
@@ -89,16 +92,18 @@ def plan_step(
 ) -> Plan:
     """`waiting` is ordered by turn, next first; `computing` names the blocks that running prompts compute next."""
     preempted, free = 0, supply.free
-    while (draft := _draft(running, len(running) - preempted, free, limits)) is None:
+    while (outline := _outline(running, len(running) - preempted, free, limits)) is None:
         preempted += 1
         free = supply.free + supply.freed_by(preempted)
-    admitted = [] if preempted or not draft.budget else _admit(draft, len(running), waiting, computing, limits)
-    wanting = [*draft.prompts, *admitted]
-    tokens = share(draft.budget, [each.left for each in wanting])
-    chunks = _cut(wanting, tokens, draft.free, limits)
-    old = len(draft.prompts)
+    admitted = [] if preempted or not outline.budget else _admit(outline, len(running), waiting, computing, limits)
+    wanting = [*outline.prompts, *admitted]
+    tokens = share(outline.budget, [each.left for each in wanting])
+    chunks = _cut(wanting, tokens, outline.free, limits)
+    old = len(outline.prompts)
     given = tuple(chunk for chunk in chunks[:old] if chunk.tokens)
-    return Plan(preempted, draft.decode, draft.growing, given, tuple(chunks[old:]))
+    rows = len(outline.decode) + sum(chunk.tokens for chunk in chunks)
+    drafts = max(0, min(limits.draft_rows, limits.step_tokens) - rows)
+    return Plan(preempted, outline.decode, outline.growing, given, tuple(chunks[old:]), drafts)
 
 
 def share(budget: int, left: Sequence[int]) -> list[int]:
@@ -133,7 +138,7 @@ class _Prompt:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Draft:
+class _Outline:
     """What the running get, but for the tokens of prompts, and what is left after that."""
 
     decode: Places
@@ -143,7 +148,7 @@ class _Draft:
     budget: int
 
 
-def _draft(running: Running, alive: int, free: int, limits: Limits) -> _Draft | None:
+def _outline(running: Running, alive: int, free: int, limits: Limits) -> _Outline | None:
     """None: the blocks do not suffice for the oldest `alive`."""
     left = running.known[:alive] - running.computed[:alive]
     decode = np.flatnonzero(left == 1)[: limits.step_tokens]
@@ -153,7 +158,7 @@ def _draft(running: Running, alive: int, free: int, limits: Limits) -> _Draft | 
     prompts = [_prompt(running, place) for place in np.flatnonzero(left > 1).tolist()] if len(decode) < alive else []
     if free < 0 or (prompts and _stuck(prompts[0], alive, free, limits)):
         return None
-    return _Draft(decode, growing, prompts, free, limits.step_tokens - len(decode))
+    return _Outline(decode, growing, prompts, free, limits.step_tokens - len(decode))
 
 
 def _stuck(oldest: _Prompt, alive: int, free: int, limits: Limits) -> bool:
@@ -166,13 +171,13 @@ def _prompt(running: Running, place: int) -> _Prompt:
 
 
 def _admit(
-    draft: _Draft, num_running: int, waiting: Iterable[Newcomer], computing: Set[Hashable], limits: Limits
+    outline: _Outline, num_running: int, waiting: Iterable[Newcomer], computing: Set[Hashable], limits: Limits
 ) -> list[_Prompt]:
     """Those whose whole prompts fit beside the prompts before them. As many are looked at as there are seats.
 
     So where one is admitted, no prompt of this step is short of blocks.
     """
-    spare = draft.free - sum(limits.blocks(each.known) - each.blocks for each in draft.prompts)
+    spare = outline.free - sum(limits.blocks(each.known) - each.blocks for each in outline.prompts)
     admitted: list[_Prompt] = []
     busy = set(computing)
     for place, one in enumerate(islice(waiting, limits.sequences)):

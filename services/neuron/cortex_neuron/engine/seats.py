@@ -23,7 +23,9 @@ class Work:
     """One step: its sequences and their seats in the order of the batch."""
 
     sequences: list[Sequence]
-    wanted: list[Sequence]  # those that are given a token
+    wanted: list[Sequence]  # those that are given tokens
+    places: Places  # of these among all
+    drafts: list[list[int]]  # each one's, whose logits follow those after its own last token; empty if nobody has any
     seats: Places
     batch: Batch
 
@@ -94,38 +96,52 @@ class Seats:
         self.tables[sequence.seat, held : held + len(blocks)] = blocks
         self._blocks[sequence.seat] += len(blocks)
 
-    def work(self, decode: Places, chunks: Row[tuple[Sequence, int]]) -> Work:
-        """One token of each sequence at the places `decode`, which it ends with, and so many of the others."""
+    def room(self, sequence: Sequence) -> int:
+        """How many tokens its blocks have room for, after the one that it computes next."""
+        return int(self._blocks[sequence.seat]) * self._block_size - int(self._computed[sequence.seat]) - 1
+
+    def work(self, decode: Places, chunks: Row[tuple[Sequence, int]], drafts: Row[tuple[Sequence, Ints]] = ()) -> Work:
+        """One token of each sequence at the places `decode`, which it ends with, so many of the others, and of those
+        with drafts the one that they end with and these."""
         seats = self.order[decode]
         sequences = _at(self.sequences, decode)
         tokens, counts = self._last[seats], np.ones(len(seats), np.int32)
-        if chunks:
-            sequences += [sequence for sequence, _ in chunks]
-            seats = np.concatenate((seats, np.array([sequence.seat for sequence, _ in chunks], np.intp)))
-            counts = np.concatenate((counts, np.array([n for _, n in chunks], np.int32)))
-            tokens = np.concatenate((tokens, *(self._next(sequence, n) for sequence, n in chunks)))
+        if chunks or drafts:
+            others = [sequence for sequence, _ in (*chunks, *drafts)]
+            parts = [self._next(sequence, n) for sequence, n in chunks]
+            parts += [np.append(self._last[sequence.seat], draft) for sequence, draft in drafts]
+            sequences += others
+            seats = np.concatenate((seats, np.array([sequence.seat for sequence in others], np.intp)))
+            counts = np.concatenate((counts, np.array([len(part) for part in parts], np.int32)))
+            tokens = np.concatenate((tokens, *parts))
         pasts = self._computed[seats]
-        wanted = np.flatnonzero(pasts + counts == self._known[seats]).astype(np.int32)
         starts = (seats * self.tables.shape[1]).astype(np.int32)
         tables = Tables(self.tables.reshape(-1), starts, self._block_size)
+        beyond = pasts + counts - self._known[seats]  # drafts; below 0 where tokens are left for a later step
+        places = np.flatnonzero(beyond >= 0)
+        last_rows = np.cumsum(counts, dtype=np.int32)[places] - 1
+        wanted = _with_those_before(last_rows, beyond[places]) if drafts else last_rows
+        drafted = [[]] * (len(places) - len(drafts)) + [draft.tolist() for _, draft in drafts] if drafts else []
         batch = make_batch(tokens, counts, pasts, tables, wanted)
-        return Work(sequences, _at(sequences, wanted), seats, batch)
+        return Work(sequences, _at(sequences, places), places, drafted, seats, batch)
 
-    def advance(self, work: Work) -> None:
-        """It has been computed."""
+    def advance(self, work: Work, tokens: Row[Row[int]]) -> None:
+        """It has been computed, and each of `work.wanted` given these tokens. What follows the last draft that was
+        right counts for nothing: the next step writes over it."""
+        seats = work.seats[work.places]
         self._computed[work.seats] = work.batch.lengths
-
-    def append(self, work: Work, tokens: Row[int]) -> None:
-        """Each of the sequences whose logits were wanted has been given one token."""
-        seats = work.seats[work.batch.wanted]
         self._known[seats] += 1
-        self._last[seats] = tokens
+        if work.drafts:
+            more = np.array([max(0, len(given) - 1) for given in tokens], np.int32)
+            self._known[seats] += more
+            self._computed[seats] += more - np.array([len(draft) for draft in work.drafts], np.int32)
+        self._last[seats] = [given[-1] if given else 0 for given in tokens]
 
     def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
         """The sequences that have filled blocks in this step: the first of these, and their numbers. Where one comes
         before them its number is there, too."""
         size, batch = self._block_size, work.batch
-        first, end = batch.pasts // size, batch.lengths // size
+        first, end = batch.pasts // size, self._computed[work.seats] // size
         rows = np.flatnonzero(end > first)
         if not len(rows):
             return
@@ -141,6 +157,13 @@ class Seats:
     def _next(self, sequence: Sequence, tokens: int) -> Ints:
         computed = self._computed[sequence.seat]
         return sequence.buffer[computed : computed + tokens]
+
+
+def _with_those_before(rows: Ints, more: Ints) -> Ints:
+    """Each row, after as many before it as are asked for."""
+    counts = more + 1
+    ends = np.cumsum(counts, dtype=np.int32)
+    return np.repeat(rows + 1 - ends, counts) + np.arange(ends[-1], dtype=np.int32)
 
 
 def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:

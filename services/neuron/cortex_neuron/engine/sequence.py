@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,16 @@ _RANGES = {"temperature": (0, 1000), "top_p": (0, 1), "min_p": (0, 1), "repetiti
 
 
 NO_SEAT = -1
+
+
+class Drafts(Protocol):
+    """What guesses how a sequence goes on (engine.prompt_lookup)."""
+
+    def propose(self, tokens: Ints, most: int) -> Ints:
+        """At most `most` tokens that may come after `tokens`."""
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """So many of those that were proposed last were tried, and so many of these were right."""
 
 
 class State(StrEnum):
@@ -59,6 +70,7 @@ class Sequence:
     submitted_s: float
     turn: float  # its place among those that wait; the least is next
     constraint: Constraint | None = None  # its grammar, and how far it has come in it
+    drafts: Drafts | None = None
     started_s: float | None = None
     state: State = State.WAITING
     seat: int = NO_SEAT  # unless it runs

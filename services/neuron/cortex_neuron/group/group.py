@@ -53,6 +53,8 @@ class GroupFigures:
     waiting: int = 0
     kv_blocks_free: int = 0
     steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Group:
@@ -239,6 +241,7 @@ class Group:
         self._stepped_at = self._now()
         self.figures.running, self.figures.waiting = step.running, step.waiting
         self.figures.kv_blocks_free = step.kv_blocks_free
+        self.figures.drafted, self.figures.accepted = step.drafted, step.accepted
         self.figures.steps += 1
         for output in step.outputs:
             stream = self._streams.get(output.id)  # None: cancelled while the step ran

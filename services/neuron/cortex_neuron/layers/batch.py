@@ -36,7 +36,7 @@ class Batch:
     lengths: Ints  # [sequences], the tokens of each that are in the cache once the step has run: pasts + counts
     tables: Ints  # flat
     table_starts: Ints  # [sequences], into `tables`
-    wanted: Ints  # the sequences whose logits are asked for, those after their last row
+    wanted: Ints  # the rows whose logits are asked for
     block_size: int
 
     @property

@@ -73,7 +73,7 @@ class Layout:
     tokens: Tensor  # [rows] int64
     positions: Tensor  # [rows] int64
     slots: Tensor  # [rows] int64, where each row's key and value go
-    wanted: Tensor  # [wanted] int64, the last row of each sequence whose logits are asked for
+    wanted: Tensor  # [wanted] int64, the rows whose logits are asked for
     decode: list[DecodeGroup]
     prefill: list[PrefillSpan]
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
@@ -96,13 +96,13 @@ def lay_out(batch: Batch, device: torch.device) -> Layout:
     order = np.concatenate((singles, chunks))
     ends = np.cumsum(counts[order])
     rows = np.repeat(batch.starts[order + 1] - ends, counts[order]) + np.arange(batch.num_rows)
-    last = np.empty(len(order), np.int64)
-    last[order] = ends - 1
+    place = np.empty(batch.num_rows, np.int64)
+    place[rows] = np.arange(batch.num_rows)
     return Layout(
         tokens=_to(device, batch.tokens[rows]),
         positions=_to(device, batch.positions[rows]),
         slots=_to(device, batch.slots[rows]),
-        wanted=_to(device, last[batch.wanted]),
+        wanted=_to(device, place[batch.wanted]),
         decode=_decode_groups(batch, singles, lengths[singles], device),
         prefill=_prefill_spans(batch, chunks, len(singles), device),
     )

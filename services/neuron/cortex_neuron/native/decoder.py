@@ -98,24 +98,23 @@ class Decoder:
             self._functions.cortex_decoder_delete(handle)
 
     def step(self, batch: Batch, keys: Any, values: Any) -> NDArray[np.float32]:
-        """Logits [wanted, vocabulary] after the last rows of the sequences that are wanted.
+        """Logits [wanted, vocabulary] after the rows that are wanted.
 
         `keys` and `values` are `addresses` of the layers' caches, in blocks of BLOCK.
         """
         cosines, sines = self.rotation.turns(batch.positions)
-        wanted = batch.starts[batch.wanted + 1] - 1
-        logits = np.empty((len(wanted), self.shape.vocabulary), np.float32)
+        logits = np.empty((len(batch.wanted), self.shape.vocabulary), np.float32)
         step = Step(
             rows=batch.num_rows,
             sequences=len(batch.pasts),
-            wanted_rows=len(wanted),
+            wanted_rows=len(batch.wanted),
             tokens=_address(batch.tokens),
             slots=_address(batch.slots),
             row_starts=_address(batch.starts),
             pasts=_address(batch.pasts),
             tables=_address(batch.tables),
             table_starts=_address(batch.table_starts),
-            wanted=_address(wanted),
+            wanted=_address(batch.wanted),
             cosines=_address(cosines),
             sines=_address(sines),
             keys=ctypes.addressof(keys),

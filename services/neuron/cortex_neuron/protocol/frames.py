@@ -14,7 +14,7 @@ import msgspec
 from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.inventory.fleet import Task
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 INT32 = 4  # bytes
 
 
@@ -43,6 +43,14 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None  # tokens of the longest text, where the model's files say less than it has positions
 
 
+class Speculation(msgspec.Struct, frozen=True, kw_only=True):
+    """Drafts by prompt lookup (engine.prompt_lookup): what a text goes on with where it has been before."""
+
+    num_speculative_tokens: int
+    prompt_lookup_min: int
+    prompt_lookup_max: int
+
+
 class Load(Frame, tag="load", frozen=True, kw_only=True):
     """Load a model. `source` is a local folder or GGUF file: fetching from a hub is the daemon's.
 
@@ -63,6 +71,7 @@ class Load(Frame, tag="load", frozen=True, kw_only=True):
     load_timeout_s: float  # what is left for the workers to load, once they have
     task: Task = "generate"
     pooling: Pooling | None = None  # with task embed
+    speculative: Speculation | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +156,7 @@ class Step(Frame, tag="step", frozen=True, kw_only=True):
     pasts: bytes  # tokens of each span that are in the cache
     tables: bytes  # blocks of all spans
     table_lengths: bytes  # blocks of each span
-    wanted: bytes  # spans whose last token's logits are wanted
+    wanted: bytes  # of all tokens, by place, those after which logits are wanted
 
 
 class Resume(Frame, tag="resume", frozen=True, kw_only=True):
@@ -216,6 +225,8 @@ class Stepped(Frame, tag="stepped", frozen=True, kw_only=True):
     waiting: int
     kv_blocks_free: int
     step_ms: float
+    drafted: int = 0  # tokens, since the load
+    accepted: int = 0  # of these
 
 
 class Measured(Frame, tag="measured", frozen=True, kw_only=True):

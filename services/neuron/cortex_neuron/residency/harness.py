@@ -46,12 +46,14 @@ class Size:
 
 
 class Figures(Protocol):
-    """What it was doing when that was last heard, in sequences, blocks and steps."""
+    """What it was doing when that was last heard, in sequences, blocks, steps, and tokens of drafts."""
 
     running: int
     waiting: int
     kv_blocks_free: int
     steps: int
+    drafted: int
+    accepted: int
 
 
 class Serving(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_contracts.wire.neuron import Failure, Progress
 from cortex_neuron.group.death import Death, GroupFailed
@@ -104,6 +104,7 @@ class Loader:
             load_timeout_s=left_s * _RANKS_SHARE,
             task=purpose.task,
             pooling=purpose.pooling,
+            speculative=_speculation(order.model.speculative),
         )
 
 
@@ -111,6 +112,11 @@ async def _judge(model: Model, path: Path) -> Purpose:
     """What the files are for, as the catalogue has it. Raises UnsupportedArchitecture or FilesInvalid."""
     purpose = await asyncio.to_thread(architecture_check.check, path, model.span, model.task)
     return replace(purpose, may_be_cut=purpose.may_be_cut or model.matryoshka)
+
+
+def _speculation(asked: Speculative | None) -> frames.Speculation | None:
+    """`ngram` is the one method there is."""
+    return None if asked is None else frames.Speculation(**asked.model_dump(exclude={"method"}))
 
 
 def _progress(frame: frames.LoadProgress) -> Progress:

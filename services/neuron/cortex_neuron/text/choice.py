@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from cortex_dialects.events import (
     Event,
     Finished,
@@ -62,7 +64,12 @@ class Choice:
         self._num_top = num_top
 
     def take(self, output: Output) -> Iterator[Event]:
-        """The events of one step's output; tokens after a stop string's end are nobody's."""
+        """The events of one step's output; tokens after the end of a stop string, or of the one call, are nobody's."""
+        for part in _one_by_one(output) if self._ends_with_call else (output,):
+            if self.finished is None:
+                yield from self._take(part)
+
+    def _take(self, output: Output) -> Iterator[Event]:
         probabilities: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.tokens)
         reasoning, answer, seen, shown = "", "", [], []
         for token, probability in zip(output.tokens, probabilities, strict=True):
@@ -135,3 +142,15 @@ class Choice:
         best = zip(probability.top_ids, probability.top, strict=True)
         top = tuple(TokenLogprob(*self._model.token(each), value) for each, value in best)[: self._num_top]
         return TokenLogprob(*self._model.token(token), probability.chosen, top)
+
+
+def _one_by_one(output: Output) -> Iterator[Output]:
+    """As if each token had come in a step of its own."""
+    last = len(output.tokens) - 1
+    for place, token in enumerate(output.tokens):
+        logprobs = None if output.logprobs is None else output.logprobs[place : place + 1]
+        yield msgspec.structs.replace(
+            output, tokens=[token], logprobs=logprobs, finish=output.finish if place == last else None
+        )
+    if not output.tokens:
+        yield output

@@ -37,6 +37,7 @@ def arguments(order: Order, source: Path, socket: Path, settings: NeuronSection)
         *_parallel(model),
         *_numbers(model),
         *_tools(model),
+        *_if("--speculative-config", model.speculative.model_dump_json() if model.speculative else None),
         *_if("--override-generation-config", json.dumps(model.sampling) if model.sampling else None),
         *model.engine_args,
     ]  # fmt: skip

@@ -18,6 +18,8 @@ class Told:
     kv_blocks: int = 0
     kv_used: float = 0.0
     steps: int | None = None
+    drafted: int = 0  # tokens
+    accepted: int = 0  # of these
 
 
 def read(text: str) -> Told:
@@ -31,6 +33,8 @@ def read(text: str) -> Told:
         kv_blocks=sum(int(found[1]) for found in blocks),
         kv_used=sum(used) / len(used) if used else 0.0,
         steps=int(sum(steps)) if steps else None,
+        drafted=int(sum(value for _, value in _series(text, "spec_decode_num_draft_tokens_total"))),
+        accepted=int(sum(value for _, value in _series(text, "spec_decode_num_accepted_tokens_total"))),
     )
 
 

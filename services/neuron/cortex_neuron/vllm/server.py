@@ -44,6 +44,8 @@ class ServerFigures:
     waiting: int = 0
     kv_blocks_free: int = 0
     steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Server:
@@ -173,6 +175,7 @@ class Server:
     def _take(self, told: Told) -> None:
         figures = self.figures
         figures.running, figures.waiting = told.running, told.waiting
+        figures.drafted, figures.accepted = told.drafted, told.accepted
         figures.kv_blocks_free = round(self.size.kv_blocks * (1 - told.kv_used))
         # Where it counts no steps, each look is one: then silence alone is a fault.
         figures.steps = figures.steps + 1 if told.steps is None else told.steps

@@ -1,0 +1,74 @@
+"""The tokens that a step gives: one a sequence, and one more for each draft that turned out to be right.
+
+Owns: what of a draft is kept, and whether a token ends its sequence. Does not own: the draw itself (engine.sampler), or
+where drafts come from (engine.prompt_lookup). Called by: engine.engine, once a step.
+
+A sequence with drafts has a row of logits after its last token and after each draft. It draws from one after the other,
+each as if it came in a step of its own: with the penalties, the grammar and the random numbers that what it has been
+given by then makes. While what it draws is the very token that was drafted, the next row is the one that it would have
+computed. So drafts change how many steps an answer takes, and nothing else of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from torch import Tensor
+
+from cortex_neuron.engine.failures import Verdict
+from cortex_neuron.engine.sampler import Drawn, NotFinite, sample
+from cortex_neuron.engine.seats import Work
+from cortex_neuron.engine.sequence import Sequence
+from cortex_neuron.protocol.frames import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Given:
+    """What a step gave one sequence: tokens, and then how it ended, if it did."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish: str | None = None
+    fault: NotFinite | Verdict | None = None
+
+    @property
+    def accepted(self) -> int:
+        """Drafts that saved a step each."""
+        return max(0, len(self.tokens) - 1)
+
+
+def give(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
+    """What each of `work.wanted` is given, its tokens appended to it; logits [rows, vocab] as the work orders them."""
+    given = [Given() for _ in work.wanted]
+    going = list(range(len(given)))
+    first_rows = list(accumulate((1 + len(draft) for draft in work.drafts), initial=0))
+    num_round = 0
+    while going:
+        rows = logits if len(going) == len(logits) else logits[[first_rows[i] + num_round for i in going]]
+        for i, drawn in zip(going, sample(rows, [work.wanted[i] for i in going]), strict=True):
+            _take(given[i], work.wanted[i], drawn, eos)
+        going = [i for i in going if _goes_on(given[i], work.drafts[i], num_round)] if work.drafts else []
+        num_round += 1
+    return given
+
+
+def _goes_on(given: Given, draft: list[int], num_round: int) -> bool:
+    """Whether the next row is of a text that has come about."""
+    ended = given.finish is not None or given.fault is not None
+    return not ended and num_round < len(draft) and given.tokens[-1] == draft[num_round]
+
+
+def _take(given: Given, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, eos: Set[int]) -> None:
+    if not isinstance(drawn, Drawn):
+        given.fault = drawn
+        return
+    length = sequence.append(drawn.token)
+    given.tokens.append(drawn.token)
+    if drawn.logprobs is not None:
+        given.logprobs.append(drawn.logprobs)
+    if (drawn.token in eos and not sequence.ignore_eos) or sequence.is_complete:
+        given.finish = "stop"
+    elif length >= sequence.max_length:
+        given.finish = "length"
