@@ -4,11 +4,11 @@ Owns: the policy. No I/O, no clock, no torch, and nothing is changed here: engin
 
 Continuous batching with chunked prefill. Sequences that decode come first, one token each; what is left of the step's
 token budget goes to prompts (`share`); steps that are small even so may have drafts. Blocks are given on demand. When
-they run out, the youngest running sequence
-gives its blocks back and is computed again later. A waiting sequence is admitted when the blocks of its whole prompt
-are free beside what the prompts before it still need, in the order of turns (cortex_neuron.protocol.priority): nobody
-is passed over because those behind need fewer. One that waits is held back, and passed by others, only while a running
-sequence computes the very block it would begin with: in the next step it finds that in the cache.
+they run out, the youngest running sequence gives its blocks back and is computed again later. A waiting sequence is
+admitted when the blocks of its whole prompt are free beside what the prompts before it still need, in the order of
+turns (cortex_neuron.protocol.priority): nobody is passed over because those behind need fewer. One that waits is held
+back, and passed by others, only while a running sequence computes the very block it would begin with: in the next step
+it finds that in the cache.
 """
 
 from __future__ import annotations
