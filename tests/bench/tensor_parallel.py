@@ -46,7 +46,7 @@ _LIMITS_S = 120.0
 
 def measure() -> dict[str, float]:
     """Milliseconds and microseconds; medians."""
-    rank_process.start_fork_server("cortex_neuron.engine.preload")
+    rank_process.start_fork_server("cortex_neuron.engine.preload_modules")
     try:
         with tempfile.TemporaryDirectory() as folder:
             figures = asyncio.run(_beside_the_bare_engine(Path(folder)))

@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fork_server() -> Iterator[None]:
-    rank_process.start_fork_server("cortex_neuron.engine.preload")
+    rank_process.start_fork_server("cortex_neuron.engine.preload_modules")
     yield
     rank_process.stop_fork_server()
 

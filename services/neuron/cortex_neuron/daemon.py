@@ -32,14 +32,15 @@ from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 RANK_MODULE = "cortex_neuron.engine.rank"
-PRELOAD = "cortex_neuron.engine.preload"
+# What engines of a kind of device are forked from.
+PRELOADS = {"cpu": "cortex_neuron.engine.preload", "cuda": "cortex_neuron.engine.preload_modules"}
 
 
 def run(
     known: Configuration,
     read_again: Callable[[], Configuration],
     rank_module: str = RANK_MODULE,
-    preload: str = PRELOAD,
+    preload: str | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. `read_again` is for SIGHUP, the modules are for tests."""
     logs.configure()
@@ -55,7 +56,9 @@ def run(
     return 0
 
 
-async def _serve(known: Configuration, read_again: Callable[[], Configuration], rank_module: str, preload: str) -> None:
+async def _serve(
+    known: Configuration, read_again: Callable[[], Configuration], rank_module: str, preload: str | None
+) -> None:
     settings = known.settings
     devices = DeviceWatch(settings.devices)
     harnesses: dict[str, Harness] = {"torch": Loader(settings, rank_module)}
@@ -73,7 +76,7 @@ async def _serve(known: Configuration, read_again: Callable[[], Configuration], 
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
         await devices.start()
-        await asyncio.to_thread(start_fork_server, preload)
+        await asyncio.to_thread(start_fork_server, preload or PRELOADS[devices.now.kind])
         preloads.start()
         started.set()
 

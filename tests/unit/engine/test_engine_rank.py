@@ -74,7 +74,7 @@ class Line:
 @contextlib.contextmanager
 def _rank(address: str) -> Iterator[tuple[Line, Any]]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cortex_neuron.engine.preload"])
+    context.set_forkserver_preload(["cortex_neuron.engine.preload_modules"])
     line = Line(address)
     process = context.Process(target=run_rank, args=(MODULE, address, 0, 1))
     process.start()
@@ -201,7 +201,7 @@ from cortex_neuron.group.entry import run_rank
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cortex_neuron.engine.preload"])
+    context.set_forkserver_preload(["cortex_neuron.engine.preload_modules"])
     process = context.Process(target=run_rank, args=(sys.argv[1], sys.argv[2], 0, 1))
     process.start()
     print(process.pid, flush=True)

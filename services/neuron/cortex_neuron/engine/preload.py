@@ -1,4 +1,4 @@
-"""What the fork server imports once, so that a rank process starts warm.
+"""What the fork server imports once, so that a rank process starts warm; on a host of GPUs with preload_modules.
 
 Owns: the environment that torch must find when it is imported, and the list of imports. Touches no device and runs no
 parallel region: an OpenMP pool or a CUDA context does not survive a fork. Called by: multiprocessing's fork server
@@ -21,8 +21,6 @@ import gguf  # noqa: F401
 import safetensors.torch  # noqa: F401
 import tokenizers  # noqa: F401
 import torch  # noqa: F401
-import transformers.generation
-import transformers.modeling_utils
-import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers import AutoConfig  # noqa: F401
 
 import cortex_neuron.engine.rank  # noqa: F401  which imports this first, wherever it is started; 0.3 s of each rank's start

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from cortex_neuron.models import vector_loader
 from cortex_neuron.models.vector_model import VectorModel
 from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load, Loaded
@@ -46,6 +45,8 @@ def bring_up(frame: Load, progress: Callable[[str, float], None]) -> VectorPart:
     """Load the model, and see what room it leaves. Raises CannotLoad."""
     if len(frame.devices) != 1:
         raise CannotLoad(f"task {frame.task} is not divided: it takes 1 device, not {len(frame.devices)}")
+    from cortex_neuron.models import vector_loader  # and with it transformers' classes: see models.module_loader
+
     threads = max(1, frame.cpu_threads or len(os.sched_getaffinity(0)))
     torch.set_num_threads(threads)
     model = vector_loader.load(frame, threads, progress)

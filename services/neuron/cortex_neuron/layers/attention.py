@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own spelling)
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cortex_neuron.layers.paged import DecodeGroup, Layout, PrefillSpan
 
@@ -41,6 +40,10 @@ class Rule:
 
 def register() -> None:
     """Make the attention known to transformers."""
+    from transformers.modeling_utils import (
+        ALL_ATTENTION_FUNCTIONS,  # two seconds, which the native runner needs not wait
+    )
+
     ALL_ATTENTION_FUNCTIONS.register(NAME, _forward)
 
 

@@ -1,29 +1,25 @@
 """From a folder or a GGUF file to a model in memory.
 
-Owns: which reader is used, the compute type, and what is refused. Does not own: names and formats (models.gguf_*,
-transformers), or how a rank's share of a model is made (models.sharded_model). Called by: each rank, once in its life.
+Owns: whether the kernels compute it (models.native_model) or transformers' modules (models.module_loader), and what is
+refused. Does not own: names and formats (models.gguf_*, transformers). Called by: each rank, once in its life.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from cortex_neuron.layers import attention
-from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_model, sharded_model, text_files
+from cortex_neuron.models import gguf_model, native_model, text_files
+from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
-from cortex_neuron.models.sharding import Sharding
-from cortex_neuron.models.weights import SafetensorsFolder, WeightSource, WholeTensors
+from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.native.matrices import ROUNDED
 from cortex_neuron.protocol.failures import CannotLoad
@@ -45,30 +41,6 @@ MODEL_TYPES = (
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A load, its device found. `collectives` of several ranks, or None for a whole model."""
-
-    path: Path
-    device: torch.device
-    quant: str | None
-    text_dir: Path
-    threads: int
-    progress: Progress
-    collectives: Collectives | None
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.device.type == "cpu"
-
-    @property
-    def writes_text(self) -> bool:
-        """One rank does: all have the same folder."""
-        return self.collectives is None or self.collectives.rank == 0
-
 
 def load(
     source: str,
@@ -86,7 +58,7 @@ def load(
     shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
         _check_quant(quant)
-        asked = _Asked(Path(source), find_device(device), quant, Path(text_dir), threads, progress, shared)
+        asked = Asked(Path(source), find_device(device), quant, Path(text_dir), threads, progress, shared)
         return _load(asked)
     except CannotLoad:
         raise
@@ -102,8 +74,7 @@ def _check_quant(quant: str | None) -> None:
         )
 
 
-def _load(asked: _Asked) -> LoadedModel:
-    attention.register()
+def _load(asked: Asked) -> LoadedModel:
     disable_progress_bar()
     if asked.path.is_file():
         return _load_gguf(asked)
@@ -112,7 +83,7 @@ def _load(asked: _Asked) -> LoadedModel:
     raise CannotLoad(f"source {asked.path} is neither a GGUF file nor a folder with a config.json")
 
 
-def _load_gguf(asked: _Asked) -> LoadedModel:
+def _load_gguf(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     file = GgufFile(path)
@@ -126,41 +97,11 @@ def _load_gguf(asked: _Asked) -> LoadedModel:
         files = gguf_model.GgufFiles(file, config)
         return _load_native(asked, config, files, files.factors, eos_ids)
     _refuse_quant(asked)
-    dtype = gguf_dtype(asked.device)
-    if asked.collectives is None:
-        module = whole_gguf(file, config, dtype, asked.threads, attention.NAME)
-    else:
-        weights, factors = gguf_model.read_weights(file, config, asked.threads)
-        asked.progress("model", 0.7)
-        module = _share(WholeTensors(path, weights), config, dtype, asked.device, asked.collectives)
-        _rescale(module, factors)
-    return _loaded(_placed(module, asked), module.config, asked.device, eos_ids, config.vocab_size)
+    module = _modules().of_gguf(asked, file, config)
+    return _loaded(module, module.config, asked.device, eos_ids, config.vocab_size)
 
 
-def gguf_dtype(device: torch.device) -> torch.dtype:
-    """What a GGUF file's weights are computed in, once they are dequantised."""
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
-def whole_gguf(file: GgufFile, config: Any, dtype: torch.dtype, threads: int, attention_name: str) -> Any:
-    """A causal model of transformers with the file's weights. Raises CannotLoad."""
-    weights, factors = gguf_model.read_weights(file, config, threads)
-    # A class of its own, because the automatic one takes no weights without a name.
-    kind = AutoModelForCausalLM._model_mapping[type(config)]
-    assert issubclass(kind, PreTrainedModel)
-    options = _REPORTED | {"attn_implementation": attention_name}
-    module = whole(file.path, *kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options))
-    _rescale(module, factors)
-    return module
-
-
-def _rescale(module: Any, factors: torch.Tensor | None) -> None:
-    """Llama 3's factors [rotary / 2], which divide the frequencies of rotation."""
-    if factors is not None:
-        module.model.rotary_emb.inv_freq /= factors.to(module.model.rotary_emb.inv_freq.device)
-
-
-def _load_folder(asked: _Asked) -> LoadedModel:
+def _load_folder(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -174,23 +115,24 @@ def _load_folder(asked: _Asked) -> LoadedModel:
     if _is_native(asked, config):
         return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
     _refuse_quant(asked)
-    # On a CPU without bfloat16 instructions only float32 is fast, and exact.
-    dtype = torch.float32 if asked.on_cpu else None
-    if asked.collectives is None:
-        options = {"dtype": dtype or "auto", "attn_implementation": attention.NAME}
-        module = from_folder(AutoModelForCausalLM, path, **options)
-    else:
-        source = SafetensorsFolder(path)
-        module = _share(source, config, dtype or config.dtype or source.dtype(), asked.device, asked.collectives)
-    return _loaded(_placed(module, asked), module.config, asked.device, eos_ids, config.vocab_size)
+    module = _modules().of_folder(asked, config)
+    return _loaded(module, module.config, asked.device, eos_ids, config.vocab_size)
 
 
-def _is_native(asked: _Asked, config: Any) -> bool:
+def _modules() -> Any:
+    """models.module_loader, imported where no kernel computes the model: engine.preload_modules has done so before, on
+    hosts that need it for everything."""
+    from cortex_neuron.models import module_loader
+
+    return module_loader
+
+
+def _is_native(asked: Asked, config: Any) -> bool:
     return asked.on_cpu and asked.collectives is None and native_model.is_native(config)
 
 
 def _load_native(
-    asked: _Asked, config: Any, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
+    asked: Asked, config: Any, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
 ) -> LoadedModel:
     def progress(share: float) -> None:
         asked.progress("weights", 0.1 + 0.7 * share)
@@ -199,49 +141,12 @@ def _load_native(
     return _loaded(decoder, config, asked.device, eos_ids, config.vocab_size)
 
 
-def _refuse_quant(asked: _Asked) -> None:
+def _refuse_quant(asked: Asked) -> None:
     if asked.quant is not None:
         raise CannotLoad(
             f"{asked.path}: quant {asked.quant!r} is not supported for this model here; expected null: only the native "
             f"kernels round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
         )
-
-
-def _placed(module: Any, asked: _Asked) -> Any:
-    if asked.on_cpu:
-        order_for_cpu(module)
-    return module.to(asked.device).eval()
-
-
-def _share(
-    source: WeightSource, config: Any, dtype: torch.dtype, device: torch.device, collectives: Collectives
-) -> Any:
-    try:
-        sharding = Sharding(config, collectives.rank, collectives.world_size)
-    except CannotLoad as refusal:
-        raise CannotLoad(f"{source.path}: {refusal}") from refusal
-    return sharded_model.build(source, sharding, dtype, device, collectives)
-
-
-_REPORTED: dict[str, Any] = {
-    "output_loading_info": True,
-    "ignore_mismatched_sizes": True,  # reported by `whole`
-}
-
-
-def whole(path: Path, module: Any, report: dict[str, Any]) -> Any:
-    """The module, for `report` has no complaint: transformers fills what it does not find, or finds in another shape,
-    with noise and a warning. Raises CannotLoad."""
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise CannotLoad(f"{path}: tensor {name} is {list(found)}, expected {list(expected)}")
-    if missing := sorted(report["missing_keys"]):
-        raise CannotLoad(f"{path}: the files lack tensor {', '.join(missing)}")
-    return module
-
-
-def from_folder(kind: Any, path: Path, **options: Any) -> Any:
-    """The folder's model as this automatic class makes it. Raises CannotLoad."""
-    return whole(path, *kind.from_pretrained(path, local_files_only=True, **_REPORTED, **options))
 
 
 def check(config: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import HEAD_SIZE, Decoder, Ends, Rotation, Shape
@@ -126,9 +126,16 @@ def _shape(config: Any) -> Shape:
 
 
 def _rotation(config: Any, factors: Tensor | None) -> Rotation:
-    rotary = LlamaRotaryEmbedding(config=config)
-    frequencies = rotary.inv_freq if factors is None else rotary.inv_freq / factors
-    return Rotation(frequencies.float().numpy(), float(rotary.attention_scaling))
+    kind = config.rope_parameters["rope_type"]
+    frequencies, scaling = _plain(config) if kind == "default" else ROPE_INIT_FUNCTIONS[kind](config)
+    frequencies = frequencies if factors is None else frequencies / factors
+    return Rotation(frequencies.float().numpy(), float(scaling))
+
+
+def _plain(config: Any) -> tuple[Tensor, float]:
+    """Frequencies [head_size / 2], as transformers' modules compute them where nothing is scaled."""
+    size = _shape(config).head_size
+    return 1.0 / (config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size)), 1.0
 
 
 def _layer(reader: _Reader, config: Any, shape: Shape, index: int) -> Layer:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers, processors
-from transformers import AutoTokenizer
 
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.protocol.failures import CannotLoad
@@ -72,6 +71,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _converted_tokenizer(folder: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except Exception as error:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
-from cortex_neuron.models import gguf_model, loader, text_files
+from cortex_neuron.models import gguf_model, loader, module_loader, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.vector_model import VectorModel
@@ -69,7 +69,7 @@ def _read(frame: Load, device: torch.device, threads: int, progress: Progress) -
         loader.check(config, path)
         text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
         progress("weights", 0.1)
-        return loader.whole_gguf(file, config, loader.gguf_dtype(device), threads, "sdpa").model
+        return module_loader.whole_gguf(file, config, module_loader.gguf_dtype(device), threads, "sdpa").model
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     if config.model_type not in ENCODER_TYPES:
         loader.check(config, path)
@@ -78,8 +78,8 @@ def _read(frame: Load, device: torch.device, threads: int, progress: Progress) -
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else "auto"
     if frame.task == "rerank":
-        return loader.from_folder(AutoModelForSequenceClassification, path, dtype=dtype)
-    return loader.from_folder(AutoModel, path, dtype=dtype, **_without_pooler(config))
+        return module_loader.from_folder(AutoModelForSequenceClassification, path, dtype=dtype)
+    return module_loader.from_folder(AutoModel, path, dtype=dtype, **_without_pooler(config))
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:
