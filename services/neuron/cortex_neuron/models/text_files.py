@@ -127,16 +127,14 @@ def gguf_eos_ids(file: GgufFile) -> list[int]:
 
 
 def _gguf_tokenizer(file: GgufFile) -> Tokenizer:
-    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
-
     architecture = file.architecture()
     try:
-        from transformers.integrations.gguf import convert_gguf_tokenizer
+        from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
     except ImportError:  # transformers before 5.19 has it elsewhere, and knows one architecture by its model_type
-        from transformers.integrations.ggml import convert_gguf_tokenizer
+        from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
         architecture = {"gemma3": "gemma3_text"}.get(architecture, architecture)
-    names = GGUF_TO_TRANSFORMERS_MAPPING["tokenizer"]["tokenizer"]
+    names = GGUF_TOKENIZER_MAPPING["tokenizer"]
     values = {
         name: file.metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in file.metadata
     }
