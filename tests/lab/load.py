@@ -18,7 +18,7 @@ import aiohttp
 
 HEADERS = {"authorization": "Bearer the-key-of-a-client-of-the-lab"}
 TOKENS = 192  # two seconds and more of a small model on a part of a core
-PAUSE_S = 3.0  # between two requests of a client: the machine has hosts to boot and change beside these
+PAUSE_S = 6.0  # between two requests of a client: the machine has hosts to boot and change beside these
 BODY = {
     "model": "smollm2",
     "max_tokens": TOKENS,

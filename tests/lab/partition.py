@@ -18,6 +18,7 @@ HEADERS = {"authorization": "Bearer the-key-of-a-client-of-the-lab"}
 ADMIN = {"authorization": "Bearer the-admin-key-of-the-lab"}
 BODY = {"model": "smollm2", "max_tokens": 4, "messages": [{"role": "user", "content": "Say hello."}]}
 CUT_S = 30.0
+PAUSE_S = 0.1  # between two requests: other hosts are changed meanwhile
 BACK_S = 30.0
 
 
@@ -30,6 +31,7 @@ async def main(gateway: str, neuron: str) -> int:
         while (since := time.monotonic() - began) < CUT_S:
             status = await _ask(session)
             outcomes.append((since, status, time.monotonic() - began - since))
+            await asyncio.sleep(PAUSE_S)
         unhealthy = not await _healthy(session, neuron)
         await _lab("mend", neuron)
         back_s = await _back_after_s(session, neuron)
