@@ -43,7 +43,7 @@ def _write_weights(folder: Path, **config: int) -> None:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 8,
+        "head_dim": 16,
         "max_position_embeddings": 512,
     }
     settings = AutoConfig.for_model("llama", **(shape | config))

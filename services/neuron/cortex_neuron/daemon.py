@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import prometheus_client
 import uvloop
 
+from cortex_contracts.inventory.fleet import Model
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.api.neuron import Neuron
@@ -32,8 +33,8 @@ from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 RANK_MODULE = "cortex_neuron.engine.rank"
-# What engines of a kind of device are forked from.
-PRELOADS = {"cpu": "cortex_neuron.engine.preload", "cuda": "cortex_neuron.engine.preload_modules"}
+PRELOAD = "cortex_neuron.engine.preload"
+PRELOAD_MODULES = "cortex_neuron.engine.preload_modules"
 
 
 def run(
@@ -76,7 +77,7 @@ async def _serve(
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
         await devices.start()
-        await asyncio.to_thread(start_fork_server, preload or PRELOADS[devices.now.kind])
+        await asyncio.to_thread(start_fork_server, preload or preload_for(devices.now.kind, known.models))
         preloads.start()
         started.set()
 
@@ -111,3 +112,13 @@ def _prepare_folder(runtime_dir: Path) -> None:
             shutil.rmtree(text_dir)
     except OSError as failure:
         raise OSError(f"neuron.runtime_dir: {runtime_dir} cannot be used: {failure}") from failure
+
+
+def preload_for(kind: str, models: Sequence[Model]) -> str:
+    """What engines are forked from: with transformers' modules where these compute, which native kernels do without."""
+    return PRELOAD_MODULES if kind == "cuda" or any(_needs_modules(model) for model in models) else PRELOAD
+
+
+def _needs_modules(model: Model) -> bool:
+    """As far as its entry tells; of others it is found out when they are loaded."""
+    return model.tensor_parallel > 1 or model.task in ("embed", "rerank")
