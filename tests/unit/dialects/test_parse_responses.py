@@ -167,6 +167,12 @@ def test_an_item_that_tells_the_model_nothing_is_left_out(item):
     assert messages(THOUGHT, item, SAID) == messages(THOUGHT, SAID)
 
 
+@pytest.mark.parametrize("kind", [{}, [], ["message"], 5, None, True])
+def test_an_item_whose_type_is_no_word_is_refused_by_its_place(kind):
+    """Whatever it is instead."""
+    assert refusal([user("x"), {"type": kind}]).param == "input[1]"
+
+
 def test_functions_reach_the_template_in_its_own_form():
     """Flat here, nested there; what a schema breaks is called by the place that the client knows."""
     generation = parsed(tools=[TOOL], tool_choice="required", parallel_tool_calls=False)

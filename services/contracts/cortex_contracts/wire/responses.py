@@ -105,7 +105,9 @@ def _item_kind(value: object) -> str | None:
     kind = value.get("type")
     if kind is None:
         return "message" if "role" in value else "item_reference" if "id" in value else None
-    return kind if kind in _KINDS else "other" if isinstance(kind, str) else None
+    if not isinstance(kind, str):
+        return None
+    return kind if kind in _KINDS else "other"
 
 
 Item = Annotated[
