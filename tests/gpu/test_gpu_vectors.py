@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize(("model_type", "mode"), [("bert", "mean"), ("modernbert", "cls"), ("qwen3", "last")])
 def test_a_gpu_makes_the_vectors_of_a_cpu(tmp_path: Path, model_type: str, mode: Any) -> None:
     """In float32, of texts of unlike length in one batch."""
-    shape = {"head_dim": 8, "num_key_value_heads": 2} if model_type == "qwen3" else {}
+    shape: dict[str, Any] = {"head_dim": 8, "num_key_value_heads": 2} if model_type == "qwen3" else {}
     folder = write_vector_model(tmp_path / "m", model_type, **shape)
     frame = Load(
         model_id="tiny", source=str(folder), devices=["cuda:0"], quant=None, vram_mb=1000, context=None,
