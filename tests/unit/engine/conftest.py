@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cortex_neuron.engine.preload  # isort: skip  # noqa: F401  (first: it sets what torch reads when it is imported)
+import cortex_neuron.engine.preload_modules  # isort: skip  # noqa: F401  (first: it sets what torch reads when it is imported)
 
 import array
 import itertools
