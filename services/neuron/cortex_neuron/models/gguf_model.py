@@ -16,18 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig
 
+from cortex_neuron import model_types
 from cortex_neuron.models.gguf_file import GgufFile, TensorEntry
 from cortex_neuron.native.matrices import Stored, is_packable, of_floats
 from cortex_neuron.protocol.failures import CannotLoad
 
-# general.architecture -> transformers' model_type. residency/architectures.py says the same to the daemon, by test.
-MODEL_TYPES = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma2": "gemma2",
-    "gemma3": "gemma3_text",
-}
+MODEL_TYPES = model_types.GGUF_ARCHITECTURES
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {

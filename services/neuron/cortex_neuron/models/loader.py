@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
+from cortex_neuron import model_types
 from cortex_neuron.layers.parallel import Collectives
 from cortex_neuron.models import gguf_model, native_model, text_files
 from cortex_neuron.models.asked import Asked, Progress
@@ -24,20 +25,7 @@ from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.native.matrices import ROUNDED
 from cortex_neuron.protocol.failures import CannotLoad
 
-# Each agrees with transformers' own logits, by test. residency/architectures.py says the same to the daemon.
-MODEL_TYPES = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "llama",
-    "mistral",
-    "mixtral",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "smollm3",
-)
+MODEL_TYPES = model_types.DECODER_TYPES
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
+from cortex_neuron import model_types
 from cortex_neuron.models import gguf_model, loader, module_loader, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
@@ -23,20 +24,7 @@ from cortex_neuron.models.vector_model import VectorModel
 from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load
 
-# Each agrees with transformers' own classes, by test. residency/architectures.py says the same to the daemon.
-ENCODER_TYPES = (
-    "albert",
-    "bert",
-    "camembert",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "modernbert",
-    "mpnet",
-    "nomic_bert",
-    "roberta",
-    "xlm-roberta",
-)
+ENCODER_TYPES = model_types.ENCODER_TYPES
 # Their positions begin behind the number of the padding token.
 _POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 

@@ -1,7 +1,7 @@
 """The model architectures that the torch harness serves, known before any process starts (case T11).
 
-Owns: the set, and the refusals. Does not own: the models (cortex_neuron.models, which a test keeps equal to this), or
-what can be divided (cortex_neuron.shards).
+Owns: the refusals. Does not own: the kinds there are (cortex_neuron.model_types), or what can be divided
+(cortex_neuron.shards).
 Called by: residency, before a group is started. No torch here.
 """
 
@@ -9,52 +9,12 @@ from __future__ import annotations
 
 from cortex_contracts.inventory.fleet import Task
 from cortex_contracts.wire.errors import UnsupportedArchitecture
-from cortex_neuron import shards
+from cortex_neuron import model_types, shards
 from cortex_neuron.shards import Figures
 
-# `model_type` of a folder's config.json
-MODEL_TYPES = frozenset(
-    {
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "llama",
-        "mistral",
-        "mixtral",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "qwen3_moe",
-        "smollm3",
-    }
-)
-
-# Those of the BERT class: they read a text both ways, to embed it or to rank it
-ENCODER_TYPES = frozenset(
-    {
-        "albert",
-        "bert",
-        "camembert",
-        "deberta-v2",
-        "distilbert",
-        "electra",
-        "modernbert",
-        "mpnet",
-        "nomic_bert",
-        "roberta",
-        "xlm-roberta",
-    }
-)
-
-# `general.architecture` of a GGUF file -> model_type
-GGUF_ARCHITECTURES = {
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma2": "gemma2",
-    "gemma3": "gemma3_text",
-}
-
+MODEL_TYPES = frozenset(model_types.DECODER_TYPES)
+ENCODER_TYPES = frozenset(model_types.ENCODER_TYPES)
+GGUF_ARCHITECTURES = model_types.GGUF_ARCHITECTURES
 
 _OF_TASK = {"generate": MODEL_TYPES, "embed": MODEL_TYPES | ENCODER_TYPES, "rerank": ENCODER_TYPES}
 
