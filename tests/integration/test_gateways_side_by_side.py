@@ -72,7 +72,7 @@ async def test_neither_evicts_what_the_other_serves_and_both_see_what_either_evi
         await until_async(lambda: _believed(right, "first", "loaded", in_flight=0))
         assert await _status(right, "second", reply="ok") == OK
         await until_async(lambda: _believed(left, "first", "unloaded"))
-        await until_async(lambda: _believed(left, "second", "loaded"))
+        await until_async(lambda: _believed(left, "second", "loaded", in_flight=0))  # the other's request is over too
         assert await _status(left, "second", reply="ok") == OK
         assert _loads(neuron) == ["first", "second"]
         assert await _status(left, "first", reply="ok") == OK
