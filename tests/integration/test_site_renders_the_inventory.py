@@ -86,6 +86,7 @@ NEURON: dict[str, Any] = {
     "init_timeout_s": 61,
     "step_timeout_s": 121,
     "drain_timeout_s": 32.5,
+    "sleep_host_memory_mb": 4096,
     "otlp_endpoint": "http://127.0.0.1:4319",
     "vllm_bin": "/opt/a vllm/bin/vllm",
     "vllm_ray_address": "192.0.2.5:6379",

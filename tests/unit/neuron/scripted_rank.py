@@ -2,7 +2,7 @@
 
 A model folder (see scripted_model.py) may hold script.json:
     {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n, "slower": factor,
-     "unordered": what to do with a prompt that holds no order}
+     "weights_mb": n, "sleep": "error", "wake": "error", "unordered": what to do with a prompt that holds no order}
 A prompt's last {"…"} object is its order:
     {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n,
      "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true, "tell_temperature": true}
@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import zmq
 
@@ -82,6 +83,10 @@ class ScriptedRank:
                 self.load(frame)
             case frames.Submit():
                 self.submit(frame)
+            case frames.Sleep():
+                self.sleep(frame)
+            case frames.Wake():
+                self.wake(frame)
             case frames.Cancel():
                 for each in frame.ids:
                     self.sequences.pop(each, None)
@@ -111,12 +116,26 @@ class ScriptedRank:
             self.send(frames.Loaded(seq=frame.seq + 1000, vram_mb=1, context=1, vocab_size=1, block_size=1, kv_blocks=1,
                                     eos_ids=[]))  # fmt: skip
             self.send(frames.Error(seq=frame.seq + 1000, kind="load_failed", message="an older load"))
-        self.send(
-            frames.Loaded(
-                seq=frame.seq, vram_mb=orders.get("vram_mb", 7), context=frame.context or CONTEXT,
-                vocab_size=VOCABULARY, block_size=BLOCK, kv_blocks=self.kv_blocks, eos_ids=[EOS],
-            )
+        self.orders = orders
+        self.loaded = frames.Loaded(
+            seq=frame.seq, vram_mb=orders.get("vram_mb", 7), context=frame.context or CONTEXT,
+            vocab_size=VOCABULARY, block_size=BLOCK, kv_blocks=self.kv_blocks, eos_ids=[EOS],
+            weights_mb=orders.get("weights_mb", 5),
         )  # fmt: skip
+        self.send(self.loaded)
+
+    def sleep(self, frame: frames.Sleep) -> None:
+        if self.orders.get("sleep") == "error":
+            self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room in the host", fatal=True))
+        else:
+            self.send(frames.Asleep(seq=frame.seq, host_mb=self.orders.get("weights_mb", 5)))
+
+    def wake(self, frame: frames.Wake) -> None:
+        if self.orders.get("wake") == "error":
+            self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room any more", fatal=True))
+        else:
+            self.send(frames.LoadProgress(seq=frame.seq, phase="weights", fraction=0.1))
+            self.send(msgspec.structs.replace(self.loaded, seq=frame.seq))
 
     def submit(self, frame: frames.Submit) -> None:
         prompt = [int(each) for each in np.frombuffer(frame.prompt, dtype="<i4")]

@@ -94,6 +94,7 @@ def test_a_failure_is_over_with_the_entry_that_failed() -> None:
     """It is forgotten, and the model tried again where it is to be here."""
     after, preloaded = model(source="/mended"), model(source="/mended", preload_on=[HERE])
     assert changed(ModelStatus.FAILED, model(), after) == [Renew(after, again=False)]
+    assert changed(ModelStatus.SLEEPING, model(), after) == [Renew(after, again=False)]
     assert changed(ModelStatus.FAILED, model(preload_on=[HERE]), preloaded) == [Renew(preloaded, again=True)]
 
 

@@ -7,6 +7,7 @@ import pytest
 from cortex_contracts.wire.errors import InvalidParameter, ModelNotFound, NoCapacity
 from cortex_contracts.wire.neuron import ModelStatus
 from cortex_neuron.residency import placement, recovery, states
+from cortex_neuron.residency.sleep import Bed, demoted
 from cortex_neuron.residency.states import TRANSITIONS, IllegalTransition, check_transition, refusal
 
 
@@ -80,3 +81,28 @@ def test_only_loaded_models_and_those_under_way_are_wanted() -> None:
     """What makes a second load request a no-op (case L1)."""
     wanted = {status for status in ModelStatus if states.is_wanted(status)}
     assert wanted == {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.PENDING, ModelStatus.RECOVERING}
+
+
+BEDS = [Bed(3.0, "young", 40), Bed(1.0, "oldest", 10), Bed(2.0, "old", 30)]
+
+
+@pytest.mark.parametrize(
+    ("need_mb", "gone"),
+    [
+        (20, []),
+        (21, ["oldest"]),
+        (30, ["oldest"]),
+        (31, ["oldest", "old"]),
+        (100, ["oldest", "old", "young"]),
+        (101, None),
+        (0, None),
+    ],
+)
+def test_those_longest_asleep_make_room_and_no_more_of_them_than_must(need_mb: int, gone: list[str] | None) -> None:
+    """Host memory is a budget; what has no size cannot sleep, and what is larger than all of it never fits."""
+    assert demoted(need_mb, 100, BEDS) == gone
+
+
+def test_nothing_sleeps_where_no_memory_is_set_aside_for_it() -> None:
+    """The default: eviction ends the processes, as it always has."""
+    assert demoted(1, 0, []) is None

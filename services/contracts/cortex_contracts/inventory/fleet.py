@@ -222,6 +222,14 @@ class NeuronSettings(Strict):
     ] = 60.0
     step_timeout_s: Annotated[Seconds, Field(description="For one step; past it the group is killed")] = 120.0
     drain_timeout_s: Annotated[Seconds, Field(description="For running requests at shutdown or unload")] = 30.0
+    sleep_host_memory_mb: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Host memory for models that are evicted and sleep, with their weights in it, so that they are "
+            "back soon; 0 unloads them",
+        ),
+    ] = 0
     otlp_endpoint: Annotated[OtlpEndpoint, Field(description="Where traces go, OTLP over HTTP; empty for nowhere")] = ""
     vllm_bin: Annotated[
         Program, Field(description="The program vllm, in an environment of its own; empty where there is none")

@@ -7,10 +7,12 @@ cortex-status (read). Memory is in MiB (`_mb`), time in seconds (`_s`) or as the
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Dialect = str  # "openai" | "anthropic"
+UnloadLevel = Literal["sleep"]
 
 
 class Answer(BaseModel):
@@ -33,6 +35,7 @@ class ModelStatus(StrEnum):
     LOADING = "loading"
     LOADED = "loaded"
     DRAINING = "draining"
+    SLEEPING = "sleeping"  # its processes live, its weights are in host memory, and nothing of it is on a device
     RECOVERING = "recovering"
     FAILED = "failed"
 
@@ -68,6 +71,7 @@ class Discovery(Answer):
     devices: list[DeviceSpec]
     harnesses: list[str]
     version: str
+    sleep_host_memory_mb: int = 0  # that models which sleep may take together; 0: none sleeps here
 
 
 class DeviceHealth(Answer):
@@ -138,6 +142,7 @@ class ModelRow(Answer):
     status: ModelStatus
     devices: list[int] = Field(default_factory=list)
     vram_used_mb: int = 0
+    host_memory_mb: int = 0  # of one that sleeps
     context: int | None = None  # tokens, known once loaded
     task: str | None = None  # generate | embed | rerank; where the catalogue does not say, known once loaded
     progress: Progress | None = None
@@ -159,10 +164,14 @@ class LoadRequest(Request):
 
 
 class UnloadRequest(Request):
-    """POST /models/unload. With `if_idle` a model that serves somebody, or is being loaded, stays: that is refused."""
+    """POST /models/unload. With `if_idle` a model that serves somebody, or is being loaded, stays: that is refused.
+
+    With `level` sleep it gives its devices back, and a load wakes it; where it cannot sleep it is unloaded.
+    """
 
     model_id: str
     if_idle: bool = False
+    level: UnloadLevel | None = None
 
 
 class PinRequest(Request):

@@ -30,7 +30,8 @@ Shape = TypeVar("Shape", bound=BaseModel)
 async def discovery(request: Request) -> HTTPResponse:
     """GET /discovery"""
     neuron = of(request)
-    return _json(devices.discovery(neuron.devices.now, neuron.version, neuron.residency.harnesses))
+    beds_mb = neuron.settings.sleep_host_memory_mb
+    return _json(devices.discovery(neuron.devices.now, neuron.version, neuron.residency.harnesses, beds_mb))
 
 
 async def health(request: Request) -> HTTPResponse:
@@ -71,7 +72,7 @@ async def load(request: Request) -> HTTPResponse:
 async def unload(request: Request) -> HTTPResponse:
     """POST /models/unload: answers when the memory is free."""
     wanted = _body(request, wire.UnloadRequest)
-    resident = await of(request).residency.unload(wanted.model_id, wanted.if_idle)
+    resident = await of(request).residency.unload(wanted.model_id, wanted.if_idle, wanted.level)
     return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
 
 

@@ -33,6 +33,7 @@ from cortex_neuron.protocol.failures import (
     WorkerFailed,
 )
 from cortex_neuron.protocol.frames import (
+    Asleep,
     Bye,
     Error,
     Init,
@@ -46,6 +47,8 @@ from cortex_neuron.protocol.frames import (
     SanityCheck,
     SanityResult,
     Shutdown,
+    Sleep,
+    Wake,
 )
 
 # How long a worker may take to say that it has failed in a step, too. One that has not waits in a collective.
@@ -77,6 +80,15 @@ class Leader:
         """Let the workers load their parts, without a wait: this rank loads its own meanwhile."""
         self._peers.tell(load)
 
+    def tell(self, frame: Sleep | Wake) -> None:
+        """The same of falling asleep and waking up."""
+        self._peers.tell(frame)
+
+    def asleep(self, own: Asleep, timeout_s: float) -> Asleep:
+        """All sleep. Raises LoadTimedOut, WorkerFailed."""
+        theirs = self._peers.answers(Asleep, timeout_s, LoadTimedOut, "sleep")
+        return Asleep(seq=own.seq, host_mb=own.host_mb + sum(each.host_mb for each in theirs.values()))
+
     def loaded(self, own: Loaded, timeout_s: float) -> Loaded:
         """What the group as a whole came to. Raises LoadTimedOut, WorkerFailed."""
         theirs = self._peers.answers(Loaded, timeout_s, LoadTimedOut, "load")
@@ -87,7 +99,11 @@ class Leader:
                     f"rank 0 one of {own.kv_blocks} for {own.context}",
                     rank,
                 )
-        return msgspec.structs.replace(own, vram_mb=own.vram_mb + sum(each.vram_mb for each in theirs.values()))
+        return msgspec.structs.replace(
+            own,
+            vram_mb=own.vram_mb + sum(each.vram_mb for each in theirs.values()),
+            weights_mb=own.weights_mb + sum(each.weights_mb for each in theirs.values()),
+        )
 
     def leading(self, runner: Runs) -> Runs:
         """A runner whose every batch the workers compute, too."""

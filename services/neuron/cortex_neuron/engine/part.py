@@ -71,4 +71,5 @@ def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
         block_size=size.block_size,
         kv_blocks=size.num_blocks,
         eos_ids=list(model.eos_ids),
+        weights_mb=-(-model.num_bytes // _MB),
     )

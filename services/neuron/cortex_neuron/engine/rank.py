@@ -14,8 +14,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from cortex_neuron.engine import vector_part
 from cortex_neuron.engine.compiling import Compiled, Compiling
@@ -27,24 +30,30 @@ from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.engine.part import bring_up, loaded
 from cortex_neuron.engine.peers import Peers
 from cortex_neuron.engine.prompt_lookup import PromptLookup
+from cortex_neuron.engine.rest import Rest
 from cortex_neuron.engine.vector_engine import VectorEngine
 from cortex_neuron.engine.worker import LeaderLine, Worker
 from cortex_neuron.protocol.failures import BadRequest, RankFailure
 from cortex_neuron.protocol.frames import (
+    Asleep,
     Bye,
     Cancel,
     Encode,
     Error,
     Frame,
     Load,
+    Loaded,
     LoadProgress,
     Pong,
     Shutdown,
+    Sleep,
     Submit,
     ToRank,
+    Wake,
 )
 
 _PR_SET_PDEATHSIG = 1
+_WORKERS_SHARE = 0.9  # of the time to fall asleep or wake up: the leader is to be the first to say which worker is late
 
 
 def main(address: str, rank: int, world_size: int, worker: type[Worker] = Worker) -> None:
@@ -77,6 +86,7 @@ class Rank0:
         self._peers = peers
         self._leader: Leader | None = None
         self._engine: Engine | VectorEngine | None = None
+        self._rest: Rest[Loaded] | None = None  # of the model, once it is loaded
         self._compiling: Compiling | None = None  # from the load of a model that writes on
 
     def serve(self) -> None:
@@ -97,12 +107,18 @@ class Rank0:
         try:
             self._do(frame)
         except Exception as error:
-            if self._report(error, frame.seq, loading=isinstance(frame, Load)):
+            if self._report(error, frame.seq, loading=isinstance(frame, Load | Sleep | Wake)):
                 raise
 
     def _do(self, frame: ToRank) -> None:
         if isinstance(frame, Load):
             self._load(frame)
+        elif isinstance(frame, Sleep):
+            self._sleep(frame)
+        elif isinstance(frame, Wake):
+            self._wake(frame)
+        elif isinstance(frame, Cancel):
+            self._cancel(frame)
         elif self._engine is None:
             raise BadRequest(f"{type(frame).__name__.lower()} before load")
         elif isinstance(frame, Submit):
@@ -111,12 +127,15 @@ class Rank0:
             if not isinstance(self._engine, VectorEngine):
                 raise BadRequest("encode, and the model was loaded to write")
             self._engine.submit(frame)
-        elif isinstance(frame, Cancel):
-            if self._compiling is not None:
-                self._compiling.cancel(frame.ids)
-            self._engine.cancel(frame.ids)
-            if not self._engine.has_work:  # no step will tell that blocks and seats are free
-                self._mailbox.send(self._engine.report([], 0.0))
+
+    def _cancel(self, frame: Cancel) -> None:
+        if self._compiling is not None:
+            self._compiling.cancel(frame.ids)
+        if self._engine is None:  # it sleeps: what it had is gone
+            return
+        self._engine.cancel(frame.ids)
+        if not self._engine.has_work:  # no step will tell that blocks and seats are free
+            self._mailbox.send(self._engine.report([], 0.0))
 
     def _write(self, frame: Submit) -> None:
         if not isinstance(self._engine, Engine) or self._compiling is None:
@@ -127,7 +146,8 @@ class Rank0:
             self._engine.submit(frame)
 
     def _submit(self, frame: Submit, compiled: Compiled) -> None:
-        assert isinstance(self._engine, Engine), "it was there when the frame came"
+        if not isinstance(self._engine, Engine):  # it has fallen asleep since: whoever asked has been told
+            return
         try:
             self._engine.submit(frame, compiled.result())
         except Exception as error:
@@ -156,14 +176,16 @@ class Rank0:
             raise RankFailure(f"a model is loaded already; {frame.model_id} needs a group of its own")
         self._mailbox.pong = Pong(rank=0, world_size=len(frame.devices), device=frame.devices[0])
         until = time.monotonic() + frame.load_timeout_s
-
-        def progress(phase: str, fraction: float) -> None:
-            self._mailbox.send(LoadProgress(seq=frame.seq, phase=phase, fraction=fraction))
-
+        progress = self._progress(frame.seq)
         if frame.task != "generate":
             alone = vector_part.bring_up(frame, progress)
-            self._engine = VectorEngine(alone, self._mailbox.send)
-            self._mailbox.send(vector_part.loaded(frame.seq, alone))
+
+            def make_vectors() -> Loaded:
+                self._engine = VectorEngine(alone, self._mailbox.send)
+                return vector_part.loaded(frame.seq, alone)
+
+            self._rest = Rest(alone.model.module, alone.model.device, alone.model.num_bytes, make_vectors)
+            self._mailbox.send(make_vectors())
             return
         if self._peers is not None:
             progress("ranks", 0.0)
@@ -177,7 +199,37 @@ class Rank0:
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
         draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
-        engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
-        self._engine = engine
-        answer = loaded(frame.seq, part, engine.cache.num_bytes)
-        self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)
+
+        def make() -> Loaded:
+            engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
+            self._engine = engine
+            return loaded(frame.seq, part, engine.cache.num_bytes)
+
+        self._rest = Rest(part.model.module, part.model.device, part.model.num_bytes, make)
+        self._tell_loaded(make(), until)
+
+    def _tell_loaded(self, own: Loaded, until: float) -> None:
+        self._mailbox.send(self._leader.loaded(own, until - time.monotonic()) if self._leader else own)
+
+    def _sleep(self, frame: Sleep) -> None:
+        rest, until = self._at_rest(), time.monotonic() + _WORKERS_SHARE * frame.timeout_s
+        if self._leader is not None:
+            self._leader.tell(frame)
+        self._engine = None
+        own = Asleep(seq=frame.seq, host_mb=rest.begin())
+        self._mailbox.send(self._leader.asleep(own, until - time.monotonic()) if self._leader else own)
+
+    def _wake(self, frame: Wake) -> None:
+        rest, until = self._at_rest(), time.monotonic() + _WORKERS_SHARE * frame.timeout_s
+        if self._leader is not None:
+            self._leader.tell(frame)
+        own = rest.end(self._progress(frame.seq))
+        self._tell_loaded(msgspec.structs.replace(own, seq=frame.seq), until)
+
+    def _at_rest(self) -> Rest[Loaded]:
+        if self._rest is None:
+            raise BadRequest("sleep or wake before load")
+        return self._rest
+
+    def _progress(self, seq: int) -> Callable[[str, float], None]:
+        return lambda phase, fraction: self._mailbox.send(LoadProgress(seq=seq, phase=phase, fraction=fraction))

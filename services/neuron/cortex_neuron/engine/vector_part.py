@@ -87,4 +87,5 @@ def loaded(seq: int, part: VectorPart) -> Loaded:
         kv_blocks=0,
         eos_ids=[],
         vector_size=part.model.size,
+        weights_mb=-(-part.model.num_bytes // _MB),
     )

@@ -7,6 +7,7 @@ which only the leader knows. Called by: engine.rank.main.
 
 from __future__ import annotations
 
+import msgspec
 import zmq
 
 from cortex_neuron.engine.communicator import Communicator, initialised, join
@@ -15,11 +16,13 @@ from cortex_neuron.engine.kv_cache import KVCache
 from cortex_neuron.engine.leader import VERDICT_S
 from cortex_neuron.engine.mailbox import Mailbox
 from cortex_neuron.engine.part import bring_up, loaded
+from cortex_neuron.engine.rest import Rest
 from cortex_neuron.engine.runner import Runner
 from cortex_neuron.engine.step_frame import unpack
 from cortex_neuron.protocol.addresses import identity, peers_address
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import (
+    Asleep,
     Bye,
     Error,
     FrameInvalid,
@@ -35,9 +38,11 @@ from cortex_neuron.protocol.frames import (
     SanityCheck,
     SanityResult,
     Shutdown,
+    Sleep,
     Step,
     StepDone,
     ToWorker,
+    Wake,
     decode_to_worker,
     encode,
 )
@@ -76,6 +81,7 @@ class Worker:
         self._mailbox, self._line, self._rank = mailbox, line, rank
         self._communicator: Communicator | None = None
         self._runner: Runner | None = None
+        self._rest: Rest[Loaded] | None = None
         self._block_size = 0
 
     def serve(self) -> None:
@@ -108,6 +114,11 @@ class Worker:
                 return SanityResult(seq=frame.seq, observed_sum=initialised(self._communicator).observed_sum())
             case Load():
                 return self._load(frame)
+            case Sleep():
+                self._runner = None
+                return Asleep(seq=frame.seq, host_mb=self._at_rest().begin())
+            case Wake():
+                return msgspec.structs.replace(self._at_rest().end(lambda *_: None), seq=frame.seq)
             case Step():
                 self._step(frame)
                 return StepDone(seq=frame.seq)
@@ -172,9 +183,21 @@ class Worker:
     def _load(self, frame: Load) -> Loaded:
         communicator = initialised(self._communicator)
         part = bring_up(frame, self._rank, communicator, lambda *_: None)
-        cache = KVCache(part.model.shape, part.size, part.model.device)
-        self._runner, self._block_size = Runner(part.model, cache, None), part.size.block_size
-        return loaded(frame.seq, part, cache.num_bytes)
+        model = part.model
+        self._block_size = part.size.block_size
+
+        def make() -> Loaded:
+            cache = KVCache(model.shape, part.size, model.device)
+            self._runner = Runner(model, cache, None)
+            return loaded(frame.seq, part, cache.num_bytes)
+
+        self._rest = Rest(model.module, model.device, model.num_bytes, make)
+        return make()
+
+    def _at_rest(self) -> Rest[Loaded]:
+        if self._rest is None:
+            raise BadRequest("sleep or wake before load")
+        return self._rest
 
     def _step(self, frame: Step) -> None:
         if self._runner is None:

@@ -121,13 +121,29 @@ class Group:
     ) -> frames.Loaded:
         """Load the model into the group. Raises GroupFailed."""
         self._on_progress = on_progress
-        answer = await self._ask(request, timeout_s, "load_timeout", "did not finish loading")
+        return self._take_loaded(await self._ask(request, timeout_s, "load_timeout", "did not finish loading"))
+
+    def _take_loaded(self, answer: frames.FromRank) -> frames.Loaded:
         if not isinstance(answer, frames.Loaded):
             raise GroupFailed(Death("bad_request", f"rank 0 answered load with {type(answer).__name__}"))
         self.loaded = answer
         self.figures.kv_blocks_free = answer.kv_blocks
         self._stepped_at = self._now()
         return answer
+
+    async def sleep(self, timeout_s: float) -> frames.Asleep:
+        """Have the model give its devices back. Raises GroupFailed: then it is to be ended."""
+        answer = await self._ask(frames.Sleep(timeout_s=timeout_s), timeout_s, "load_timeout", "did not fall asleep")
+        if not isinstance(answer, frames.Asleep):
+            raise GroupFailed(Death("bad_request", f"rank 0 answered sleep with {type(answer).__name__}"))
+        return answer
+
+    async def wake(self, timeout_s: float, on_progress: Callable[[frames.LoadProgress], None]) -> frames.Loaded:
+        """Have it serve again. Raises GroupFailed."""
+        self._on_progress = on_progress
+        return self._take_loaded(
+            await self._ask(frames.Wake(timeout_s=timeout_s), timeout_s, "load_timeout", "did not wake up")
+        )
 
     async def measure(
         self, request: frames.Measure, timeout_s: float, on_progress: Callable[[frames.LoadProgress], None]

@@ -109,7 +109,13 @@ def unwritten_mb(pids: Sequence[int], held_mb: int) -> int:
     return max(0, held_mb - own // _MIB)
 
 
-def discovery(hardware: Hardware, version: str, harnesses: list[str]) -> Discovery:
+def host_free_mb() -> int:
+    """Host memory that there is now for whoever asks."""
+    available: int = psutil.virtual_memory().available
+    return available // _MIB
+
+
+def discovery(hardware: Hardware, version: str, harnesses: list[str], sleep_host_memory_mb: int = 0) -> Discovery:
     """GET /discovery"""
     return Discovery(
         hostname=socket.gethostname(),
@@ -122,6 +128,7 @@ def discovery(hardware: Hardware, version: str, harnesses: list[str]) -> Discove
         devices=list(hardware.devices),
         harnesses=harnesses,
         version=version,
+        sleep_host_memory_mb=sleep_host_memory_mb,
     )
 
 

@@ -123,6 +123,21 @@ class Shutdown(Frame, tag="shutdown", frozen=True, kw_only=True):
     pass
 
 
+class Sleep(Frame, tag="sleep", frozen=True, kw_only=True):
+    """Give the device's memory back: weights go to host memory, the KV cache goes. Sequences that are left go with it.
+
+    The leader tells its workers by the same frame.
+    """
+
+    timeout_s: float
+
+
+class Wake(Frame, tag="wake", frozen=True, kw_only=True):
+    """Weights back to where they were, and a KV cache anew. The leader tells its workers by the same frame."""
+
+    timeout_s: float
+
+
 class Measure(Frame, tag="measure", frozen=True, kw_only=True):
     """Find together as for a load, where that has not been, then time all-reduces of so many bytes (doctor)."""
 
@@ -192,6 +207,13 @@ class Loaded(Frame, tag="loaded", frozen=True, kw_only=True):
     kv_blocks: int
     eos_ids: list[int]
     vector_size: int = 0  # numbers of a vector; of a model that makes none, 0
+    weights_mb: int = 0  # of `vram_mb`: what goes to host memory when it sleeps
+
+
+class Asleep(Frame, tag="asleep", frozen=True, kw_only=True):
+    """It sleeps. The leader's `host_mb` is that of all ranks."""
+
+    host_mb: int
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -264,10 +286,10 @@ class StepDone(Frame, tag="step_done", frozen=True, kw_only=True):
     pass
 
 
-ToRank = Ping | Load | Submit | Encode | Cancel | Shutdown | Measure
-FromRank = Pong | LoadProgress | Loaded | Stepped | Bye | Error | Measured
-ToWorker = Ping | Init | SanityCheck | Load | Step | Resume | Shutdown | Measure
-FromWorker = Pong | InitOk | SanityResult | Loaded | StepDone | Bye | Error | Measured
+ToRank = Ping | Load | Submit | Encode | Cancel | Sleep | Wake | Shutdown | Measure
+FromRank = Pong | LoadProgress | Loaded | Asleep | Stepped | Bye | Error | Measured
+ToWorker = Ping | Init | SanityCheck | Load | Step | Resume | Sleep | Wake | Shutdown | Measure
+FromWorker = Pong | InitOk | SanityResult | Loaded | Asleep | StepDone | Bye | Error | Measured
 AnyFrame = ToRank | FromRank | ToWorker | FromWorker
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,15 +6,16 @@ Made by: loading.py. Called by: residency (as a Serving), inference.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from cortex_contracts.inventory.fleet import SamplingName, Task
 from cortex_contracts.wire.errors import CortexError
-from cortex_neuron.group.death import Death
+from cortex_contracts.wire.neuron import Failure, Progress
+from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.group import Group, GroupFigures
-from cortex_neuron.protocol.frames import Loaded
-from cortex_neuron.residency.harness import Size
+from cortex_neuron.protocol.frames import Loaded, LoadProgress
+from cortex_neuron.residency.harness import LoadFailed, Size, SleepFailed
 from cortex_neuron.residency.purpose import Purpose
 from cortex_neuron.text.text_model import TextModel
 
@@ -47,12 +48,33 @@ class GroupServing:
     @property
     def size(self) -> Size:
         """As rank 0 said when it had loaded."""
-        return Size(self.loaded.vram_mb, self.loaded.context, self.loaded.kv_blocks)
+        loaded = self.loaded
+        return Size(loaded.vram_mb, loaded.context, loaded.kv_blocks, loaded.weights_mb)
 
     @property
     def figures(self) -> GroupFigures:
         """As of the last step."""
         return self.group.figures
+
+    @property
+    def sleeps(self) -> GroupServing:
+        """By frames to its ranks."""
+        return self
+
+    async def sleep(self, timeout_s: float) -> int:
+        """Sleeps.sleep"""
+        try:
+            return (await self.group.sleep(timeout_s)).host_mb
+        except GroupFailed as failure:
+            raise SleepFailed(failure_of(failure.death)) from failure
+
+    async def wake(self, timeout_s: float, on_progress: Callable[[Progress], None]) -> GroupServing:
+        """Sleeps.wake: the language that it speaks was kept, too."""
+        try:
+            loaded = await self.group.wake(timeout_s, lambda each: on_progress(progress_of(each)))
+        except GroupFailed as failure:
+            raise LoadFailed(failure_of(failure.death)) from failure
+        return replace(self, loaded=loaded)
 
     def prefer(self, sampling: Mapping[SamplingName, float]) -> None:
         """TextModel.prefer"""
@@ -69,3 +91,13 @@ class GroupServing:
     async def end(self, grace_s: float) -> None:
         """Group.end"""
         await self.group.end(grace_s)
+
+
+def progress_of(frame: LoadProgress) -> Progress:
+    """How far a load is, as rank 0 says."""
+    return Progress(phase=frame.phase, fraction=frame.fraction)
+
+
+def failure_of(death: Death) -> Failure:
+    """Why a group is no more."""
+    return Failure(kind=death.kind, message=death.message, rank=death.rank)

@@ -43,6 +43,7 @@ class Size:
     vram_mb: int
     context: int
     kv_blocks: int
+    weights_mb: int = 0  # of these: what goes to host memory when it sleeps
 
 
 class Figures(Protocol):
@@ -54,6 +55,24 @@ class Figures(Protocol):
     steps: int
     drafted: int
     accepted: int
+
+
+class SleepFailed(Exception):
+    """It has not fallen asleep, and is to be ended; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Sleeps(Protocol):
+    """What can give its devices back, and have them again, without its processes' end."""
+
+    async def sleep(self, timeout_s: float) -> int:
+        """Fall asleep; the MB of host memory that takes. Raises SleepFailed."""
+
+    async def wake(self, timeout_s: float, on_progress: Callable[[Progress], None]) -> Serving:
+        """Serve again. Raises LoadFailed; what has failed is the caller's to end."""
 
 
 class Serving(Protocol):
@@ -71,6 +90,10 @@ class Serving(Protocol):
     def pids(self) -> list[int]: ...
     @property
     def size(self) -> Size: ...
+    @property
+    def sleeps(self) -> Sleeps | None:
+        """How it sleeps; None where it cannot."""
+
     @property
     def figures(self) -> Figures: ...
 

@@ -17,11 +17,11 @@ from cortex_contracts.inventory.files import NeuronSection
 from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_contracts.wire.neuron import Failure, Progress
-from cortex_neuron.group.death import Death, GroupFailed
+from cortex_neuron.group.death import GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
 from cortex_neuron.residency import architecture_check, sources
-from cortex_neuron.residency.group_serving import GroupServing
+from cortex_neuron.residency.group_serving import GroupServing, failure_of, progress_of
 from cortex_neuron.residency.harness import LoadFailed, Order
 from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 from cortex_neuron.residency.sources import SourceMissing
@@ -58,7 +58,7 @@ class Loader:
         try:
             return await self._bring_up(order, path, on_progress)
         except GroupFailed as failure:
-            raise LoadFailed(_failure(failure.death)) from failure
+            raise LoadFailed(failure_of(failure.death)) from failure
         except Exception as failure:  # whatever it is, the model has failed and its state must say so
             logs.error("load_broke", exception=failure, model=order.model.id)
             raise LoadFailed(Failure(kind="load_failed", message=str(failure))) from failure
@@ -78,7 +78,7 @@ class Loader:
             group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
             frame = self._frame(order, purpose, path, text_dir, left_s)
-            loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
+            loaded = await group.load(frame, left_s, lambda each: on_progress(progress_of(each)))
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
@@ -117,11 +117,3 @@ async def _judge(model: Model, path: Path) -> Purpose:
 def _speculation(asked: Speculative | None) -> frames.Speculation | None:
     """`ngram` is the one method there is."""
     return None if asked is None else frames.Speculation(**asked.model_dump(exclude={"method"}))
-
-
-def _progress(frame: frames.LoadProgress) -> Progress:
-    return Progress(phase=frame.phase, fraction=frame.fraction)
-
-
-def _failure(death: Death) -> Failure:
-    return Failure(kind=death.kind, message=death.message, rank=death.rank)

@@ -1,10 +1,47 @@
-"""Which devices a model is loaded on. Pure. Called by: residency."""
+"""Which devices a model is loaded on. Pure. Called by: residency.
+
+Owns: the choice among devices, and the order that comes of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from cortex_contracts.wire.errors import InvalidParameter, NoCapacity
+from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.wire.errors import CudaUnavailable, InvalidParameter, NoCapacity
+from cortex_neuron.hardware.devices import Hardware
+from cortex_neuron.residency import states
+from cortex_neuron.residency.harness import Order
+from cortex_neuron.residency.resident import Resident
+
+
+def order(
+    model: Model,
+    asked: Sequence[int] | None,
+    hardware: Hardware,
+    free_mb: Mapping[int, int],
+    residents: Iterable[Resident],
+    held_mb: int = 0,
+) -> Order:
+    """The model on devices of this host, beside loads under way. `held_mb` of a CPU's memory it has already, asleep.
+
+    Raises CudaUnavailable, and what `choose` raises.
+    """
+    if hardware.problem is not None:
+        raise CudaUnavailable(hardware.problem)
+    reserved: Counter[int] = Counter()
+    for other in residents:
+        if other.devices and other.status in states.BUSY:
+            for index in other.devices:
+                reserved[index] += -(-other.model.host_mb // len(other.devices))
+    ranks, on_cpu = model.span, hardware.kind == "cpu"
+    # Ranks on a CPU are processes that share the one memory.
+    span = 1 if on_cpu else ranks
+    need_mb = max(-(-model.host_mb // span), model.min_device_vram_mb) - (held_mb if on_cpu else 0)
+    chosen = choose(need_mb, free_mb, reserved, asked, span)
+    names = ("cpu",) * ranks if on_cpu else tuple(f"cuda:{index}" for index in chosen)
+    return Order(model, chosen, names, tuple(each for each in hardware.devices if each.index in chosen))
 
 
 def choose(

@@ -8,31 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import (
     CortexError,
-    CudaUnavailable,
     Draining,
     InvalidRequest,
     ModelBusy,
     ModelFailed,
     ModelNotFound,
+    NoCapacity,
     ShuttingDown,
     UnsupportedArchitecture,
 )
-from cortex_contracts.wire.neuron import DeviceHealth, Failure, LoadRequest, ModelStatus, NeuronState, Progress
+from cortex_contracts.wire.neuron import (
+    DeviceHealth,
+    Failure,
+    LoadRequest,
+    ModelStatus,
+    NeuronState,
+    UnloadLevel,
+)
 from cortex_neuron.hardware import devices
 from cortex_neuron.hardware.devices import DeviceWatch
-from cortex_neuron.residency import placement, recovery, sources, states
+from cortex_neuron.residency import files, placement, recovery, states
+from cortex_neuron.residency.catalogue_change import concerns_the_engine
 from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness, LoadFailed, Order, Serving
-from cortex_neuron.residency.resident import Resident
-from cortex_neuron.residency.sources import SourceMissing, SourceUnreachable
+from cortex_neuron.residency.resident import Asleep, Resident
+from cortex_neuron.residency.sleep import Sleepers
 from cortex_serving import logs
 
 
@@ -55,6 +63,7 @@ class Residency:
         self._devices = devices
         self._harnesses = harnesses
         self._unloads: dict[str, asyncio.Task[None]] = {}
+        self._sleepers = Sleepers(settings.sleep_host_memory_mb, settings.load_timeout_s, self.unload)
 
     def find(self, name: str) -> Resident:
         """The model of that id or alias. Raises ModelNotFound, with those there are."""
@@ -135,8 +144,16 @@ class Residency:
             return resident  # another request was faster
         if resident.status is ModelStatus.DRAINING:
             raise resident.refusal()
-        order = self._place(model, asked.devices)
-        resident.devices, resident.harness = order.devices, model.harness
+        order = self._place(model, asked.devices, resident.asleep)
+        if resident.status is ModelStatus.SLEEPING:
+            if not self._wakes_as(resident, order, asked.devices):
+                await asyncio.shield(self._unloading(resident, resident.refusal()))
+                return await self.load(asked, also_drained)
+            assert resident.order is not None, "it has been loaded"
+            assert resident.work is not None, "somebody watches its sleep"
+            order = resident.order
+            resident.work.cancel()
+        resident.devices, resident.harness, resident.order = order.devices, model.harness, order
         resident.become(ModelStatus.LOADING)
         judged = asyncio.Event()
         resident.work = asyncio.create_task(self._live(resident, order, judged))
@@ -155,23 +172,21 @@ class Residency:
             )
         return model
 
-    def _place(self, model: Model, asked: list[int] | None) -> Order:
-        hardware = self._devices.now
-        if hardware.problem is not None:
-            raise CudaUnavailable(hardware.problem)
-        reserved: Counter[int] = Counter()
-        for other in self.residents.values():
-            if other.devices and other.status in states.BUSY:
-                for index in other.devices:
-                    reserved[index] += -(-other.model.host_mb // len(other.devices))
+    def _place(self, model: Model, asked: Sequence[int] | None, asleep: Asleep | None) -> Order:
         free = {device.index: device.vram_free_mb for device in self.device_health()}
-        ranks = model.span
-        # Ranks on a CPU are processes that share the one memory.
-        span = 1 if hardware.kind == "cpu" else ranks
-        need_mb = max(-(-model.host_mb // span), model.min_device_vram_mb)
-        chosen = placement.choose(need_mb, free, reserved, asked, span)
-        names = ("cpu",) * ranks if hardware.kind == "cpu" else tuple(f"cuda:{index}" for index in chosen)
-        return Order(model, chosen, names, tuple(each for each in hardware.devices if each.index in chosen))
+        held_mb = asleep.host_mb if asleep is not None else 0
+        return placement.order(model, asked, self._devices.now, free, self.residents.values(), held_mb)
+
+    def _wakes_as(self, resident: Resident, order: Order, asked: list[int] | None) -> bool:
+        """Whether a model that sleeps is what this order wants, where it sleeps, and has room there."""
+        slept = resident.order
+        assert slept is not None, "it has been loaded"
+        if concerns_the_engine(slept.model, order.model) or (asked and {*asked} != {*slept.devices}):
+            return False
+        try:
+            return self._place(order.model, slept.devices, resident.asleep).rank_devices == slept.rank_devices
+        except NoCapacity:
+            return False
 
     def device_health(self) -> tuple[DeviceHealth, ...]:
         """The devices as they are, less what loaded models hold and have not written yet: a CPU's pages come then."""
@@ -205,9 +220,13 @@ class Residency:
     async def _serve_once(self, resident: Resident, order: Order, judged: asyncio.Event) -> Failure:
         """Load and serve; returns why that ended, still in the state in which it ended."""
         try:
-            path = await self._files(resident, order.model, judged)
-            judged.set()
-            serving = await self._bring_up(resident, order, path)
+            if resident.asleep is not None:
+                judged.set()
+                serving = await self._wake(resident, order, resident.asleep)
+            else:
+                path = await files.wait_for(resident, order.model, self._harnesses[order.model.harness], judged)
+                judged.set()
+                serving = await self._bring_up(resident, order, path)
         except LoadFailed as failed:
             logs.error("load_failed", model=resident.model.id, kind=failed.failure.kind, message=failed.failure.message)
             return failed.failure
@@ -217,41 +236,39 @@ class Residency:
         await self._end_group(resident, serving, grace_s=0.0)
         return failure
 
-    async def _files(self, resident: Resident, model: Model, judged: asyncio.Event) -> Path:
-        attempts, harness = 0, self._harnesses[model.harness]
-        while (path := await harness.check(model)) is None:
-            if resident.status is not ModelStatus.PENDING:
-                resident.become(ModelStatus.PENDING)
-            judged.set()
-            try:
-                await _fetch(model.source)
-            except SourceUnreachable as unreachable:
-                attempts += 1
-                resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
-                logs.warning("source_unreachable", model=model.id, attempts=attempts, message=str(unreachable))
-                await asyncio.sleep(recovery.next_fetch_s(attempts))
-        if resident.status is ModelStatus.PENDING:
-            resident.become(ModelStatus.LOADING)
-        return path
-
     async def _bring_up(self, resident: Resident, order: Order, path: Path) -> Serving:
         began = time.monotonic()
+        harness = self._harnesses[order.model.harness]
+        serving = await harness.bring_up(order, path, partial(setattr, resident, "progress"))
+        self._serves(resident, order, serving, time.monotonic() - began, woken=False)
+        return serving
 
-        def on_progress(progress: Progress) -> None:
-            resident.progress = progress
+    async def _wake(self, resident: Resident, order: Order, asleep: Asleep) -> Serving:
+        """Have one that sleeps serve again. Raises LoadFailed; it is then ended."""
+        began = time.monotonic()
+        assert asleep.serving.sleeps is not None, "it does"
+        try:
+            serving = await asleep.serving.sleeps.wake(
+                self._settings.load_timeout_s, partial(setattr, resident, "progress")
+            )
+        except BaseException:
+            await self._end_group(resident, asleep.serving, grace_s=0.0)
+            raise
+        resident.asleep = None
+        self._serves(resident, order, serving, time.monotonic() - began, woken=True)
+        return serving
 
-        serving = await self._harnesses[order.model.harness].bring_up(order, path, on_progress)
+    def _serves(self, resident: Resident, order: Order, serving: Serving, load_s: float, woken: bool) -> None:
         serving.prefer(resident.model.sampling)  # not the order's: its entry may have changed
         resident.serving = serving
         resident.loads += 1
-        resident.load_s = time.monotonic() - began
+        resident.load_s = load_s
         resident.become(ModelStatus.LOADED)
         logs.info(
             "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), devices=order.rank_devices,
             vram_mb=serving.size.vram_mb, context=serving.size.context, kv_blocks=serving.size.kv_blocks,
-            pids=serving.pids, harness=resident.harness,
+            pids=serving.pids, harness=resident.harness, woken=woken,
         )  # fmt: skip
-        return serving
 
     async def _recover(self, resident: Resident, failure: Failure, wait_s: float | None) -> bool:
         """Wait for the next start; False when the model is given up."""
@@ -265,29 +282,40 @@ class Residency:
 
     # ---- unload
 
-    async def unload(self, name: str, if_idle: bool = False) -> Resident:
+    async def unload(self, name: str, if_idle: bool = False, level: UnloadLevel | None = None) -> Resident:
         """Let running requests end, up to the bound, then end the group. The work goes on if the caller leaves.
+
+        With `level` sleep the group stays where that is possible, and a load wakes it.
 
         Raises ModelBusy with `if_idle`, where it is in use: only the neuron knows that of all gateways (case L6).
         """
         resident = self.find(name)
-        if resident.status is ModelStatus.UNLOADED:
+        if resident.status is ModelStatus.UNLOADED or (level and resident.status is ModelStatus.SLEEPING):
             return resident
         if if_idle and (resident.seats_taken or resident.status in states.BUSY):
             raise ModelBusy(f"model {resident.model.id} is {resident.status}, with {resident.seats_taken} seats taken")
         why = Draining(f"model {resident.model.id} is being unloaded")
-        await asyncio.shield(self._unloading(resident, why))
+        await asyncio.shield(self._unloading(resident, why, level=level))
         return resident
 
-    def _unloading(self, resident: Resident, why: CortexError) -> asyncio.Task[None]:
-        model_id = resident.model.id
-        if model_id not in self._unloads:
+    def _unloading(
+        self,
+        resident: Resident,
+        why: CortexError,
+        failure: Failure | None = None,
+        level: UnloadLevel | None = None,
+    ) -> asyncio.Task[None]:
+        model_id, task = resident.model.id, self._unloads.get(resident.model.id)
+        if level is None:
+            self._sleepers.forgo(model_id)
+        if task is None or task.done():
+            if level is not None:
+                self._sleepers.want(model_id)
             resident.become(ModelStatus.DRAINING)
-            self._unloads[model_id] = asyncio.create_task(self._unload(resident, why))
-            self._unloads[model_id].add_done_callback(lambda _: self._unloads.pop(model_id))
-        return self._unloads[model_id]
+            task = self._unloads[model_id] = asyncio.create_task(self._unload(resident, why, failure))
+        return task
 
-    async def _unload(self, resident: Resident, why: CortexError) -> None:
+    async def _unload(self, resident: Resident, why: CortexError, failure: Failure | None) -> None:
         if resident.work is not None:
             resident.work.cancel()
             await asyncio.gather(resident.work, return_exceptions=True)
@@ -297,16 +325,33 @@ class Residency:
             logs.warning("drain_timed_out", model=resident.model.id, in_flight=resident.seats_taken)
         if resident.serving is not None:
             resident.serving.fail_all(why)
-            await self._end_group(resident, resident.serving)
+            copies = self._devices.now.kind != "cpu"
+            asleep = await self._sleepers.fall_asleep(resident, resident.serving, self.residents.values(), copies)
+            if asleep is not None:
+                resident.serving, resident.asleep = None, asleep
+                resident.become(ModelStatus.SLEEPING)
+                resident.work = asyncio.create_task(self._watch_sleep(resident, asleep))
+                return
+        remains = resident.serving or (resident.asleep and resident.asleep.serving)
+        if remains:
+            await self._end_group(resident, remains)
         resident.devices, resident.harness = (), resident.model.harness
-        resident.become(ModelStatus.UNLOADED)
+        resident.become(ModelStatus.UNLOADED, failure)
         self._let_go(resident)
+
+    async def _watch_sleep(self, resident: Resident, asleep: Asleep) -> None:
+        """One that dies in its sleep is unloaded, and not started again: nobody waits for it."""
+        death = await asyncio.shield(asleep.serving.died)
+        failure = Failure(kind=death.kind, message=f"it died asleep: {death.message}", rank=death.rank)
+        resident.deaths[failure.kind] += 1
+        resident.work = None  # which is this task: it is not to be cancelled by what it begins
+        self._unloading(resident, resident.refusal(), failure)
 
     async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
         """End the processes; free memory before and after is what an operator looks for (case T8)."""
         before = await self._devices.refresh()
         await serving.end(grace_s)
-        resident.serving = None
+        resident.serving = resident.asleep = None
         after = await self._devices.refresh()
         free = [
             {each.index: each.vram_free_mb for each in snapshot.health if each.index in serving.devices}
@@ -339,14 +384,6 @@ class Residency:
                 resident.serving.fail_waiting(why)
         present = [each for each in self.residents.values() if each.status is not ModelStatus.UNLOADED]
         await asyncio.gather(*(self._unloading(each, why) for each in present))
-
-
-async def _fetch(source: str) -> None:
-    """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
-    try:
-        await asyncio.to_thread(sources.fetch, source)
-    except SourceMissing as failure:
-        raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
 
 
 def _as_error(failure: Failure) -> CortexError:

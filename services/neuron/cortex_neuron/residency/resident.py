@@ -17,10 +17,19 @@ from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import CortexError
 from cortex_contracts.wire.neuron import Failure, ModelHealth, ModelRow, ModelStatus, Progress
 from cortex_neuron.residency import states
-from cortex_neuron.residency.harness import Serving
+from cortex_neuron.residency.harness import Order, Serving
 from cortex_serving import logs
 
 _RETRY_S = {ModelStatus.PENDING: 30, ModelStatus.LOADING: 5, ModelStatus.RECOVERING: 5, ModelStatus.FAILED: 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Asleep:
+    """What served a model, and will again once it is woken."""
+
+    serving: Serving
+    host_mb: int
+    since: float  # by time.monotonic
 
 
 @dataclass(slots=True)
@@ -33,6 +42,8 @@ class Resident:
     leaving: bool = False  # its entry is gone from the catalogue, and it goes once it is unloaded
     pinned: bool = False  # by an operator, for this daemon's life; it is gateways that evict, and they keep to it
     serving: Serving | None = None
+    asleep: Asleep | None = None  # in the place of `serving`, until it has been woken or ended
+    order: Order | None = None  # of the last load
     progress: Progress | None = None
     failure: Failure | None = None
     devices: tuple[int, ...] = ()  # from placement on
@@ -109,6 +120,7 @@ class Resident:
             status=self.status,
             devices=list(self.devices),
             vram_used_mb=serving.size.vram_mb if serving else 0,
+            host_memory_mb=self.asleep.host_mb if self.asleep else 0,
             context=serving.size.context if serving else self.model.context,
             task=self._task(),
             progress=self.progress,

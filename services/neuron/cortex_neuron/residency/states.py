@@ -1,7 +1,7 @@
 """The life of a model on this neuron: its states and the one table of transitions.
 
     unloaded ──> loading ──> loaded ──> draining ──> unloaded
-                 │ ^        │
+                 │ ^        │         └─> sleeping ──> loading     woken; or ──> draining, where it dies or must go
          pending <─┘        └─> recovering ──> loading    its group died: started again, after a while
     loading, pending, recovering ──> failed ──> loading   when asked again
     any but unloaded ──> draining                         when asked to unload
@@ -22,9 +22,10 @@ from cortex_contracts.wire.errors import (
 from cortex_contracts.wire.neuron import ModelStatus
 
 _UNLOADED, _PENDING, _LOADING = ModelStatus.UNLOADED, ModelStatus.PENDING, ModelStatus.LOADING
-_LOADED, _DRAINING, _RECOVERING, _FAILED = (
+_LOADED, _DRAINING, _SLEEPING, _RECOVERING, _FAILED = (
     ModelStatus.LOADED,
     ModelStatus.DRAINING,
+    ModelStatus.SLEEPING,
     ModelStatus.RECOVERING,
     ModelStatus.FAILED,
 )
@@ -34,7 +35,8 @@ TRANSITIONS: dict[ModelStatus, frozenset[ModelStatus]] = {
     _PENDING: frozenset({_LOADING, _DRAINING, _RECOVERING, _FAILED}),
     _LOADING: frozenset({_LOADED, _PENDING, _RECOVERING, _FAILED, _DRAINING}),
     _LOADED: frozenset({_DRAINING, _RECOVERING}),
-    _DRAINING: frozenset({_UNLOADED}),
+    _DRAINING: frozenset({_UNLOADED, _SLEEPING}),
+    _SLEEPING: frozenset({_LOADING, _DRAINING}),
     _RECOVERING: frozenset({_LOADING, _DRAINING, _FAILED}),
     _FAILED: frozenset({_LOADING, _DRAINING}),
 }
@@ -74,5 +76,7 @@ def refusal(model_id: str, status: ModelStatus, reason: str | None) -> CortexErr
             return ModelFailed(f"model {model_id} failed{because}")
         case ModelStatus.DRAINING:
             return Draining(f"model {model_id} is being unloaded")
+        case ModelStatus.SLEEPING:
+            return Unavailable(f"model {model_id} sleeps here")
         case _:
             return Unavailable(f"model {model_id} is not loaded here")

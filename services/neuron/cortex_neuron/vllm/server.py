@@ -70,6 +70,10 @@ class Server:
         self._ending = False
         process.exited.add_done_callback(self._exited)
 
+    @property
+    def sleeps(self) -> None:
+        """It does not: its own sleep mode belongs to a server for development."""
+
     # ---- the start
 
     async def until_ready(self, vram_mb: int) -> None:

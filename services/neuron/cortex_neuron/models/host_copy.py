@@ -1,0 +1,76 @@
+"""The weights of a model that sleeps, in host memory, while its device has none of them.
+
+Owns: the copy, there and back. What holds the tensors does not notice: their memory goes and comes, they stay. Does not
+own: the cache (engine.kv_cache). Called by: engine.rank and engine.worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage, nn
+
+from cortex_neuron.protocol.failures import CannotLoad
+
+_OK = 0  # of the CUDA runtime
+
+
+def storages(module: nn.Module) -> list[UntypedStorage]:
+    """Of every tensor that it holds, as parameter, buffer or attribute; one that is shared is there once."""
+    found: dict[int, UntypedStorage] = {}
+    for each in module.modules():
+        for held in (*each._parameters.values(), *each._buffers.values(), *vars(each).values()):
+            if isinstance(held, Tensor) and held.untyped_storage().nbytes():
+                found.setdefault(held.untyped_storage().data_ptr(), held.untyped_storage())
+    return list(found.values())
+
+
+class HostCopy:
+    """Takes the storages' content and gives their memory back to the device, until `restore`.
+
+    One piece of memory for all, as torch's own pinned memory comes in powers of two. Raises CannotLoad for memory that
+    is not the storage's own to give.
+    """
+
+    def __init__(self, parts: Sequence[UntypedStorage]) -> None:
+        if not all(part.resizable() for part in parts):
+            raise CannotLoad("the weights are in memory that cannot be given back")
+        self._parts = [(part, part.nbytes()) for part in parts]
+        self.num_bytes = sum(size for _, size in self._parts)
+        self._memory = torch.empty(self.num_bytes, dtype=torch.uint8)
+        self._pinned = any(part.device.type == "cuda" for part in parts) and _register(self._memory)
+        self._copy(lambda host, there: host.copy_(there, non_blocking=self._pinned))
+        for part, _ in self._parts:
+            part.resize_(0)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def restore(self) -> None:
+        """The content is where it was, and the host's memory is given back. Once."""
+        for part, size in self._parts:
+            part.resize_(size)
+        self._copy(lambda host, there: there.copy_(host, non_blocking=self._pinned))
+        if self._pinned:
+            _runtime().cudaHostUnregister(self._memory.data_ptr())
+        del self._memory, self._parts
+
+    @torch.no_grad()
+    def _copy(self, one: Callable[[Tensor, Tensor], object]) -> None:
+        at = 0
+        for part, size in self._parts:
+            there = torch.empty(0, dtype=torch.uint8, device=part.device).set_(part)
+            one(self._memory[at : at + size], there)
+            at += size
+        if self._pinned:
+            torch.cuda.synchronize()
+
+
+def _register(memory: Tensor) -> bool:
+    """Whether the driver has pinned it: else copies are slower, and no less right."""
+    return bool(int(_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == _OK)
+
+
+def _runtime() -> Any:
+    return torch.cuda.cudart()

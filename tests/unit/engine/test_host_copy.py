@@ -1,0 +1,62 @@
+"""Weights that go to host memory and come back, on a CPU: what differs on a GPU is who has the memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from cortex_neuron.engine.rest import Rest
+from cortex_neuron.models.host_copy import HostCopy, storages
+from cortex_neuron.protocol.failures import BadRequest, CannotLoad
+
+
+class Odd(nn.Module):
+    """Tied weights, a buffer, a view of a weight, and a tensor that is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.tied = nn.Linear(3, 5), nn.Linear(3, 5)
+        self.tied.weight = self.first.weight
+        self.register_buffer("angles", torch.arange(4.0))
+        self.packed = torch.arange(6, dtype=torch.int8)
+        self.nothing: torch.Tensor | None = None
+
+
+def test_weights_are_gone_and_come_back_where_they_were() -> None:
+    """The same objects with the same content; what shares memory shares it again, and is counted once."""
+    module = Odd()
+    view, before = module.first.weight[1:], {name: each.clone() for name, each in module.state_dict().items()}
+    parts = storages(module)
+    copy = HostCopy(parts)
+    assert copy.num_bytes == (15 + 5 + 5 + 4) * 4 + 6
+    assert [part.nbytes() for part in parts] == [0] * len(parts)
+    copy.restore()
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+    assert torch.equal(module.packed, torch.arange(6, dtype=torch.int8))
+    assert module.tied.weight.data_ptr() == module.first.weight.data_ptr()
+    assert torch.equal(view, before["first.weight"][1:])
+
+
+def test_memory_that_is_another_s_is_not_given_back() -> None:
+    """Such as an array's, or a file's pages: the model is then unloaded, and nothing of it has been touched."""
+    module = Odd()
+    module.packed = torch.from_numpy(torch.arange(6, dtype=torch.int8).numpy().copy())
+    with pytest.raises(CannotLoad, match="cannot be given back"):
+        HostCopy(storages(module))
+    assert module.first.weight.untyped_storage().nbytes() == 60
+
+
+def test_a_model_on_a_cpu_sleeps_where_it_is() -> None:
+    """Its weights are in host memory already; only what was made of it is made anew. Twice asleep is a mistake."""
+    module, told = Odd(), []
+    rest = Rest(module, torch.device("cpu"), 3 << 20, lambda: "engine")
+    address = module.first.weight.data_ptr()
+    with pytest.raises(BadRequest):
+        rest.end(lambda *_: None)
+    assert rest.begin() == 3
+    with pytest.raises(BadRequest):
+        rest.begin()
+    assert rest.end(lambda *phase: told.append(phase)) == "engine"
+    assert module.first.weight.data_ptr() == address
+    assert told == [("weights", 0.1), ("cache", 0.9)]
