@@ -71,10 +71,11 @@ class ScriptedNeuron:
     load_fails: bool = False
     load_refusal: str = ""  # the code of a 503 to every load
     unload_s: float = 0.0
+    sleep_host_memory_mb: int = 0
     sent: list[Sent] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
-    orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m"
+    orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m", "sleep m"
     polls: int = 0
     discoveries: int = 0
     version: str = "1"
@@ -153,7 +154,13 @@ class ScriptedNeuron:
         devices = [{"index": d["index"], "name": "card", "vram_total_mb": d["total"]} for d in self.devices]
         host = {"hostname": self.name, "os": "Linux", "kernel": "6", "device_kind": self.device_kind}
         return web.json_response(
-            {**host, "devices": devices, "harnesses": list(self.harnesses), "version": self.version}
+            {
+                **host,
+                "devices": devices,
+                "harnesses": list(self.harnesses),
+                "version": self.version,
+                "sleep_host_memory_mb": self.sleep_host_memory_mb,
+            }
         )
 
     async def _drain(self, _request: web.Request) -> web.Response:
@@ -187,14 +194,16 @@ class ScriptedNeuron:
         model_id = wanted["model_id"]
         if wanted.get("if_idle") and self.models[model_id].get("in_flight"):
             return web.json_response({"error": {"message": "it is in use", "code": "model_busy"}}, status=409)
+        level = wanted.get("level", "unload")
         self.unloads.append(model_id)
-        self.orders.append(f"unload {model_id}")
+        self.orders.append(f"{level} {model_id}")
         self.models[model_id]["status"] = "draining"
         await asyncio.sleep(self.unload_s)
         freed = self.models.pop(model_id)["vram_used_mb"]
         self.devices[0]["free"] += freed
-        self.has(model_id, "unloaded", vram_used_mb=0)
-        return web.json_response({"model_id": model_id, "status": "unloaded"})
+        status = "sleeping" if level == "sleep" else "unloaded"
+        self.has(model_id, status, vram_used_mb=0, host_memory_mb=900 if level == "sleep" else 0)
+        return web.json_response({"model_id": model_id, "status": status})
 
     async def _pin(self, request: web.Request) -> web.Response:
         wanted = await request.json()

@@ -416,3 +416,18 @@ async def _ask(gateway: RunningGateway, model: str) -> str:
 async def _free(gateway: RunningGateway, megabytes: int, neuron: int) -> bool:
     neurons: list[dict[str, Any]] = (await see(gateway, "status"))["neurons"]
     return bool(neurons[neuron]["devices"][0]["vram_free_mb"] == megabytes)
+
+
+async def test_a_model_that_sleeps_is_shown_and_ended_by_an_unload(tmp_path: Path) -> None:
+    """It has nothing on a device, but processes, and memory of the host; an unload gives that back, too."""
+    async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
+        neuron.has(MODEL, "sleeping", vram_used_mb=0, host_memory_mb=900)
+
+        async def shown() -> bool:
+            (model,) = (await see(gateway, "status"))["neurons"][0]["models"] or [{}]
+            return model.get("status") == "sleeping" and model["host_memory_mb"] == 900
+
+        await until_async(shown)
+        assert (await see(gateway, "status"))["models"][0]["status"] == "sleeping"
+        assert (await tell(gateway, "models/unload", model=MODEL))[1]["neurons"] == ["one"]
+        assert neuron.orders == [f"unload {MODEL}"]

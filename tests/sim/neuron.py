@@ -22,6 +22,7 @@ from cortex_contracts.wire import neuron as wire
 from cortex_contracts.wire.errors import CortexError, Draining, GroupDied, ModelBusy, ModelNotFound, QueueFull
 from cortex_contracts.wire.neuron import ModelStatus, NeuronState
 from cortex_neuron.residency import placement, recovery, states
+from cortex_neuron.residency.sleep import Bed, demoted
 
 VERSION = "sim"
 _OVERHEAD_MB = 200  # what a driver takes of each device
@@ -49,6 +50,7 @@ class Host:
     devices_mb: tuple[int, ...] = (24000,)
     kind: str = "cuda"
     harnesses: tuple[str, ...] = ("torch",)
+    sleep_mb: int = 0  # of host memory, for models that sleep
 
     @property
     def url(self) -> str:
@@ -72,6 +74,7 @@ class Resident:
     pinned: bool = False
     devices: tuple[int, ...] = ()
     taken_mb: int = 0  # of its devices together
+    asleep: Bed | None = None
     failure: wire.Failure | None = None
     seats: set[Seat] = field(default_factory=set)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MOST_AT_ONCE))
@@ -175,7 +178,7 @@ class SimNeuron:
         ]
         return wire.Discovery(
             hostname=self.host.name, os="Linux", kernel="6", device_kind=self.host.kind, devices=specs,
-            harnesses=list(self.host.harnesses), version=VERSION,
+            harnesses=list(self.host.harnesses), version=VERSION, sleep_host_memory_mb=self.host.sleep_mb,
         )  # fmt: skip
 
     def report_json(self) -> bytes:
@@ -204,7 +207,7 @@ class SimNeuron:
             id=model_id, harness=each.model.harness, status=each.status, devices=list(each.devices),
             vram_used_mb=each.taken_mb if each.status is ModelStatus.LOADED else 0, failure=each.failure,
             retry_after_s=_RETRY_S.get(each.status), last_used_at=each.last_used_at, loads=each.loads,
-            pinned=each.pinned, progress=each.progress,
+            pinned=each.pinned, progress=each.progress, host_memory_mb=each.asleep.host_mb if each.asleep else 0,
         )  # fmt: skip
 
     def pin(self, model_id: str, pinned: bool) -> Resident:
@@ -221,16 +224,19 @@ class SimNeuron:
             return resident
         if resident.status is ModelStatus.DRAINING:
             raise states.refusal(resident.model.id, resident.status, None)
-        self._start_load(resident, wanted.devices)
+        slept_on = resident.devices
+        if resident.status is ModelStatus.SLEEPING and wanted.devices not in (None, list(slept_on)):
+            resident.asleep = None  # it is loaded from its files elsewhere
+        self._start_load(resident, list(slept_on) if resident.asleep and self.host.kind == "cuda" else wanted.devices)
         return resident
 
-    async def unload(self, model_id: str, if_idle: bool) -> Resident:
+    async def unload(self, model_id: str, if_idle: bool, level: wire.UnloadLevel | None = None) -> Resident:
         """Let running requests end, up to a bound, then free its memory; one unload however many ask.
 
-        Raises ModelBusy with `if_idle`, where it is in use.
+        With `level` sleep it keeps its place, where there is room. Raises ModelBusy with `if_idle`, where it is in use.
         """
         resident = self._resident(model_id)
-        if resident.status is ModelStatus.UNLOADED:
+        if resident.status is ModelStatus.UNLOADED or (level and resident.status is ModelStatus.SLEEPING):
             return resident
         if if_idle and (resident.seats or resident.status in states.BUSY):
             raise ModelBusy(f"model {model_id} is {resident.status}, with {len(resident.seats)} seats taken")
@@ -238,7 +244,7 @@ class SimNeuron:
             self.on_unload(resident)
             resident.become(ModelStatus.DRAINING)
             self.touch()
-            resident.unloading = asyncio.create_task(self._unload(resident))
+            resident.unloading = asyncio.create_task(self._unload(resident, level))
         await asyncio.shield(resident.unloading)
         return resident
 
@@ -313,7 +319,8 @@ class SimNeuron:
         return placement.choose(need, free, reserved, known, span)
 
     async def _load(self, resident: Resident) -> None:
-        half_s = (2.0 + resident.model.vram_mb / 8000) * self.rng.uniform(0.4, 0.7)
+        resident.asleep, woken = None, resident.asleep is not None
+        half_s = 0.2 if woken else (2.0 + resident.model.vram_mb / 8000) * self.rng.uniform(0.4, 0.7)
         for fraction in (0.5, 1.0):
             await self.spend(half_s)
             resident.taken_mb = int(resident.model.vram_mb * _TAKEN_SHARE)
@@ -346,7 +353,7 @@ class SimNeuron:
         self.touch()
         await self._load(resident)
 
-    async def _unload(self, resident: Resident) -> None:
+    async def _unload(self, resident: Resident, level: wire.UnloadLevel | None) -> None:
         if resident.work is not None:
             resident.work.cancel()
             await asyncio.gather(resident.work, return_exceptions=True)
@@ -357,9 +364,24 @@ class SimNeuron:
         except TimeoutError:
             self._end_seats(resident, Draining("the model is being unloaded"))
         await self.spend(self.rng.uniform(0.1, 0.5))
-        resident.devices, resident.taken_mb, resident.unloading = (), 0, None
-        resident.become(ModelStatus.UNLOADED)
+        if level is not None and await self._bed(resident):
+            resident.taken_mb, resident.unloading = 0, None
+            resident.become(ModelStatus.SLEEPING)
+        else:
+            resident.devices, resident.taken_mb, resident.unloading, resident.asleep = (), 0, None, None
+            resident.become(ModelStatus.UNLOADED)
         self.touch()
+
+    async def _bed(self, resident: Resident) -> bool:
+        """Whether there is room for it to sleep; who has slept longest makes some."""
+        beds = [each.asleep for each in self.residents.values() if each.asleep is not None]
+        gone = demoted(resident.taken_mb, self.host.sleep_mb, beds)
+        for model_id in gone or ():
+            await self.unload(model_id, if_idle=False)
+        if gone is None:
+            return False
+        resident.asleep = Bed(asyncio.get_running_loop().time(), resident.model.id, resident.taken_mb)
+        return True
 
     def _end_seats(self, resident: Resident, why: CortexError) -> None:
         for seat in list(resident.seats):

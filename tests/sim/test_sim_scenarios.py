@@ -72,6 +72,21 @@ def test_two_models_that_displace_each_other_both_go_on(fleets: list[Simulation]
     assert simulation.witness.evictions >= 20
 
 
+def test_models_that_take_turns_sleep_and_wake_and_the_longest_asleep_is_unloaded(fleets: list[Simulation]) -> None:
+    """Where a host has memory for that: each is loaded from its files once, but for those that had to make room."""
+    fleets.append(Simulation([Host("n0", sleep_mb=32000)], [model(name) for name in "abcd"]))
+    gateway = fleets[-1].add_gateway("g")
+    neuron = fleets[-1].neurons["n0"]
+    for name in "abcabc":
+        assert all_of(fleets[-1], fleets[-1].ask(gateway, name)) == ["ok"]
+    assert {name: str(each.status) for name, each in neuron.residents.items()} == {
+        "a": "sleeping", "b": "sleeping", "c": "loaded"
+    }  # fmt: skip
+    assert all_of(fleets[-1], fleets[-1].ask(gateway, "d")) == ["ok"]
+    assert neuron.residents["a"].status is ModelStatus.UNLOADED
+    assert fleets[-1].witness.sleeps == fleets[-1].witness.evictions == 6
+
+
 def test_two_gateways_that_want_the_same_room_both_go_on(fleets: list[Simulation]) -> None:
     """They share no state: what each evicts is judged by the neuron."""
     simulation = fleet(fleets, model("a"), model("b"))

@@ -19,12 +19,12 @@ from tests.sim.simulation import SETTINGS, Simulation
 from cortex_contracts.inventory.fleet import EvictionStrategy, Model
 
 HOSTS = (
-    Host("n0"),
+    Host("n0", sleep_mb=30000),
     Host("n1", (24000, 16000)),
-    Host("n2", (12000, 12000)),
+    Host("n2", (12000, 12000), sleep_mb=12000),
     Host("n3"),
     Host("n4", (10000,)),
-    Host("n5", (48000,), kind="cpu"),
+    Host("n5", (48000,), kind="cpu", sleep_mb=16000),
 )
 
 

@@ -21,6 +21,7 @@ from cortex_contracts.inventory.fleet import GatewaySettings, Model
 from cortex_contracts.wire.errors import NoCapacity
 
 _DEVICES_MB = ((12000,), (24000,), (24000, 24000), (32000, 32000), (80000, 80000))
+_SLEEP_MB = (0, 20000, 60000)
 _MODELS_MB = (3000, 5000, 9000, 10000, 16000, 22000)
 _STREAMED = 0.4
 _IMPATIENT = 0.05
@@ -43,7 +44,10 @@ class Plan:
 def fleet(plan: Plan, seed: int) -> Simulation:
     """The fleet of a plan, and its gateways."""
     rng = random.Random(seed)
-    hosts = [Host(f"n{number:04}", _DEVICES_MB[number % len(_DEVICES_MB)]) for number in range(plan.nodes)]
+    hosts = [
+        Host(f"n{number:04}", _DEVICES_MB[number % len(_DEVICES_MB)], sleep_mb=_SLEEP_MB[number // 2 % len(_SLEEP_MB)])
+        for number in range(plan.nodes)
+    ]
     models = [_model(number, rng, hosts) for number in range(plan.models)]
     simulation = Simulation(hosts, models, seed)
     simulation.call(lambda: _furnish(simulation))

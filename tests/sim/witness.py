@@ -51,7 +51,7 @@ class Witness:
         self.violations: list[str] = []  # the first
         self.num_violations = 0
         self.checks: Counter[str] = Counter()
-        self.evictions = self.loads = 0
+        self.evictions = self.loads = self.sleeps = 0
         self._now = now
         self._recycled: set[tuple[str, str, str]] = set()  # by gateway, neuron and model
         self._known: dict[tuple[str, str], Said] = {}  # by gateway and neuron
@@ -126,6 +126,16 @@ class Witness:
             "no unload of what is not loaded",
             resident.status not in _NEVER_EVICTED,
             lambda: f"{where}, {resident.status}",
+        )
+
+    def put_to_sleep(self, gateway: str, neuron: SimNeuron, model_id: str) -> None:
+        """A gateway wants a model to sleep."""
+        self.sleeps += 1
+        host = neuron.host
+        self.check(
+            "no sleep where no memory is set aside for it, nor on a CPU",
+            host.sleep_mb > 0 and host.kind == "cuda",
+            lambda: f"{gateway}: {model_id} on {host}",
         )
 
     def load_asked(self, gateway: str, neuron: SimNeuron, model_id: str) -> None:

@@ -22,7 +22,7 @@ from cortex_contracts.wire.errors import (
     Unavailable,
     by_code,
 )
-from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus
+from cortex_contracts.wire.neuron import LoadRequest, ModelRow, ModelStatus, UnloadLevel
 from cortex_gateway.fleet.beliefs import STRIKES, Beliefs
 from cortex_gateway.fleet.client import NeuronClient, NeuronRefused, NeuronUnreachable
 from cortex_gateway.fleet.snapshot import ModelView, NeuronView
@@ -33,6 +33,7 @@ from cortex_serving import logs
 _WATCH_INTERVAL_S = 0.2
 _UNLOAD_TIMEOUT_S = 60.0
 _RETRY_S = 5
+_GONE = frozenset({ModelStatus.UNLOADED, ModelStatus.SLEEPING})  # from the device, and not on its way back
 
 
 class Loads:
@@ -167,7 +168,8 @@ class Loads:
     async def _evict(self, neuron: NeuronView, victim: str, newcomer: Model) -> bool:
         """Whether it is gone. Another gateway may have come to use it since the last poll: then it stays (case L6)."""
         try:
-            await self._unload(neuron, victim, if_idle=True)
+            sleeps = neuron.puts_to_sleep and victim != newcomer.id
+            await self._unload(neuron, victim, if_idle=True, level="sleep" if sleeps else None)
         except NeuronRefused as refused:
             if refused.code != ModelBusy.code:
                 raise
@@ -181,11 +183,14 @@ class Loads:
             self._metrics.evictions.labels(neuron=neuron.name).inc()
         return True
 
-    async def _unload(self, neuron: NeuronView, victim: str, if_idle: bool = False) -> None:
-        await self._client.unload(neuron.url, victim, if_idle)
+    async def _unload(
+        self, neuron: NeuronView, victim: str, if_idle: bool = False, level: UnloadLevel | None = None
+    ) -> None:
+        await self._client.unload(neuron.url, victim, if_idle, level)
+        ends = _GONE if level else {ModelStatus.UNLOADED}
         async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
             # The neuron is another process: there is nothing to wait on but its answers.
-            while (row := await self._client.model(neuron.url, victim)).status is not ModelStatus.UNLOADED:  # noqa: ASYNC110
+            while (row := await self._client.model(neuron.url, victim)).status not in ends:  # noqa: ASYNC110
                 await asyncio.sleep(_WATCH_INTERVAL_S)
         self._beliefs.learn(neuron.name, row)  # or the last poll's word, that it is loaded, would be believed again
 
@@ -206,7 +211,7 @@ class Loads:
                     self._metrics.loads.labels(model=model.id, result="loaded").inc()
                     self._kick(neuron.name)
                     return
-                if row.status in (ModelStatus.FAILED, ModelStatus.UNLOADED):
+                if row.status is ModelStatus.FAILED or row.status in _GONE:
                     self._metrics.loads.labels(model=model.id, result="failed").inc()
                     self._kick(neuron.name)
                     raise _failure(model, neuron, row)

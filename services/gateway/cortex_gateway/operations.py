@@ -73,7 +73,7 @@ class Operations:
     async def unload(self, command: ModelCommand, force: bool) -> CommandDone:
         """Have a model unloaded, on the named neuron or everywhere. Raises ModelBusy unless `force`."""
         model_id = self._model_id(command.model)
-        replicas = self._replicas(model_id, command.neuron)
+        replicas = self._replicas(model_id, command.neuron, _HELD | {ModelStatus.SLEEPING})
         if not force:
             self._refuse_busy(model_id, replicas)
         names = [replica.neuron.name for replica in replicas]
@@ -143,11 +143,11 @@ class Operations:
             return name
         return self._state.config.catalogue.resolve(name).id
 
-    def _replicas(self, model_id: str, neuron: str | None) -> list[Replica]:
+    def _replicas(self, model_id: str, neuron: str | None, statuses: frozenset[ModelStatus] = _HELD) -> list[Replica]:
         """Where a model is, or comes to be."""
         replicas = self._snapshot(neuron).replicas_of(model_id)
         return sorted(
-            (replica for replica in replicas if replica.model.status in _HELD), key=lambda each: each.neuron.name
+            (replica for replica in replicas if replica.model.status in statuses), key=lambda each: each.neuron.name
         )
 
     def _refuse_busy(self, model_id: str, replicas: Iterable[Replica]) -> None:

@@ -16,6 +16,7 @@ from cortex_gateway.routing.decision import Decision, Forward, Load, Reject, Wai
 from cortex_gateway.routing.rules import Ask, Rules
 
 LOADED, LOADING, DRAINING = ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.DRAINING
+SLEEPING = ModelStatus.SLEEPING
 
 
 def decided(
@@ -299,3 +300,46 @@ def _error(model: Model, *neurons: NeuronView, others: tuple[Model, ...] = ()) -
     decision = decide(Snapshot(neurons), model, rules)
     assert isinstance(decision, Reject), decision
     return str(decision.error)
+
+
+def test_a_model_is_woken_where_it_sleeps_sooner_than_loaded_where_it_is_not() -> None:
+    """Other things being equal: as many have to go for it. Where more would have to, it is loaded elsewhere."""
+    asleep = on("m", SLEEPING, 0, devices=(0,))
+    assert decided(M, neuron("aa", free=(20000,)), neuron("bb", asleep, free=(2000,))) == "load bb [0]"
+    full = neuron("bb", asleep, on("x", last_used_at=9.0), free=(0,))
+    assert decided(M, neuron("aa", free=(20000,)), full, others=(declared("x"),)) == "load aa [0]"
+    younger, older = full, neuron("aa", on("x", last_used_at=1.0), free=(0,))
+    assert decided(M, older, younger, others=(declared("x"),)) == "load bb [0] evict x"
+    assert decided(M, neuron("aa"), neuron("bb", asleep), avoid=frozenset({"bb"})) == "load aa [0]"
+
+
+def test_the_inventory_s_wish_comes_before_a_sleep_elsewhere() -> None:
+    """preload_on and pinned_on say where a model belongs; among those hosts the one where it sleeps is first."""
+    asleep = on("m", SLEEPING, 0)
+    at_aa = declared("m", preload_on=["aa"])
+    assert decided(at_aa, neuron("aa"), neuron("bb", asleep)) == "load aa [0]"
+    at_both = declared("m", preload_on=["aa", "bb"])
+    assert decided(at_both, neuron("aa"), neuron("bb", asleep, free=(9000,))) == "load bb [0]"
+
+
+def test_a_model_wakes_on_the_devices_where_it_fell_asleep() -> None:
+    """Its weights go back to where they were; where that costs a victim more, it is loaded on others of the host."""
+    asleep = on("m", SLEEPING, 0, devices=(0,))
+    assert decided(M, neuron("aa", asleep, free=(2000, 20000))) == "load aa [0]"
+    in_the_way = on("x", devices=(0,), last_used_at=1.0)
+    assert decided(M, neuron("aa", asleep, in_the_way, free=(0, 20000)), others=(declared("x"),)) == "load aa [1]"
+    both = (in_the_way, on("y", devices=(1,), last_used_at=0.5))
+    crowded = neuron("aa", asleep, *both, free=(0, 0))
+    assert decided(M, crowded, others=(declared("x"), declared("y"))) == "load aa [0] evict x"
+
+
+def test_on_a_cpu_host_what_a_sleeper_holds_is_its_own() -> None:
+    """Its weights are in the memory that it needs: only the rest must be free."""
+    asleep = on("m", SLEEPING, 0, host_memory_mb=700)
+    assert decided(M, neuron("aa", asleep, free=(300,), kind="cpu")) == "load aa"
+    assert decided(M, neuron("aa", asleep, free=(299,), kind="cpu")) == "no_capacity"
+
+
+def test_what_sleeps_is_no_victim() -> None:
+    """It has nothing on a device to give."""
+    assert decided(M, neuron("aa", on("x", SLEEPING, 0), free=(0,)), others=(declared("x"),)) == "no_capacity"

@@ -88,6 +88,15 @@ async def test_a_pin_that_no_inventory_declares_is_shown(
     assert "loaded (pinned by an operator)" in " ".join((await ask_them()).line("qwen3-8b", "torch"))
 
 
+async def test_a_model_that_sleeps_shows_what_it_takes_of_the_host(
+    ask_them: Callable[[], Awaitable[Asked]], neuron_answers: Answers
+) -> None:
+    """Nothing of a device, and host memory that somebody may look for."""
+    neuron_answers["/models"][2] |= {"status": "sleeping", "host_memory_mb": 15872}
+    shown = " ".join((await ask_them()).line("llama", "rack1"))
+    assert shown.startswith("llama rack1 sleeping (15.5 GiB of the host) torch - 0.0 GiB")
+
+
 async def test_a_declared_model_that_is_nowhere_has_a_row(ask_them: Callable[[], Awaitable[Asked]]) -> None:
     """The catalogue is shown whole, not only what is loaded."""
     assert (await ask_them()).line("llama") == ["llama", "-", "not", "loaded"]

@@ -40,12 +40,15 @@ class DeviceNow(BaseModel):
 
 
 class ModelNow(BaseModel):
-    """One model on one neuron. `pinned` is by the inventory or by an operator; `in_flight` of all gateways."""
+    """One model on one neuron. `pinned` is by the inventory or by an operator; `in_flight` of all gateways; one that
+    sleeps has `host_memory_mb`.
+    """
 
     id: str
     status: ModelStatus
     devices: list[int]
     vram_used_mb: int
+    host_memory_mb: int = 0
     in_flight: int
     pinned: bool
     circuit: Circuit

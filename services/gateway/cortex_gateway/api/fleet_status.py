@@ -116,6 +116,7 @@ def _model(state: State, neuron: NeuronView, model: ModelView) -> ModelNow:
         status=model.status,
         devices=list(model.devices),
         vram_used_mb=model.vram_used_mb,
+        host_memory_mb=model.host_memory_mb,
         in_flight=model.elsewhere + state.outstanding.get((neuron.name, model.id), 0),
         pinned=model.pinned or (declared is not None and neuron.name in declared.pinned_on),
         circuit=state.circuits.state(neuron.name, model.id).value,

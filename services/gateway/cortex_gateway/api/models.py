@@ -26,6 +26,7 @@ _BEST_FIRST = (
     ModelStatus.LOADING,
     ModelStatus.RECOVERING,
     ModelStatus.PENDING,
+    ModelStatus.SLEEPING,
     ModelStatus.DRAINING,
     ModelStatus.UNLOADED,
     ModelStatus.FAILED,

@@ -200,6 +200,7 @@ def _view(before: NeuronView, report: Report, models: Mapping[str, ModelView]) -
         ),
         harnesses=frozenset(discovery.harnesses),
         models=before.models if before.models == models else models,
+        sleep_host_memory_mb=discovery.sleep_host_memory_mb,
     )
 
 
@@ -217,5 +218,6 @@ def _model_view(row: ModelRow, elsewhere: int) -> ModelView:
         context=row.context,
         task=row.task,
         loads=row.loads,
+        host_memory_mb=row.host_memory_mb,
         pinned=row.pinned,
     )

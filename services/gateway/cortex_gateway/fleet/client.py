@@ -25,6 +25,7 @@ from cortex_contracts.wire.neuron import (
     Report,
     StateAnswer,
     StatusAnswer,
+    UnloadLevel,
     UnloadRequest,
 )
 
@@ -80,13 +81,15 @@ class NeuronClient:
         """POST /models/load; the answer comes before the model is loaded."""
         return await self._ask("POST", f"{url}/models/load", StatusAnswer, request, _COMMAND_TIMEOUT)
 
-    async def unload(self, url: str, model_id: str, if_idle: bool = False) -> StatusAnswer:
+    async def unload(
+        self, url: str, model_id: str, if_idle: bool = False, level: UnloadLevel | None = None
+    ) -> StatusAnswer:
         """POST /models/unload; with `if_idle` refused (model_busy) where it is in use."""
         return await self._ask(
             "POST",
             f"{url}/models/unload",
             StatusAnswer,
-            UnloadRequest(model_id=model_id, if_idle=if_idle),
+            UnloadRequest(model_id=model_id, if_idle=if_idle, level=level),
             _COMMAND_TIMEOUT,
         )
 

@@ -53,6 +53,7 @@ class ModelView(msgspec.Struct, frozen=True):
     context: int | None = None
     task: str | None = None
     loads: int = 0  # how often it has been loaded there
+    host_memory_mb: int = 0  # of one that sleeps
     pinned: bool = False  # by an operator; the inventory's pins stand in the catalogue
 
 
@@ -70,6 +71,7 @@ class NeuronView:
     devices: tuple[DeviceView, ...] = ()
     harnesses: frozenset[str] = frozenset()
     models: Mapping[str, ModelView] = field(default_factory=lambda: MappingProxyType({}))
+    sleep_host_memory_mb: int = 0  # that it has set aside for models which sleep
 
     @property
     def healthy(self) -> bool:
@@ -80,6 +82,11 @@ class NeuronView:
     def takes_work(self) -> bool:
         """New requests and loads may go there."""
         return self.healthy and self.state in (NeuronState.READY, NeuronState.ACTIVATING)
+
+    @property
+    def puts_to_sleep(self) -> bool:
+        """What is evicted there is to sleep. On a CPU it would keep the very memory that is wanted."""
+        return self.sleep_host_memory_mb > 0 and self.device_kind == "cuda"
 
 
 @dataclass(frozen=True, slots=True)

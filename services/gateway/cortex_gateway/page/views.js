@@ -103,8 +103,9 @@ function modelRow(commands) {
     const place = (name) => (model.pinnedOn.includes(name) ? `${name} (pinned)` : name);
     text(where, model.locations.map((location) => place(location.neuron)).join(", "));
     text(inFlight, String(model.locations.reduce((sum, place) => sum + place.in_flight, 0)));
-    load.hidden = model.status !== "unloaded" && model.status !== "failed";
-    unload.hidden = pin.hidden = model.status !== "loaded";
+    load.hidden = !["unloaded", "sleeping", "failed"].includes(model.status);
+    unload.hidden = !["loaded", "sleeping"].includes(model.status);
+    pin.hidden = model.status !== "loaded";
     text(pin, model.pinnedOn.length ? "Unpin" : "Pin");
   });
   made.root.lastChild.append(load, unload, pin, explain);

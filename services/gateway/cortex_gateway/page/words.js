@@ -5,6 +5,7 @@ const COLOURS = {
   unknown: "busy", activating: "busy", draining: "busy", loading: "busy", pending: "busy", recovering: "busy",
   possible: "busy", wait: "busy", load: "busy",
   down: "bad", stopping: "bad", failed: "bad", closed: "bad", reject: "bad", impossible: "quiet", unloaded: "quiet",
+  sleeping: "quiet",
 };
 
 export const colour = (state) => COLOURS[state] ?? "quiet";

@@ -27,12 +27,13 @@ class WaitForLoad:
 class Load:
     """Unload `evict` there, then load the model on `devices` (None leaves the choice to the neuron).
 
-    A model that is itself what goes is recycled: nobody is evicted.
+    A model that is itself what goes is recycled: nobody is evicted. `wakes`: it sleeps there, on these devices.
     """
 
     neuron: NeuronView
     devices: tuple[int, ...] | None = None
     evict: tuple[str, ...] = ()
+    wakes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,9 @@ def described(decision: Decision, model_id: str) -> Described:
             return "wait", neuron.name, None, (), "it is being loaded there"
         case Load(neuron=neuron, devices=devices, evict=evict) if model_id in evict:
             return "load", neuron.name, devices, (), "it is loaded anew after many evictions there"
-        case Load(neuron=neuron, devices=devices, evict=evict):
-            reason = "it has room there" + (" once others are evicted" if evict else "")
+        case Load(neuron=neuron, devices=devices, evict=evict, wakes=wakes):
+            where = "it sleeps there, and has room" if wakes else "it has room there"
+            reason = where + (" once others are evicted" if evict else "")
             return "load", neuron.name, devices, evict, reason
         case Reject(error=error):
             return "reject", None, None, (), error.message

@@ -51,6 +51,7 @@ def _considered(neuron: NeuronView, looking: Search, rules: Rules, ask: Ask) -> 
         return Considered(neuron=neuron.name, verdict="impossible", reason=option)
     load, failed = option.load, known is not None and known.status is ModelStatus.FAILED
     fits = f"fits without {', '.join(load.evict)}" if load.evict else "fits in what is free"
+    fits = f"has it asleep, and it {fits}" if load.wakes else fits
     return Considered(
         neuron=neuron.name,
         verdict="possible",

@@ -1,8 +1,8 @@
 """Where a model that is loaded nowhere can be put, and what has to go for it (cases L6, L7).
 
 Where the inventory wants it, then where it fits as it is, then where it fits once others are gone (fewest, then lowest,
-then longest idle), and where it has failed last of all. Owns: that order. Does not own: what one neuron can take
-(standing.py). Pure. Called by: decide.py, explain.py.
+then longest idle), and where it has failed last of all. Where it sleeps comes first among those that need as few gone.
+Owns: that order. Does not own: what one neuron can take (standing.py). Pure. Called by: decide.py, explain.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cortex_gateway.fleet.snapshot import NeuronView, Snapshot
 from cortex_gateway.routing.decision import Load
 from cortex_gateway.routing.room import Lane, Promise, Room
 from cortex_gateway.routing.rules import Rules
-from cortex_gateway.routing.standing import Demand, make_room, staying
+from cortex_gateway.routing.standing import Demand, Fit, Standing, alone, make_room, reach, staying
 
 _NAMED_IN_ERRORS = 6
 _SHORTLIST = 16  # neurons that are looked at of those that could make room, from each of two ends
@@ -52,18 +52,26 @@ class Search:
         standing = self.room.standings[name]
         lane, wanted = self.lanes[standing.on_gpu]
         reached = lane.reached.get(name, ())
+        waking = self._waking(neuron, standing, wanted)
         if not reached:
             devices = len(standing.free)
             return f"has {devices} device{'' if devices == 1 else 's'}, {wanted.span} needed"
         found = make_room(standing, wanted, reached) if reached[-1] >= wanted.need_mb else None
+        if waking is not None and (found is None or len(waking.gone) <= len(found.gone)):
+            return _option(neuron, waking, wakes=True)
         if found is None:
             return _too_little(reached, wanted, staying(standing, wanted.rank))
-        gone = found.gone
-        load = Load(neuron, devices_to_ask(neuron, found.devices), tuple([idle.id for idle in gone]))
-        if not gone:
-            return Option(load, (0, 0, -found.left_mb, name))
-        last_used_at = max([idle.last_used_at for idle in gone])
-        return Option(load, (len(gone), max([idle.rank for idle in gone]), last_used_at, name))
+        return _option(neuron, found)
+
+    def _waking(self, neuron: NeuronView, standing: Standing, wanted: Demand) -> Fit | None:
+        """How it fits where it sleeps, if it does: on those devices, for its weights go back to them. On a CPU it has
+        part of its memory already."""
+        known = neuron.models.get(self.model.id)
+        if known is None or known.status is not ModelStatus.SLEEPING:
+            return None
+        here = alone(standing, known.devices, 0 if standing.on_gpu else known.host_memory_mb)
+        reached = reach(here, wanted.span, wanted.rank)
+        return make_room(here, wanted, reached) if reached and reached[-1] >= wanted.need_mb else None
 
     def barred(self, neuron: NeuronView) -> str | None:
         """Why nothing new goes to this neuron, whatever its memory."""
@@ -95,6 +103,14 @@ class Search:
         lanes = [(name, *self.lanes[standings[name].on_gpu]) for name in names if name in standings]
         return self.best([lane.promise(name, wanted.need_mb) for name, lane, wanted in lanes])
 
+    def asleep(self, names: Iterable[str], other: Option | None) -> Option | None:
+        """The best of those where it wakes, unless another way needs fewer victims."""
+        options = [each for name in islice(names, _SHORTLIST) if isinstance(each := self.option(name), Option)]
+        waking = min([each for each in options if each.load.wakes], key=lambda each: each.rank, default=None)
+        if waking is None or (other is not None and other.rank[0] < waking.rank[0]):
+            return other
+        return waking
+
     def elsewhere(self, skip: AbstractSet[str]) -> Option | None:
         """The best of all neurons but these: with room as they are or, where none has that, of a shortlist."""
         roomiest: list[str] = []
@@ -122,8 +138,22 @@ def place(snapshot: Snapshot, model: Model, rules: Rules, avoid: AbstractSet[str
     failed = [name for name, status in known.items() if status is ModelStatus.FAILED and name not in avoid]
     skip = avoid | {name for name, status in known.items() if status in (ModelStatus.FAILED, ModelStatus.DRAINING)}
     wanted = {name for name in (*model.pinned_on, *model.preload_on) if name not in skip}
-    best = looking.among(wanted) or looking.elsewhere(skip) or looking.among(failed)
+    asleep = [name for name, status in known.items() if status is ModelStatus.SLEEPING and name not in skip]
+    best = (
+        looking.asleep([name for name in asleep if name in wanted], looking.among(wanted))
+        or looking.asleep(asleep, looking.elsewhere(skip))
+        or looking.among(failed)
+    )
     return best.load if best is not None else _reasons(looking)
+
+
+def _option(neuron: NeuronView, found: Fit, wakes: bool = False) -> Option:
+    gone, name = found.gone, neuron.name
+    load = Load(neuron, devices_to_ask(neuron, found.devices), tuple([idle.id for idle in gone]), wakes)
+    if not gone:
+        return Option(load, (0, 0, -found.left_mb, name))
+    last_used_at = max([idle.last_used_at for idle in gone])
+    return Option(load, (len(gone), max([idle.rank for idle in gone]), last_used_at, name))
 
 
 def devices_to_ask(neuron: NeuronView, chosen: tuple[int, ...]) -> tuple[int, ...] | None:

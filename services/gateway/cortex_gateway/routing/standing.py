@@ -143,6 +143,13 @@ def fits(standing: Standing, wanted: Demand, gone: tuple[Idle, ...] = ()) -> Fit
     return Fit(gone, tuple(sorted([index for _, index in chosen])), -chosen[-1][0])
 
 
+def alone(standing: Standing, devices: tuple[int, ...], held_mb: int) -> Standing:
+    """The same with these devices alone, where so much is held by who is to have it."""
+    free = tuple([(index, mb + held_mb) for index, mb in standing.free if index in devices])
+    here = [(each, tuple([index for index in each.devices if index in devices])) for each in standing.idle]
+    return standing._replace(free=free, idle=tuple([each._replace(devices=on) for each, on in here if on]))
+
+
 def make_room(standing: Standing, wanted: Demand, reached: Sequence[int]) -> Fit | None:
     """How it fits with as few victims as will do and, of such sets, the first in the order to go in.
 

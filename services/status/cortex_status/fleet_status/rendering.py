@@ -134,6 +134,8 @@ def _model_state(row: ModelRow) -> str:
         return f"{row.status} ({row.progress.fraction:.0%}, {row.progress.phase})"
     if row.failure is not None and row.status is not ModelStatus.LOADED:
         return f"{row.status}: {row.failure.kind}"
+    if row.host_memory_mb:
+        return f"{row.status} ({_gib(row.host_memory_mb)} GiB of the host)"
     return f"{row.status} (pinned by an operator)" if row.pinned else row.status
 
 
