@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import cycles, failover, operating_cost, polling_cost, routing_cost
+from tests.bench import cycles, failover, operating_cost, polling_cost, routing_cost, swap
 from tests.bench.engine_speed import alone
 
 
@@ -44,6 +44,7 @@ _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "routing": routing_cost.measure,
     "scheduler": _scheduler,
     "speculation": _speculation,
+    "swap": swap.measure,
     "tensor_parallel": _tensor_parallel,
 }
 

@@ -132,7 +132,9 @@ async def test_a_model_that_was_woken_answers_as_before(ranks: int, tmp_path: Pa
         await load(neuron, "tiny")
         assert await _tokens(neuron) == before
         assert neuron.engines() == engines
-        assert [line["woken"] for line in neuron.logged("model_loaded")] == [False, True]
+        read, woken = neuron.logged("model_loaded")
+        assert (read["woken"], [*woken["phases"]]) == (False, ["start", "weights", "cache"])
+        assert sum(woken["phases"].values()) == pytest.approx(woken["seconds"], abs=0.01)
         os.kill(engines[-1].pid, signal.SIGKILL)
         await until(lambda: _loaded_for(neuron, 3), 60.0)
         assert await _tokens(neuron) == before

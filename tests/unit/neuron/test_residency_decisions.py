@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cortex_contracts.wire.errors import InvalidParameter, ModelNotFound, NoCapacity
-from cortex_contracts.wire.neuron import ModelStatus
+from cortex_contracts.wire.neuron import ModelStatus, Progress
 from cortex_neuron.residency import placement, recovery, states
+from cortex_neuron.residency.phases import Phases
 from cortex_neuron.residency.sleep import Bed, demoted
 from cortex_neuron.residency.states import TRANSITIONS, IllegalTransition, check_transition, refusal
 
@@ -106,3 +107,13 @@ def test_those_longest_asleep_make_room_and_no_more_of_them_than_must(need_mb: i
 def test_nothing_sleeps_where_no_memory_is_set_aside_for_it() -> None:
     """The default: eviction ends the processes, as it always has."""
     assert demoted(1, 0, []) is None
+
+
+def test_each_phase_of_a_load_has_its_time_and_together_they_are_all_of_it() -> None:
+    """What is told twice goes on, and what comes before the first word is the start."""
+    clock, told = iter([0.0, 1.0, 3.0, 7.0]), list[Progress]()
+    phases = Phases(told.append, lambda: next(clock))
+    for phase, fraction in [("weights", 0.1), ("weights", 0.5), ("cache", 0.9)]:
+        phases.told(Progress(phase=phase, fraction=fraction))
+    assert phases.ended() == (7.0, {"start": 1.0, "weights": 2.0, "cache": 4.0})
+    assert [progress.fraction for progress in told] == [0.1, 0.5, 0.9]

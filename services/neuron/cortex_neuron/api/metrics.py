@@ -99,12 +99,17 @@ def _of_models(present: list[Resident]) -> Iterator[Metric]:
     status = GaugeMetricFamily("neuron_model_status", "1 for the state each model is in", labels=["model", "status"])
     in_flight = GaugeMetricFamily("neuron_requests_in_flight", "Sequences that run or wait", labels=["model"])
     load = GaugeMetricFamily("neuron_model_load_seconds", "How long the last load took", labels=["model"])
+    host = GaugeMetricFamily(
+        "neuron_model_host_memory_mb", "Host memory of models that sleep, in MiB", labels=["model"]
+    )
     for each in present:
+        if each.asleep is not None:
+            host.add_metric([each.model.id], each.asleep.host_mb)
         status.add_metric([each.model.id, each.status], 1)
         in_flight.add_metric([each.model.id], each.seats_taken)
         if each.load_s is not None:
             load.add_metric([each.model.id], each.load_s)
-    yield from (status, in_flight, load)
+    yield from (status, in_flight, load, host)
 
 
 def _of_serving(present: list[Resident]) -> Iterator[Metric]:

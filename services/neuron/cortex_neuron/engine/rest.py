@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from cortex_neuron.models.host_copy import HostCopy, storages
+from cortex_neuron.models.host_copy import HostCopy
 from cortex_neuron.protocol.failures import BadRequest
 
 _MB = 1 << 20
@@ -33,11 +33,11 @@ class Rest(Generic[Made]):
         """Fall asleep; the MB of host memory that takes. Weights that are there already stay as they are."""
         if self._asleep:
             raise BadRequest("sleep: the model sleeps already")
-        gc.collect()  # whatever referred to the cache in a circle
         if self._device.type != "cpu":
-            self._copy = HostCopy(storages(self._module))
+            gc.collect()  # a fault may have left the cache in a circle; of a CPU's, not worth a third of a second
+            self._copy = HostCopy(self._module, self._device)
         self._asleep = True
-        return -(-self._num_bytes // _MB)
+        return -(-(self._copy.num_bytes if self._copy is not None else self._num_bytes) // _MB)
 
     def end(self, progress: Callable[[str, float], None]) -> Made:
         """Wake up."""

@@ -6,7 +6,7 @@ own: the cache (engine.kv_cache). Called by: engine.rank and engine.worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,34 +17,38 @@ from cortex_neuron.protocol.failures import CannotLoad
 _OK = 0  # of the CUDA runtime
 
 
-def storages(module: nn.Module) -> list[UntypedStorage]:
-    """Of every tensor that it holds, as parameter, buffer or attribute; one that is shared is there once."""
+def storages(module: nn.Module, device: torch.device) -> list[UntypedStorage]:
+    """Those on the device, of every tensor that it holds as parameter, buffer or attribute. What is shared is there
+    once."""
     found: dict[int, UntypedStorage] = {}
     for each in module.modules():
         for held in (*each._parameters.values(), *each._buffers.values(), *vars(each).values()):
-            if isinstance(held, Tensor) and held.untyped_storage().nbytes():
+            if isinstance(held, Tensor) and held.device.type == device.type and held.untyped_storage().nbytes():
                 found.setdefault(held.untyped_storage().data_ptr(), held.untyped_storage())
     return list(found.values())
 
 
 class HostCopy:
-    """Takes the storages' content and gives their memory back to the device, until `restore`.
+    """Takes the weights and gives their memory back to the device, until `restore`.
 
     One piece of memory for all, as torch's own pinned memory comes in powers of two. Raises CannotLoad for memory that
-    is not the storage's own to give.
+    is not the storage's own to give, or that the driver does not pin; nothing is then given back.
     """
 
-    def __init__(self, parts: Sequence[UntypedStorage]) -> None:
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        parts, self._device = storages(module, device), device
         if not all(part.resizable() for part in parts):
             raise CannotLoad("the weights are in memory that cannot be given back")
         self._parts = [(part, part.nbytes()) for part in parts]
         self.num_bytes = sum(size for _, size in self._parts)
         self._memory = torch.empty(self.num_bytes, dtype=torch.uint8)
-        self._pinned = any(part.device.type == "cuda" for part in parts) and _register(self._memory)
+        self._pinned = device.type == "cuda"
+        if self._pinned:
+            self._pin()
         self._copy(lambda host, there: host.copy_(there, non_blocking=self._pinned))
         for part, _ in self._parts:
             part.resize_(0)
-        if torch.cuda.is_initialized():
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
     def restore(self) -> None:
@@ -64,12 +68,14 @@ class HostCopy:
             one(self._memory[at : at + size], there)
             at += size
         if self._pinned:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
 
-
-def _register(memory: Tensor) -> bool:
-    """Whether the driver has pinned it: else copies are slower, and no less right."""
-    return bool(int(_runtime().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)) == _OK)
+    def _pin(self) -> None:
+        """A refusal is not to be worked around: the next kernel's launch would be blamed for it."""
+        with torch.cuda.device(self._device):  # on another it would begin a context
+            error = int(_runtime().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0))
+        if error != _OK:
+            raise CannotLoad(f"the driver does not pin {self._memory.nbytes} bytes of host memory: error {error}")
 
 
 def _runtime() -> Any:

@@ -39,6 +39,7 @@ from cortex_neuron.residency import files, placement, recovery, states
 from cortex_neuron.residency.catalogue_change import concerns_the_engine
 from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness, LoadFailed, Order, Serving
+from cortex_neuron.residency.phases import Phases
 from cortex_neuron.residency.resident import Asleep, Resident
 from cortex_neuron.residency.sleep import Sleepers
 from cortex_serving import logs
@@ -237,37 +238,34 @@ class Residency:
         return failure
 
     async def _bring_up(self, resident: Resident, order: Order, path: Path) -> Serving:
-        began = time.monotonic()
-        harness = self._harnesses[order.model.harness]
-        serving = await harness.bring_up(order, path, partial(setattr, resident, "progress"))
-        self._serves(resident, order, serving, time.monotonic() - began, woken=False)
+        phases = Phases(partial(setattr, resident, "progress"))
+        serving = await self._harnesses[order.model.harness].bring_up(order, path, phases.told)
+        self._serves(resident, order, serving, phases, woken=False)
         return serving
 
     async def _wake(self, resident: Resident, order: Order, asleep: Asleep) -> Serving:
         """Have one that sleeps serve again. Raises LoadFailed; it is then ended."""
-        began = time.monotonic()
+        phases = Phases(partial(setattr, resident, "progress"))
         assert asleep.serving.sleeps is not None, "it does"
         try:
-            serving = await asleep.serving.sleeps.wake(
-                self._settings.load_timeout_s, partial(setattr, resident, "progress")
-            )
+            serving = await asleep.serving.sleeps.wake(self._settings.load_timeout_s, phases.told)
         except BaseException:
             await self._end_group(resident, asleep.serving, grace_s=0.0)
             raise
         resident.asleep = None
-        self._serves(resident, order, serving, time.monotonic() - began, woken=True)
+        self._serves(resident, order, serving, phases, woken=True)
         return serving
 
-    def _serves(self, resident: Resident, order: Order, serving: Serving, load_s: float, woken: bool) -> None:
+    def _serves(self, resident: Resident, order: Order, serving: Serving, phases: Phases, woken: bool) -> None:
         serving.prefer(resident.model.sampling)  # not the order's: its entry may have changed
         resident.serving = serving
         resident.loads += 1
-        resident.load_s = load_s
+        resident.load_s, took = phases.ended()
         resident.become(ModelStatus.LOADED)
         logs.info(
             "model_loaded", model=resident.model.id, seconds=round(resident.load_s, 3), devices=order.rank_devices,
             vram_mb=serving.size.vram_mb, context=serving.size.context, kv_blocks=serving.size.kv_blocks,
-            pids=serving.pids, harness=resident.harness, woken=woken,
+            pids=serving.pids, harness=resident.harness, woken=woken, phases=took,
         )  # fmt: skip
 
     async def _recover(self, resident: Resident, failure: Failure, wait_s: float | None) -> bool:
