@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -73,6 +74,43 @@ async def test_the_longest_asleep_makes_room_and_what_has_none_is_unloaded(tmp_p
         await load(neuron, "one")
         assert await put_to_sleep(neuron, "one") == "unloaded"
         assert neuron.engines() == []
+
+
+async def test_an_unload_that_comes_while_a_model_falls_asleep_is_kept_to(tmp_path: Path) -> None:
+    """Both are told that it is unloaded, whoever came first; a load that comes meanwhile is told to come again."""
+    model = write_model(tmp_path / "echo", sleep_s=0.5)
+    async with running_neuron([entry(model, "echo")], sleep_host_memory_mb=100) as neuron:
+        await load(neuron, "echo")
+        falling = asyncio.create_task(put_to_sleep(neuron, "echo"))
+        await neuron.until_status("draining")
+        refused = await neuron.post(LOAD, {"model_id": "echo"})
+        assert (refused.status, refused.json["error"]["code"]) == (503, "draining")
+        assert (await neuron.post(UNLOAD, {"model_id": "echo"})).json["status"] == "unloaded"
+        assert await falling == "unloaded"
+        assert neuron.engines() == []
+
+
+async def test_a_load_that_asks_for_what_does_not_sleep_is_one_from_the_files(tmp_path: Path) -> None:
+    """Here rounded otherwise than it fell asleep: the old process ends first."""
+    model = write_model(tmp_path / "echo")
+    async with running_neuron([entry(model, "echo")], sleep_host_memory_mb=100) as neuron:
+        await load(neuron, "echo")
+        assert await put_to_sleep(neuron, "echo") == "sleeping"
+        answer = await neuron.post(LOAD, {"model_id": "echo", "quant": "int8"})
+        assert answer.status == 200, answer.text
+        await neuron.until_status("loaded")
+        assert [line["woken"] for line in neuron.logged("model_loaded")] == [False, False]
+        assert len(neuron.engines()) == 1
+
+
+async def test_a_daemon_that_ends_ends_what_sleeps(tmp_path: Path) -> None:
+    """No process is left of it."""
+    async with running_neuron([entry(write_model(tmp_path / "echo"), "echo")], sleep_host_memory_mb=100) as neuron:
+        await load(neuron, "echo")
+        assert await put_to_sleep(neuron, "echo") == "sleeping"
+        engines = neuron.engines()
+        assert await neuron.terminate() == 0
+        assert not any(engine.is_running() for engine in engines)
 
 
 async def test_one_that_cannot_sleep_is_unloaded_and_one_that_cannot_wake_has_failed(tmp_path: Path) -> None:

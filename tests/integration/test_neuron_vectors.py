@@ -399,3 +399,17 @@ async def test_a_model_that_is_not_loaded_is_loaded_for_who_asks(
     found = await embedded(neuron, gateway.url, "lower", TEXTS)
     np.testing.assert_allclose(found, expected(folders["lower"], TEXTS, "mean"), atol=1e-5)
     assert (await neuron.row("lower"))["task"] == "embed"
+
+
+async def test_a_model_that_embeds_sleeps_and_its_vectors_are_the_same_afterwards(folders: dict[str, Path]) -> None:
+    """It has no cache to give back, and the same states."""
+    models = [{"id": "bert", "source": str(folders["bert"]), "vram_mb": 200, "preload_on": ["here"]}]
+    async with running_neuron(models, REAL, cpu_threads=1, sleep_host_memory_mb=100) as neuron:
+        await neuron.until_status("loaded", "bert", timeout_s=120)
+        asked = {"model": "bert", "input": TEXTS[:2]}
+        before = (await neuron.post(EMBEDDINGS, asked)).json["data"]
+        slept = await neuron.post("/models/unload", {"model_id": "bert", "level": "sleep"})
+        assert slept.json["status"] == "sleeping"
+        await neuron.post("/models/load", {"model_id": "bert"})
+        await neuron.until_status("loaded", "bert")
+        assert (await neuron.post(EMBEDDINGS, asked)).json["data"] == before

@@ -2,7 +2,8 @@
 
 A model folder (see scripted_model.py) may hold script.json:
     {"load": "never" | "die" | "error" | "stale", "load_s": seconds, "kv_blocks": n, "slower": factor,
-     "weights_mb": n, "sleep": "error", "wake": "error", "unordered": what to do with a prompt that holds no order}
+     "weights_mb": n, "sleep": "error", "sleep_s": seconds, "wake": "error",
+     "unordered": what to do with a prompt that holds no order}
 A prompt's last {"…"} object is its order:
     {"reply": text, "step_s": s, "prefill_s": s, "hang_after": n, "die_after": n, "fail_after": n,
      "tokens_per_step": n, "bad_request": true, "garbage": true, "strangers": true, "tell_temperature": true}
@@ -125,6 +126,7 @@ class ScriptedRank:
         self.send(self.loaded)
 
     def sleep(self, frame: frames.Sleep) -> None:
+        time.sleep(self.orders.get("sleep_s", 0.0))
         if self.orders.get("sleep") == "error":
             self.send(frames.Error(seq=frame.seq, kind="out_of_memory", message="no room in the host", fatal=True))
         else:

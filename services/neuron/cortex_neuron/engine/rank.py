@@ -178,14 +178,7 @@ class Rank0:
         until = time.monotonic() + frame.load_timeout_s
         progress = self._progress(frame.seq)
         if frame.task != "generate":
-            alone = vector_part.bring_up(frame, progress)
-
-            def make_vectors() -> Loaded:
-                self._engine = VectorEngine(alone, self._mailbox.send)
-                return vector_part.loaded(frame.seq, alone)
-
-            self._rest = Rest(alone.model.module, alone.model.device, alone.model.num_bytes, make_vectors)
-            self._mailbox.send(make_vectors())
+            self._load_vectors(frame, progress)
             return
         if self._peers is not None:
             progress("ranks", 0.0)
@@ -207,6 +200,17 @@ class Rank0:
 
         self._rest = Rest(part.model.module, part.model.device, part.model.num_bytes, make)
         self._tell_loaded(make(), until)
+
+    def _load_vectors(self, frame: Load, progress: Callable[[str, float], None]) -> None:
+        part = vector_part.bring_up(frame, progress)
+        engine = VectorEngine(part, self._mailbox.send)  # once: it has no cache, and its model knows it
+
+        def make() -> Loaded:
+            self._engine = engine
+            return vector_part.loaded(frame.seq, part)
+
+        self._rest = Rest(part.model.module, part.model.device, part.model.num_bytes, make)
+        self._mailbox.send(make())
 
     def _tell_loaded(self, own: Loaded, until: float) -> None:
         self._mailbox.send(self._leader.loaded(own, until - time.monotonic()) if self._leader else own)
