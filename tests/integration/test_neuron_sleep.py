@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import fake_nvml
 import pytest
 from neuron_process import COMPLETIONS, REAL, RunningNeuron, running_neuron, until, write_models
 from scripted_model import write_model
@@ -101,6 +102,22 @@ async def test_a_load_that_asks_for_what_does_not_sleep_is_one_from_the_files(tm
         await neuron.until_status("loaded")
         assert [line["woken"] for line in neuron.logged("model_loaded")] == [False, False]
         assert len(neuron.engines()) == 1
+
+
+async def test_on_gpus_a_model_wakes_where_it_sleeps_unless_another_device_is_asked_for(tmp_path: Path) -> None:
+    """Its weights go back to the device that they came from."""
+    model = write_model(tmp_path / "echo")
+    environment = fake_nvml.environment(fake_nvml.build(tmp_path), GPUS=2)
+    async with running_neuron(
+        [entry(model, "echo")], None, environment, devices="all", sleep_host_memory_mb=100
+    ) as neuron:
+        woken = []
+        for asked in ({"devices": [1]}, {}, {"devices": [1]}, {"devices": [0]}):
+            assert (await neuron.post(LOAD, {"model_id": "echo", **asked})).status == 200
+            row = await neuron.until_status("loaded")
+            woken.append((row["devices"], neuron.logged("model_loaded")[-1]["woken"]))
+            assert await put_to_sleep(neuron, "echo") == "sleeping"
+        assert woken == [([1], False), ([1], True), ([1], True), ([0], False)]
 
 
 async def test_a_daemon_that_ends_ends_what_sleeps(tmp_path: Path) -> None:
