@@ -44,9 +44,9 @@ def test_a_model_that_sleeps_has_nothing_on_its_device_and_answers_as_before_whe
     make()
     before = _answer(engines[0])
     free_loaded, _ = torch.cuda.mem_get_info()
-    weights = sum(part.nbytes() for part in storages(model.module, model.device))
+    weights = sum(part.nbytes() for part in storages([model.module], model.device))
     held = weights + engines[0].cache.num_bytes
-    rest = Rest(model.module, model.device, model.num_bytes, make)
+    rest = Rest(make, model)
     for _ in range(3):
         engines.clear()
         assert rest.begin() == -(-weights // _MB)
@@ -62,7 +62,7 @@ def test_tied_weights_are_tied_and_pinned_memory_is_let_go(tmp_path: Path) -> No
     """A copy is registered with the driver once and no longer than it lives: as often as one likes."""
     model = load(str(DEMO_MODEL), "cuda:0", None, str(tmp_path / "text"), 4, lambda *_: None)
     shared = _shared(model.module)
-    rest = Rest(model.module, model.device, model.num_bytes, lambda: None)
+    rest = Rest(lambda: None, model)
     for _ in range(5):
         rest.begin()
         assert all(part.nbytes() == 0 for part in _all_storages(model.module))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import gc
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -35,12 +36,21 @@ class Odd(nn.Module):
         self.nothing: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Model:
+    """As much of one as sleeps."""
+
+    module: nn.Module
+    device: torch.device
+    num_bytes: int
+
+
 def test_weights_are_gone_and_come_back_where_they_were() -> None:
     """The same objects with the same content; what shares memory shares it again, and is counted once."""
     module = Odd()
     view, before = module.first.weight[1:], {name: each.clone() for name, each in module.state_dict().items()}
-    parts = storages(module, CPU)
-    copy = HostCopy(module, CPU)
+    parts = storages([module], CPU)
+    copy = HostCopy([module], CPU)
     assert copy.num_bytes == (15 + 5 + 5 + 4) * 4 + 6
     assert [part.nbytes() for part in parts] == [0] * len(parts)
     copy.restore()
@@ -55,14 +65,14 @@ def test_memory_that_is_another_s_is_not_given_back() -> None:
     module = Odd()
     module.packed = torch.from_numpy(torch.arange(6, dtype=torch.int8).numpy().copy())
     with pytest.raises(CannotLoad, match="cannot be given back"):
-        HostCopy(module, CPU)
+        HostCopy([module], CPU)
     assert module.first.weight.untyped_storage().nbytes() == 60
 
 
 def test_a_model_on_a_cpu_sleeps_where_it_is() -> None:
     """Its weights are in host memory already; only what was made of it is made anew. Twice asleep is a mistake."""
     module, told = Odd(), []
-    rest = Rest(module, CPU, 3 << 20, lambda: "engine")
+    rest = Rest(lambda: "engine", Model(module, CPU, 2 << 20), Model(Odd(), CPU, 1 << 20))
     address = module.first.weight.data_ptr()
     with pytest.raises(BadRequest):
         rest.end(lambda *_: None)

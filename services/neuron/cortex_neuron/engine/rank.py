@@ -198,7 +198,7 @@ class Rank0:
             self._engine = engine
             return loaded(frame.seq, part, engine.cache.num_bytes)
 
-        self._rest = Rest(part.model.module, part.model.device, part.model.num_bytes, make)
+        self._rest = Rest(make, part.model)
         self._tell_loaded(make(), until)
 
     def _load_vectors(self, frame: Load, progress: Callable[[str, float], None]) -> None:
@@ -209,7 +209,7 @@ class Rank0:
             self._engine = engine
             return vector_part.loaded(frame.seq, part)
 
-        self._rest = Rest(part.model.module, part.model.device, part.model.num_bytes, make)
+        self._rest = Rest(make, part.model)
         self._mailbox.send(make())
 
     def _tell_loaded(self, own: Loaded, until: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -20,12 +20,23 @@ _MB = 1 << 20
 Made = TypeVar("Made")
 
 
-class Rest(Generic[Made]):
-    """A model's `module` on its device, and `make`, which makes of it what computes: that has the cache, and is the
-    caller's to let go of before the model sleeps."""
+class Weights(Protocol):
+    """Those of a model, as models.loaded and models.vector_model have them."""
 
-    def __init__(self, module: Any, device: torch.device, num_bytes: int, make: Callable[[], Made]) -> None:
-        self._module, self._device, self._num_bytes, self._make = module, device, num_bytes, make
+    @property
+    def module(self) -> Any: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+
+class Rest(Generic[Made]):
+    """Models of one rank, all on its device, and `make`, which makes of them what computes: that has the caches, and is
+    the caller's to let go of before they sleep."""
+
+    def __init__(self, make: Callable[[], Made], *models: Weights) -> None:
+        self._make, self._models = make, models
         self._copy: HostCopy | None = None
         self._asleep = False
 
@@ -33,11 +44,13 @@ class Rest(Generic[Made]):
         """Fall asleep; the MB of host memory that takes. Weights that are there already stay as they are."""
         if self._asleep:
             raise BadRequest("sleep: the model sleeps already")
-        if self._device.type != "cpu":
+        device, num_bytes = self._models[0].device, sum(model.num_bytes for model in self._models)
+        if device.type != "cpu":
             gc.collect()  # a fault may have left the cache in a circle; of a CPU's, not worth a third of a second
-            self._copy = HostCopy(self._module, self._device)
+            self._copy = HostCopy([model.module for model in self._models], device)
+            num_bytes = self._copy.num_bytes
         self._asleep = True
-        return -(-(self._copy.num_bytes if self._copy is not None else self._num_bytes) // _MB)
+        return -(-num_bytes // _MB)
 
     def end(self, progress: Callable[[str, float], None]) -> Made:
         """Wake up."""

@@ -191,7 +191,7 @@ class Worker:
             self._runner = Runner(model, cache, None)
             return loaded(frame.seq, part, cache.num_bytes)
 
-        self._rest = Rest(model.module, model.device, model.num_bytes, make)
+        self._rest = Rest(make, model)
         return make()
 
     def _at_rest(self) -> Rest[Loaded]:

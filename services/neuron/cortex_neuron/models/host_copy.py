@@ -6,7 +6,7 @@ own: the cache (engine.kv_cache). Called by: engine.rank and engine.worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from cortex_neuron.protocol.failures import CannotLoad
 _OK = 0  # of the CUDA runtime
 
 
-def storages(module: nn.Module, device: torch.device) -> list[UntypedStorage]:
-    """Those on the device, of every tensor that it holds as parameter, buffer or attribute. What is shared is there
+def storages(models: Iterable[nn.Module], device: torch.device) -> list[UntypedStorage]:
+    """Those on the device, of every tensor that they hold as parameter, buffer or attribute. What is shared is there
     once."""
     found: dict[int, UntypedStorage] = {}
-    for each in module.modules():
+    for each in (module for model in models for module in model.modules()):
         for held in (*each._parameters.values(), *each._buffers.values(), *vars(each).values()):
             if isinstance(held, Tensor) and held.device.type == device.type and held.untyped_storage().nbytes():
                 found.setdefault(held.untyped_storage().data_ptr(), held.untyped_storage())
@@ -35,8 +35,8 @@ class HostCopy:
     is not the storage's own to give, or that the driver does not pin; nothing is then given back.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        parts, self._device = storages(module, device), device
+    def __init__(self, models: Iterable[nn.Module], device: torch.device) -> None:
+        parts, self._device = storages(models, device), device
         if not all(part.resizable() for part in parts):
             raise CannotLoad("the weights are in memory that cannot be given back")
         self._parts = [(part, part.nbytes()) for part in parts]
