@@ -21,8 +21,9 @@ from tests.bench.processes import DEMO_MODEL
 from tokenizers import Tokenizer
 
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.prompt_lookup import PromptLookup
+from cortex_neuron.layers.backend import CPU_BLOCK
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import GPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.prompt_lookup import PromptLookup
+from cortex_neuron.layers.backend import GPU_BLOCK
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from cortex_neuron.models.loaded import CacheShape
 from cortex_neuron.protocol.failures import CannotLoad
 
-CPU_BLOCK = 16
-GPU_BLOCK = 256  # what torch's paged attention kernels take
 MIN_CONTEXT = 256  # tokens; a cache for less than this serves nobody
 _MB = 1 << 20
 

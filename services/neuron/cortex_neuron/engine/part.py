@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from cortex_neuron.engine.communicator import Communicator
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, CacheSize, Demand, size_cache
+from cortex_neuron.engine.kv_cache import CacheSize, Demand, size_cache
+from cortex_neuron.engine.runner import backend_for
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
@@ -45,7 +46,7 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
     demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences)
-    size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
+    size = size_cache(model.shape, model.num_bytes, demand, backend_for(model).block_size)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
@@ -71,4 +72,5 @@ def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
         block_size=size.block_size,
         kv_blocks=size.num_blocks,
         eos_ids=list(model.eos_ids),
+        backend=str(backend_for(model)),
     )

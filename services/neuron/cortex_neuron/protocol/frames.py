@@ -192,6 +192,7 @@ class Loaded(Frame, tag="loaded", frozen=True, kw_only=True):
     kv_blocks: int
     eos_ids: list[int]
     vector_size: int = 0  # numbers of a vector; of a model that makes none, 0
+    backend: str = ""  # what attends and why, for the log
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -79,6 +79,8 @@ class Loader:
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
             frame = self._frame(order, purpose, path, text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
+            if loaded.backend:
+                logs.info("engine_backend", model=order.model.id, backend=loaded.backend)
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
