@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cortex_neuron.engine import runner
-from cortex_neuron.layers import backend, page_kernels
+from cortex_neuron.layers import backend, kernel_trial, page_kernels
 from cortex_neuron.layers.backend import Backend, Facts, Kernel, choose
 from cortex_neuron.models import native_model
 from cortex_neuron.models.loader import load
@@ -48,16 +48,49 @@ def test_the_best_kernels_that_can_are_chosen_and_the_others_refusals_are_said(
     facts: Facts, decode: Kernel, chunks: Kernel, reason: str
 ) -> None:
     """By device, model and what is installed."""
-    found = choose(facts)
+    found = choose(facts, lambda _: None)
     assert (found.decode, found.chunks, found.block_size) == (decode, chunks, 256)
     assert reason in found.reason
     assert bool(reason) == bool(found.reason)
     assert str(found).startswith(f"decode by {decode.value}, chunks by {chunks.value}, pages of 256")
 
 
+def test_a_kernel_that_fails_its_trial_is_not_taken() -> None:
+    """Whatever the table says of it; the last one, which is in use everywhere, is not tried."""
+    found = choose(AMPERE, lambda kernel: f"{kernel.value} is 3 off")
+    assert (found.decode, found.chunks) == (Kernel.GATHER, Kernel.GATHER)
+    assert found.reason == "no triton: triton is 3 off, no varlen: varlen is 3 off"
+
+
+@pytest.mark.parametrize("kernel", [Kernel.TRITON, Kernel.VARLEN])
+@pytest.mark.parametrize("cache_dtype", [torch.float32, FP8])
+def test_a_trial_tells_a_right_kernel_from_a_wrong_one_and_one_that_breaks(
+    kernel: Kernel, cache_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By rows of one token or of chunks, over several pages; also from a cache in fp8."""
+    shape, cpu = kernel_trial.Shape(4, 2, 16, torch.float32, cache_dtype), torch.device("cpu")
+    right = paged_reference.attend_pages
+    attends: dict[str, Any] = {
+        "right": right,
+        "off by one token": lambda q, k, v, pages, *rule: right(
+            q, k, v, replace(pages, lengths=pages.lengths - 1, starts=pages.starts), *rule
+        ),
+        "not finite": lambda *given: right(*given) * torch.nan,
+        "broken": lambda *_: 1 / 0,
+    }
+    found = {}
+    for name, attend in attends.items():
+        monkeypatch.setattr(page_kernels, "attend", attend)
+        found[name] = kernel_trial.fault.__wrapped__(kernel, shape, cpu)
+    assert found["right"] is None
+    assert found["broken"] == "it failed a trial: ZeroDivisionError: division by zero"
+    assert found["not finite"] == "it failed a trial: it is inf off"
+    assert "off" in found["off by one token"]
+
+
 def test_a_cpu_gathers_from_small_pages() -> None:
     """Whatever is installed."""
-    assert choose(replace(AMPERE, device="cpu", capability=(0, 0))) == backend.GATHERED
+    assert choose(replace(AMPERE, device="cpu", capability=(0, 0)), lambda _: "never asked") == backend.GATHERED
 
 
 def test_whether_torch_reads_pages_is_seen_by_what_its_function_takes() -> None:

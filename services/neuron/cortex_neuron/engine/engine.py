@@ -65,7 +65,8 @@ class Engine:
         self._draft = draft
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
-        runner = runner_for(model, self.cache, plan)
+        runner = runner_for(model, self.cache, plan, max_sequences if lead is None else None)
+        self.attends = runner.attends
         self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
         self._by_id: dict[int, Sequence] = {}

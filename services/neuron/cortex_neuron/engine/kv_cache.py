@@ -63,6 +63,7 @@ class KVCache:
     """
 
     def __init__(self, shape: CacheShape, size: CacheSize, device: torch.device) -> None:
+        self.size = size
         dims = (size.num_blocks, size.block_size, shape.kv_heads, shape.head_dim)
         self.keys = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
         self.values = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]

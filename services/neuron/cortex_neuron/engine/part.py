@@ -58,8 +58,8 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     return Part(model, size, step_tokens, measured)
 
 
-def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
-    """What is said of it."""
+def loaded(seq: int, part: Part, cache_bytes: int, attends: str) -> Loaded:
+    """What is said of it. `attends`: by what, in words."""
     model, size = part.model, part.size
     num_bytes = model.num_bytes + cache_bytes
     if model.device.type == "cuda":
@@ -72,5 +72,5 @@ def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
         block_size=size.block_size,
         kv_blocks=size.num_blocks,
         eos_ids=list(model.eos_ids),
-        backend=str(backend_for(model)),
+        backend=attends,
     )

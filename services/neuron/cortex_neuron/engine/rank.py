@@ -179,5 +179,5 @@ class Rank0:
         draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
         engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
         self._engine = engine
-        answer = loaded(frame.seq, part, engine.cache.num_bytes)
+        answer = loaded(frame.seq, part, engine.cache.num_bytes, engine.attends)
         self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)

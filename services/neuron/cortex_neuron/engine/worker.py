@@ -174,7 +174,7 @@ class Worker:
         part = bring_up(frame, self._rank, communicator, lambda *_: None)
         cache = KVCache(part.model.shape, part.size, part.model.device)
         self._runner, self._block_size = Runner(part.model, cache, None), part.size.block_size
-        return loaded(frame.seq, part, cache.num_bytes)
+        return loaded(frame.seq, part, cache.num_bytes, self._runner.attends)
 
     def _step(self, frame: Step) -> None:
         if self._runner is None:

@@ -1,7 +1,7 @@
-"""Which kernels attend: a pure choice by the device, the model and what is installed, with its reasons.
+"""Which kernels attend: a choice by the device, the model, what is installed and a trial, with its reasons.
 
 Owns: the table of what each kernel cannot do. Does not own: the kernels (layers.attention gathers, layers.page_kernels
-has those that read pages). Called by: engine.part (the page size, what is said in the log) and engine.runner.
+has those that read pages), or the trial (layers.kernel_trial). Called by: engine.runner.
 
 The rows of a step that have one new token, and its longer chunks, are attended each by a kernel of their own. So a
 token comes out the same whatever shares its step.
@@ -28,7 +28,6 @@ class Kernel(Enum):
     GATHER = "gather"  # torch's attention over copies of the pages: everywhere
     VARLEN = "varlen"  # torch's FlashAttention 2, which reads pages
     TRITON = "triton"  # our own, for one token a sequence: the pages of a sequence are shared among programs
-    NATIVE = "native"  # the whole step is one call (cortex_neuron.native)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,6 @@ class Backend:
         return f"{words}; {self.reason}" if self.reason else words
 
 
-NATIVE = Backend(Kernel.NATIVE, Kernel.NATIVE, CPU_BLOCK, "")
 GATHERED = Backend(Kernel.GATHER, Kernel.GATHER, CPU_BLOCK, "")
 
 # Best first; the last one takes everything.
@@ -83,24 +81,25 @@ _REFUSALS: tuple[tuple[Kernel, Callable[[Facts], bool], str], ...] = (
 )
 
 
-def choose(facts: Facts) -> Backend:
-    """The best kernels for a model here."""
+def choose(facts: Facts, fault: Callable[[Kernel], str | None]) -> Backend:
+    """The best kernels for a model here. `fault` tries one that the table does not refuse: what is wrong, or None."""
     if facts.device != "cuda":
         return GATHERED
-    decode, not_decode = _best(_DECODE, facts)
-    chunks, not_chunks = _best(_CHUNKS, facts)
+    decode, not_decode = _best(_DECODE, facts, fault)
+    chunks, not_chunks = _best(_CHUNKS, facts, fault)
     return Backend(decode, chunks, GPU_BLOCK, ", ".join(dict.fromkeys([*not_decode, *not_chunks])))
 
 
-def _best(kernels: tuple[Kernel, ...], facts: Facts) -> tuple[Kernel, list[str]]:
+def _best(kernels: tuple[Kernel, ...], facts: Facts, fault: Callable[[Kernel], str | None]) -> tuple[Kernel, list[str]]:
     """The first that can, and why those before it cannot."""
     reasons: list[str] = []
-    for kernel in kernels:
+    for kernel in kernels[:-1]:
         refusal = next((words for each, holds, words in _REFUSALS if each is kernel and holds(facts)), None)
+        refusal = refusal or fault(kernel)
         if refusal is None:
             return kernel, reasons
         reasons.append(f"no {kernel.value}: {refusal}")
-    raise AssertionError("the last kernel takes everything")
+    return kernels[-1], reasons
 
 
 @functools.cache

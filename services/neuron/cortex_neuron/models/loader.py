@@ -46,7 +46,10 @@ def load(
     shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
         _check_quant(quant)
-        asked = Asked(Path(source), find_device(device), quant, Path(text_dir), threads, progress, shared)
+        found = find_device(device)
+        if found.type == "cuda":
+            torch.cuda.set_device(found)  # Triton, and what records graphs, ask for nothing else
+        asked = Asked(Path(source), found, quant, Path(text_dir), threads, progress, shared)
         return _load(asked)
     except CannotLoad:
         raise

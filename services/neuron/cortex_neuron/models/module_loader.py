@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cortex_neuron.layers import attention
+from cortex_neuron.layers.fused_norm import fuse_norms
 from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.layers.parallel import Collectives
 from cortex_neuron.models import gguf_model, sharded_model
@@ -79,6 +80,8 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 def _placed(module: Any, asked: Asked) -> Any:
     if asked.on_cpu:
         order_for_cpu(module)
+    else:
+        fuse_norms(module)
     return module.to(asked.device).eval()
 
 
