@@ -84,8 +84,8 @@ class Model(Strict):
     quant: Annotated[
         str | None,
         Field(
-            description="What weights are rounded to: int8 or int4 on a CPU (harness torch), or what vLLM knows; "
-            "none keeps the file's own"
+            description="What weights are rounded to: int8 or int4, on a GPU also fp8 (harness torch), or what vLLM "
+            "knows; none keeps the file's own"
         ),
     ] = None
     vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron import model_types
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_model, text_files
+from cortex_neuron.models import gguf_model, native_model, prequantised, rounding, text_files
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
@@ -45,8 +45,8 @@ def load(
     """
     shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
-        _check_quant(quant)
         found = find_device(device)
+        _check_quant(quant, found)
         if found.type == "cuda":
             torch.cuda.set_device(found)  # Triton, and what records graphs, ask for nothing else
         asked = Asked(Path(source), found, quant, Path(text_dir), threads, progress, shared)
@@ -57,9 +57,13 @@ def load(
         raise CannotLoad(f"{source}: {type(error).__name__}: {error}") from error
 
 
-def _check_quant(quant: str | None) -> None:
-    """What weights are rounded to while they are read, where native.matrices can; null leaves them as they are."""
-    if quant is not None and quant not in ROUNDED:
+def _check_quant(quant: str | None, device: torch.device) -> None:
+    """What weights are rounded to while they are read; null leaves them as they are."""
+    if quant is None:
+        return
+    if device.type != "cpu":
+        rounding.check(quant, device)
+    elif quant not in ROUNDED:
         raise CannotLoad(
             f"quant {quant!r} is not supported; expected null, the weights as the file has them, or {tuple(ROUNDED)}"
         )
@@ -97,6 +101,7 @@ def _load_folder(asked: Asked) -> LoadedModel:
     path = asked.path
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     check(config, path)
+    prequantised.check(config, asked)
     if asked.writes_text:
         text_files.write_once(
             asked.text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder)
@@ -119,7 +124,8 @@ def _modules() -> Any:
 
 
 def _is_native(asked: Asked, config: Any) -> bool:
-    return asked.on_cpu and asked.collectives is None and native_model.is_native(config)
+    is_plain = prequantised.settings(config) is None
+    return asked.on_cpu and asked.collectives is None and is_plain and native_model.is_native(config)
 
 
 def _load_native(
@@ -133,10 +139,10 @@ def _load_native(
 
 
 def _refuse_quant(asked: Asked) -> None:
-    if asked.quant is not None:
+    if asked.on_cpu and asked.quant is not None:
         raise CannotLoad(
             f"{asked.path}: quant {asked.quant!r} is not supported for this model here; expected null: only the native "
-            f"kernels round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
+            f"kernels round weights on a CPU, on one rank, where they are built, for {native_model.MODEL_TYPES}"
         )
 
 
@@ -144,8 +150,6 @@ def check(config: Any, path: Path) -> None:
     """Raises CannotLoad for a decoder that is not supported."""
     if config.model_type not in MODEL_TYPES:
         raise CannotLoad(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
-    if quantisation := getattr(config, "quantization_config", None):
-        raise CannotLoad(f"{path}: quant_method {quantisation.get('quant_method')!r} is not supported, expected none")
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if one.get("rope_type", "default") not in ROPE_TYPES:
