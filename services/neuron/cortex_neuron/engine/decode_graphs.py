@@ -61,7 +61,11 @@ class DecodeGraphs:
     def record_all(self) -> None:
         """Largest first: the others then find memory enough in what it has left. Writes to block 0, before its use."""
         for size in reversed(self.sizes):
-            self._recorded[size] = self._record(lambda size=size: self._step(size))  # type: ignore[misc]
+            self.record(size)
+
+    def record(self, size: int) -> None:
+        """The graph of one size."""
+        self._recorded[size] = self._record(lambda: self._step(size))
 
     def run(self, batch: Batch) -> Tensor:
         """Logits [wanted, vocab] after the rows that are wanted."""

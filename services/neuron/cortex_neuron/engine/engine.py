@@ -22,7 +22,7 @@ from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runs, runner_for
 from cortex_neuron.engine.sampler import NotFinite
-from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, plan_step
+from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, most_step_tokens, plan_step
 from cortex_neuron.engine.seats import Seats, Work
 from cortex_neuron.engine.sequence import Drafts, Sequence, State, new_sequence
 from cortex_neuron.engine.threads import ThreadPlan
@@ -31,8 +31,6 @@ from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Output, Stepped, Submit
 
-# However many decode, prompts get at least this part of the step's tokens.
-PROMPTS_PART = 4
 # Beyond so many rows a step is bound by arithmetic: a drafted row costs as much as a token, and nothing is won.
 CPU_DRAFT_ROWS = 12
 GPU_DRAFT_ROWS = 64  # not measured; where weights are read in the time of some hundred rows, it is on the safe side
@@ -58,8 +56,7 @@ class Engine:
         self.model = model
         self.size = size
         self.cache = KVCache(model.shape, size, model.device)
-        # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
-        most_tokens = max(step_tokens, max_sequences + step_tokens // PROMPTS_PART)
+        most_tokens = most_step_tokens(step_tokens, max_sequences)
         draft_rows = CPU_DRAFT_ROWS if model.device.type == "cpu" else GPU_DRAFT_ROWS
         self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if draft else 0)
         self._draft = draft

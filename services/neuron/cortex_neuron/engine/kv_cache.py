@@ -29,31 +29,50 @@ class CacheSize:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the load asks for. `context` None: what the model can do, as far as it fits."""
+    """What the load asks for. `context` None: what the model can do, as far as it fits.
+
+    `room`: bytes that the device has for a cache, where that was measured.
+    """
 
     vram_mb: int
     context: int | None
     model_context: int
     max_sequences: int
+    room: int | None = None
 
 
 def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size: int) -> CacheSize:
-    """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad."""
+    """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad.
+
+    Where it was measured `weight_bytes` is all that is taken besides the cache.
+    """
     budget = demand.vram_mb * _MB - weight_bytes
+    if demand.room is not None:
+        budget = min(budget, demand.room)
     block_bytes = shape.token_bytes * block_size
     affordable = max(0, budget // block_bytes)
     least = min(demand.model_context, MIN_CONTEXT) if demand.context is None else demand.context
     if demand.context is not None and demand.context > demand.model_context:
         raise CannotLoad(f"context {demand.context} is more than the {demand.model_context} tokens of the model")
     if affordable * block_size < least:
-        need_mb = -(-(weight_bytes + -(-least // block_size) * block_bytes) // _MB)
-        raise CannotLoad(
-            f"vram_mb {demand.vram_mb} is too little: the weights take {weight_bytes // _MB} MiB, and a KV cache for "
-            f"one sequence of {least} tokens makes it {need_mb} MiB ({shape.token_bytes} bytes a token)"
-        )
+        raise CannotLoad(_too_little(shape, weight_bytes, demand, -(-least // block_size) * block_bytes, least))
     context = min(demand.context or demand.model_context, affordable * block_size)
     wanted = demand.max_sequences * -(-context // block_size)
     return CacheSize(block_size, min(affordable, wanted), context)
+
+
+def _too_little(shape: CacheShape, weight_bytes: int, demand: Demand, cache_bytes: int, tokens: int) -> str:
+    cache = f"a KV cache for one sequence of {tokens} tokens"
+    if demand.room is not None and demand.room < min(cache_bytes, demand.vram_mb * _MB - weight_bytes):
+        return (
+            f"the device has {demand.room // _MB} MiB left beside the model, and {cache} takes "
+            f"{-(-cache_bytes // _MB)} MiB ({shape.token_bytes} bytes a token)"
+        )
+    taking = "the weights take" if demand.room is None else "the weights and the largest step take"
+    return (
+        f"vram_mb {demand.vram_mb} is too little: {taking} {weight_bytes // _MB} MiB, and {cache} makes it "
+        f"{-(-(weight_bytes + cache_bytes) // _MB)} MiB ({shape.token_bytes} bytes a token)"
+    )
 
 
 class KVCache:

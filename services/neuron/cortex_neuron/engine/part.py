@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from cortex_neuron.engine import footprint
 from cortex_neuron.engine.communicator import Communicator
 from cortex_neuron.engine.kv_cache import CacheSize, Demand, size_cache
 from cortex_neuron.engine.runner import backend_for
+from cortex_neuron.engine.scheduler import most_step_tokens
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
@@ -42,12 +44,18 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     world_size = len(frame.devices)
     threads = max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // world_size)
     torch.set_num_threads(threads)
+    free = footprint.free_bytes(frame.devices[rank])
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
-    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences)
-    size = size_cache(model.shape, model.num_bytes, demand, backend_for(model).block_size)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
+    taken, room = model.num_bytes, None
+    if not on_cpu and world_size == 1:
+        largest = footprint.Largest(most_step_tokens(step_tokens, frame.max_sequences), frame.max_sequences)
+        found = footprint.measure(model, largest, frame.context or model.context, free)
+        taken, room = found.taken, found.room
+    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, room)
+    size = size_cache(model.shape, taken, demand, backend_for(model).block_size)
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
     if isinstance(model.module, Decoder):

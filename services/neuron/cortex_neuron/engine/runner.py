@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cortex_neuron.engine import decode_graphs
 from cortex_neuron.engine.decode_graphs import Bounds, DecodeGraphs
-from cortex_neuron.engine.kv_cache import KVCache
+from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.native_runner import NativeRunner
 from cortex_neuron.engine.threads import ThreadPlan
 from cortex_neuron.layers import backend, kernel_trial
@@ -77,6 +77,11 @@ def graphs_refusal(model: LoadedModel, attends: Backend, most_decoding: int | No
     return None
 
 
+def bounds_of(sequences: int, size: CacheSize) -> Bounds:
+    """Of steps in which so many sequences decode."""
+    return Bounds(sequences, -(-size.context // size.block_size), size.block_size)
+
+
 class Runner:
     """This rank's model on the batch, as torch computes it."""
 
@@ -92,8 +97,7 @@ class Runner:
         refusal = graphs_refusal(model, self._backend, most_decoding)
         if refusal is None:
             assert most_decoding is not None, "its absence is a refusal"
-            blocks = -(-cache.size.context // cache.size.block_size)
-            refusal = self._record(Bounds(most_decoding, blocks, cache.size.block_size))
+            refusal = self._record(bounds_of(most_decoding, cache.size))
         self.attends += f"; no graphs: {refusal}" if refusal else "; decode steps are graphs"
 
     @torch.inference_mode()
@@ -103,9 +107,10 @@ class Runner:
             return self._graphs.run(batch)
         if self._plan is not None:
             torch.set_num_threads(self._plan.threads(batch.num_rows))
-        return self._compute(lay_out(batch, self._model.device, self._backend))
+        return self.compute(lay_out(batch, self._model.device, self._backend))
 
-    def _compute(self, layout: Layout) -> Tensor:
+    def compute(self, layout: Layout) -> Tensor:
+        """Logits [wanted, vocab] of a step that is laid out."""
         out = self._model.module(
             input_ids=layout.tokens[None],
             position_ids=layout.positions[None],
@@ -120,7 +125,7 @@ class Runner:
     def _record(self, bounds: Bounds) -> str | None:
         """Record the graphs. What they failed of, if the device is well after that: then steps go on without."""
         device = self._model.device
-        graphs = DecodeGraphs(self._compute, bounds, device, decode_graphs.record_on(device))
+        graphs = DecodeGraphs(self.compute, bounds, device, decode_graphs.record_on(device))
         try:
             graphs.record_all()
         except Exception as error:  # noqa: BLE001  they are for speed alone
