@@ -40,6 +40,7 @@ MODEL: dict[str, Any] = {
     "capabilities": ["tools", "images"],
     "tool_parser": "qwen_xml",
     "matryoshka": True,
+    "kv_cache_dtype": "fp8",
     "speculative": {
         "method": "ngram",
         "num_speculative_tokens": 3,

@@ -94,6 +94,12 @@ def test_drafts_are_asked_for_in_vllms_words() -> None:
     assert "--speculative-config" not in started(order())
 
 
+def test_what_its_cache_is_rounded_to_is_passed_on() -> None:
+    """By the same word; without one vLLM decides."""
+    assert started(order(kv_cache_dtype="fp8"))["--kv-cache-dtype"] == "fp8"
+    assert "--kv-cache-dtype" not in started(order())
+
+
 def test_the_servers_environment_is_its_own() -> None:
     """Its tools first, nothing of our Python, no figures sent home, and the inventory's word last."""
     known = environment(order(), environment={"DO_NOT_TRACK": "0", "HF_TOKEN": "x"})

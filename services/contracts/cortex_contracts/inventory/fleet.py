@@ -88,6 +88,10 @@ class Model(Strict):
             "knows; none keeps the file's own"
         ),
     ] = None
+    kv_cache_dtype: Annotated[
+        Literal["fp8"] | None,
+        Field(description="What its KV cache is rounded to, on a GPU; none keeps the type that the model computes in"),
+    ] = None
     vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]
     min_devices: Annotated[int, Field(ge=1, description="Devices it needs at least")] = 1
     min_device_vram_mb: Annotated[int, Field(ge=0, description="Free memory each of its devices must have")] = 0

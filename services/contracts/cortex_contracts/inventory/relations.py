@@ -158,7 +158,7 @@ def _of_task(model: Model) -> Iterator[str]:
     if model.harness != "torch" and model.task not in ("auto", "generate"):
         yield f"{place}: task: {model.task} is for harness torch, and harness is {model.harness!r}"
     elif model.task in ("embed", "rerank"):
-        for key in ("tensor_parallel", "quant", "speculative"):
+        for key in ("tensor_parallel", "quant", "kv_cache_dtype", "speculative"):
             if (value := getattr(model, key)) != Model.model_fields[key].default:
                 yield f"{place}: {key}: is {value!r}, which is not for a model with task {model.task}"
 

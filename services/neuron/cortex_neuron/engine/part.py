@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,9 +19,11 @@ from cortex_neuron.engine.kv_cache import CacheSize, Demand, size_cache
 from cortex_neuron.engine.runner import backend_for
 from cortex_neuron.engine.scheduler import most_step_tokens
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
+from cortex_neuron.layers.stored import FP8
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.native.decoder import Decoder
+from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load, Loaded
 
 _CPU_STEP_TOKENS = 256
@@ -48,6 +50,8 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
+    if frame.kv_cache_dtype is not None:
+        model = with_fp8_cache(model)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
     taken, room = model.num_bytes, None
     if not on_cpu and world_size == 1:
@@ -64,6 +68,13 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     elif on_cpu and world_size == 1:
         measured = measure_threads(model.module, threads)
     return Part(model, size, step_tokens, measured)
+
+
+def with_fp8_cache(model: LoadedModel) -> LoadedModel:
+    """The model with a cache of half the size. Raises CannotLoad on a CPU, whose kernels have no such cache."""
+    if model.device.type == "cpu":
+        raise CannotLoad("kv_cache_dtype 'fp8' is for GPUs; expected none on a CPU")
+    return replace(model, shape=replace(model.shape, dtype=FP8))
 
 
 def loaded(seq: int, part: Part, cache_bytes: int, attends: str) -> Loaded:

@@ -72,6 +72,7 @@ class Load(Frame, tag="load", frozen=True, kw_only=True):
     task: Task = "generate"
     pooling: Pooling | None = None  # with task embed
     speculative: Speculation | None = None
+    kv_cache_dtype: Literal["fp8"] | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):

@@ -107,6 +107,7 @@ class Loader:
             task=purpose.task,
             pooling=purpose.pooling,
             speculative=_speculation(order.model.speculative),
+            kv_cache_dtype=order.model.kv_cache_dtype,
         )
 
 

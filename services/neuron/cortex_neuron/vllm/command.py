@@ -36,6 +36,7 @@ def arguments(order: Order, source: Path, socket: Path, settings: NeuronSection)
         *_if("--max-model-len", model.context),
         *_parallel(model),
         *_numbers(model),
+        *_if("--kv-cache-dtype", model.kv_cache_dtype),
         *_tools(model),
         *_if("--speculative-config", model.speculative.model_dump_json() if model.speculative else None),
         *_if("--override-generation-config", json.dumps(model.sampling) if model.sampling else None),
