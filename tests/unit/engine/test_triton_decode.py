@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import paged_reference
 import pytest
 import torch
 
+from cortex_neuron.engine import decode_graphs, runner
+from cortex_neuron.layers.backend import GATHERED, Backend, Kernel
+from cortex_neuron.layers.stored import FP8
+from cortex_neuron.models.loader import load
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 LENGTHS = [1, 37, 64, 200, 0, 511]
 BLOCK = 256
+GEMMA = {
+    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "eos_token_id": 2, "sliding_window": 11,
+    "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16, "attn_logit_softcapping": 3.0,
+}  # fmt: skip
 
 pytestmark = [pytest.mark.usefixtures("_device"), pytest.mark.filterwarnings("default")]  # Triton's own warnings
 
@@ -83,3 +94,24 @@ def test_it_compiles_for_every_capability_that_it_is_chosen_for(kernel: Any) -> 
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="tests/gpu has the engine on a GPU")
+@pytest.mark.parametrize("cache_dtype", [torch.float32, FP8], ids=["float32", "float8"])
+def test_a_model_that_decodes_by_it_gives_what_it_gives_by_gathering(
+    kernel: Any, cache_dtype: torch.dtype, tmp_path: Path, make_folder: Any, start_with: Any, monkeypatch: Any
+) -> None:
+    """Through the engine, with windows and capped scores, in steps as graphs have them."""
+    make_folder(tmp_path / "model", "gemma2", GEMMA)
+    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = replace(model, shape=replace(model.shape, dtype=cache_dtype))
+    monkeypatch.setattr(decode_graphs, "record_on", lambda _: lambda step: step() or step)
+    told = []
+    for attends, refusal in ((GATHERED, "not now"), (Backend(Kernel.TRITON, Kernel.GATHER, 16, ""), None)):
+        monkeypatch.setattr(runner, "backend_for", lambda _, attends=attends: attends)
+        monkeypatch.setattr(runner, "graphs_refusal", lambda *_, refusal=refusal: refusal)
+        session = start_with(model, blocks=40, sequences=2, step_tokens=64)
+        ids = [session.submit(p, max_tokens=3, logprobs=5, ignore_eos=True) for p in ([5], list(range(4, 60)))]
+        session.finish()
+        told.append([row.top for i in ids for row in session.answers[i].logprobs])
+    assert told[1] == [pytest.approx(row, abs=1e-4) for row in told[0]]

@@ -38,6 +38,8 @@ def load(frame: Load, threads: int, progress: Progress) -> VectorModel:
             raise CannotLoad(f"quant {frame.quant!r} is not supported with task {frame.task}, expected null")
         if frame.speculative is not None:
             raise CannotLoad(f"speculative is not supported with task {frame.task}, expected none")
+        if frame.kv_cache_dtype is not None:
+            raise CannotLoad(f"kv_cache_dtype is not supported with task {frame.task}, expected none")
         device = find_device(frame.devices[0])
         disable_progress_bar()
         progress("metadata", 0.0)
