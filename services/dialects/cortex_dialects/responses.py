@@ -32,6 +32,7 @@ _STATE = {
     "background": "no responses are kept here that could be asked for later; wait for the answer, or stream it",
 }
 # Of a translated request, and what the client calls the same.
+_TOLD_OF_A_TOOL = {"type", "name", "description", "parameters", "strict"}
 _PLACES = (
     ("response_format.json_schema.schema", "text.format.schema"),
     ("response_format", "text.format"),
@@ -141,7 +142,7 @@ def _repeated(request: wire.ResponsesRequest) -> Repeated:
     """The request's own values, of those that an answer tells again."""
     told = {name: value for name in Repeated.model_fields if (value := getattr(request, name)) is not None}
     if request.tools is not None:
-        told["tools"] = [tool.model_dump(exclude={"defer_loading"}) for tool in request.tools]
+        told["tools"] = [tool.model_dump(include=_TOLD_OF_A_TOOL) for tool in request.tools]
     if request.tool_choice is not None and not isinstance(request.tool_choice, str):
         told["tool_choice"] = _sent(request.tool_choice)
     told["reasoning"] = {"effort": request.reasoning.effort if request.reasoning else None, "summary": None}

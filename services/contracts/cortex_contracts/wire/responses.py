@@ -64,8 +64,11 @@ class FunctionCall(Lenient):
 
 
 class FunctionCallOutput(Lenient):
+    """`name` is the tool's, for templates that show it."""
+
     type: Literal["function_call_output"]
-    call_id: str
+    call_id: str | None = None
+    name: str | None = None
     output: Content
 
 
@@ -134,6 +137,9 @@ class FunctionTool(Lenient):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     defer_loading: Literal[False] | None = None
+    async_: Annotated[Literal[False] | None, Field(alias="async")] = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    output_schema: Annotated[None, Field(description="No chat template shows it")] = None
 
 
 class HostedTool(Shape):
