@@ -73,6 +73,22 @@ def gathered_chat(chunks: list[dict[str, Any]], count: int) -> list[dict[str, An
     return choices
 
 
+def chat_choices(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of a document, as gathered_chat has them."""
+    return [
+        {
+            "content": choice["message"]["content"] or "",
+            "reasoning": choice["message"].get("reasoning_content", ""),
+            "calls": [
+                [call["id"], call["function"]["name"], call["function"]["arguments"]]
+                for call in choice["message"].get("tool_calls", ())
+            ],
+            "reason": choice["finish_reason"],
+        }
+        for choice in document["choices"]
+    ]
+
+
 def gathered_message(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The message that a client of Anthropic's puts together from a stream."""
     message: dict[str, Any] = {}
