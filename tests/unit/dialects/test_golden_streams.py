@@ -65,6 +65,7 @@ LOGPROBS: list[Event] = [
     USAGE,
 ]
 SILENT: list[Event] = [Finished(0, "stop"), USAGE]
+FILTERED: list[Event] = [TextDelta(0, "Gr"), Finished(0, "content_filter"), USAGE]  # only other engines end so
 TWO: list[Event] = [TextDelta(1, "b"), TextDelta(0, "a"), Finished(1, "length"), Finished(0, "stop"), USAGE]
 
 REPEATED = parse_responses(
@@ -106,7 +107,8 @@ CASES: list[tuple[str, str, list[Event], dict[str, Any]]] = [
     *((dialect, "two_choices", TWO, {"n": 2}) for dialect in ("chat", "completion")),
     ("messages", "thoughts_omitted", TOOLS, {"show_reasoning": False}),
     ("responses", "logprobs", LOGPROBS, {"logprobs": 2}),
-    ("responses", "silent", SILENT, {}),
+    *((dialect, "silent", SILENT, {}) for dialect in MAKERS),
+    *((dialect, "filtered", FILTERED, {}) for dialect in MAKERS),
     ("responses", "repeated", SILENT, {"repeated": REPEATED}),
 ]
 
