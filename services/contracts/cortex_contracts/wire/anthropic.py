@@ -247,6 +247,12 @@ class MessageStart(BaseModel):
     message: Message
 
 
+class Ping(BaseModel):
+    """Sent while there is nothing to say."""
+
+    type: Literal["ping"] = "ping"
+
+
 class ContentBlockStart(BaseModel):
     type: Literal["content_block_start"] = "content_block_start"
     index: int
