@@ -44,11 +44,18 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):
-    """Drafts by prompt lookup (engine.prompt_lookup): what a text goes on with where it has been before."""
+    """How drafts are made: by prompt lookup (engine.prompt_lookup), or by the model of `source` (engine.draft_model).
+
+    Only rank 0 has that model. Every rank leaves as much room as it takes, so that all have caches of one size: the
+    leader tells its workers how much that is.
+    """
 
     num_speculative_tokens: int
     prompt_lookup_min: int
     prompt_lookup_max: int
+    source: str | None = None  # a local folder or GGUF file
+    weight_bytes: int = 0
+    token_bytes: int = 0  # of its KV cache
 
 
 class Load(Frame, tag="load", frozen=True, kw_only=True):

@@ -47,6 +47,9 @@ class Loader:
             path = await asyncio.to_thread(sources.find, model.source)
             if path is not None:
                 await _judge(model, path)
+            drafter = await _drafter(model)
+            if drafter is None and len(model.sources) > 1:
+                return None
         except UnsupportedArchitecture as failure:
             raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
         except (SourceMissing, FilesInvalid) as failure:
@@ -65,7 +68,7 @@ class Loader:
 
     async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         started = asyncio.get_running_loop().time()
-        purpose = await _judge(order.model, path)
+        purpose, drafter = await _judge(order.model, path), await _drafter(order.model)
         name = f"g{next(self._numbers)}"
         text_dir = Path(self.settings.runtime_dir, f"{name}.text")
         text_dir.mkdir(parents=True)
@@ -77,7 +80,7 @@ class Loader:
         try:
             group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
-            frame = self._frame(order, purpose, path, text_dir, left_s)
+            frame = self._frame(order, purpose, (path, drafter), text_dir, left_s)
             loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
             text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
@@ -88,7 +91,10 @@ class Loader:
         finally:
             shutil.rmtree(text_dir, ignore_errors=True)
 
-    def _frame(self, order: Order, purpose: Purpose, path: Path, text_dir: Path, left_s: float) -> frames.Load:
+    def _frame(
+        self, order: Order, purpose: Purpose, paths: tuple[Path, Path | None], text_dir: Path, left_s: float
+    ) -> frames.Load:
+        path, drafter = paths
         return frames.Load(
             model_id=order.model.id,
             source=str(path),
@@ -104,7 +110,7 @@ class Loader:
             load_timeout_s=left_s * _RANKS_SHARE,
             task=purpose.task,
             pooling=purpose.pooling,
-            speculative=_speculation(order.model.speculative),
+            speculative=_speculation(order.model.speculative, drafter),
         )
 
 
@@ -114,9 +120,22 @@ async def _judge(model: Model, path: Path) -> Purpose:
     return replace(purpose, may_be_cut=purpose.may_be_cut or model.matryoshka)
 
 
-def _speculation(asked: Speculative | None) -> frames.Speculation | None:
-    """`ngram` is the one method there is."""
-    return None if asked is None else frames.Speculation(**asked.model_dump(exclude={"method"}))
+async def _drafter(model: Model) -> Path | None:
+    """The files of the model that drafts for it, where it has one. Raises SourceMissing, UnsupportedArchitecture or
+    FilesInvalid."""
+    source = model.speculative.model if model.speculative is not None else None
+    path = await asyncio.to_thread(sources.find, source) if source is not None else None
+    if path is not None:
+        await asyncio.to_thread(architecture_check.check, path, 1, "generate")
+    return path
+
+
+def _speculation(asked: Speculative | None, drafter: Path | None) -> frames.Speculation | None:
+    """By the draft model where there is one, else by prompt lookup."""
+    if asked is None:
+        return None
+    counts = asked.model_dump(exclude={"method", "model"})
+    return frames.Speculation(source=str(drafter) if drafter is not None else None, **counts)
 
 
 def _progress(frame: frames.LoadProgress) -> Progress:
