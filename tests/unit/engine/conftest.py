@@ -167,7 +167,7 @@ def start(demo_model: LoadedModel) -> StartSession:
     return lambda **sizes: new_session(demo_model, **sizes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_with() -> StartSession:
     """Start a session of any model: `start_with(model, …)`."""
     return new_session

@@ -148,6 +148,20 @@ def test_drafts_keep_to_the_grammar(asking: Callable[..., Asking], wrong_every: 
     assert wrong_every == 1 or len(ask.session.steps) < len(alone.session.steps) // 2
 
 
+def test_a_draft_model_need_not_know_the_grammar(asking: Callable[..., Asking], model: LoadedModel) -> None:
+    """Its drafts are what it would say freely: those that the grammar forbids are not drawn, and beside them answers
+    without a grammar, greedy and drawn, are what they are alone."""
+    asked = [(GRAMMAR, HOT), (None, SamplingParams(temperature=0)), (None, SamplingParams(temperature=1.2, seed=5))]
+    told = []
+    for drafter in (None, model):
+        ask = asking(drafter=drafter)
+        numbers = [ask.submit(grammar, sampling, 60, ignore_eos=grammar is None) for grammar, sampling in asked]
+        ask.session.finish()
+        told.append([(ask.session.answers[number].tokens, ask.session.answers[number].finish) for number in numbers])
+    assert told[0] == told[1]
+    assert ask.session.steps[-1].accepted > 20
+
+
 def test_a_seeded_answer_is_the_same_in_a_batch_and_after_preemption(asking: Callable[..., Asking]) -> None:
     """A sequence that gave up its blocks goes on in its grammar where it was."""
     alone = asking()
