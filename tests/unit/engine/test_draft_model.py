@@ -249,6 +249,10 @@ def folders(make_folder, tmp_path_factory) -> dict[str, Path]:
     return made
 
 
+def _tokenizer(folder: Path) -> str:
+    return (folder / "tokenizer.json").read_text()
+
+
 def _ignore(*_: object) -> None:
     pass
 
@@ -259,7 +263,7 @@ def test_a_draft_model_takes_its_room_of_the_model_s_memory(folders, tmp_path) -
     drafter = draft_part.bring_up(_load(folders["model"], folders["small"], tmp_path / "two"), _ignore)
     assert drafter is not None
     part = bring_up(drafter.load, 0, None, _ignore)
-    draft_model = drafter.beside(part)
+    draft_model = drafter.beside(part, _tokenizer(folders["model"]))
     assert part.size.num_blocks < alone.size.num_blocks
     size = part.size.num_blocks * part.size.block_size
     both = part.model.num_bytes + size * part.model.shape.token_bytes + draft_model.num_bytes
@@ -272,11 +276,11 @@ def test_a_model_with_other_tokens_cannot_draft(folders, tmp_path) -> None:
     assert drafter is not None
     part = bring_up(drafter.load, 0, None, _ignore)
     expected = (
-        f"{folders['strange']} cannot draft for {folders['model']}: it should have the same vocabulary, but 1 tokens "
-        "differ, the first is 17, 'w17' and 'seventeen'"
+        f"{folders['strange']} cannot draft for {folders['model']}: it should have the same vocabulary, but "
+        "of the ids that both have 1 differ, the first is 17: 'w17' and 'seventeen'"
     )
     with pytest.raises(CannotLoad) as raised:
-        drafter.beside(part)
+        drafter.beside(part, _tokenizer(folders["model"]))
     assert str(raised.value) == expected
 
 

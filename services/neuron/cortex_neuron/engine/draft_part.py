@@ -6,6 +6,7 @@ drafting (engine.draft_model). Called by: engine.rank.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,23 +24,23 @@ from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load
 
-_TEXT_DIR = "draft"  # within the model's
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
 class DraftPart:
-    """`load` is the frame for all ranks, which says how much room the draft model takes."""
+    """`tokenizer` is what its tokenizer.json says; `load` the frame for all ranks, with the room that it takes."""
 
     model: LoadedModel
+    tokenizer: str
     threads: ThreadPlan | None
     load: Load
 
-    def beside(self, part: Part) -> DraftModel:
+    def beside(self, part: Part, tokenizer: str) -> DraftModel:
         """Drafting for this model, once that has been loaded. Raises CannotLoad where they have not one vocabulary."""
         speculation = self.load.speculative
         assert speculation is not None, "bring_up has read it"
-        text_dir = Path(self.load.text_dir)
-        if difference := first_difference(text_dir, text_dir / _TEXT_DIR):
+        if difference := first_difference(tokenizer, self.tokenizer):
             raise CannotLoad(
                 f"{speculation.source} cannot draft for {self.load.source}: it should have the same vocabulary, "
                 f"but {difference}"
@@ -60,12 +61,12 @@ def bring_up(frame: Load, progress: Callable[[str, float], None]) -> DraftPart |
         return None
     threads = num_threads(frame)
     torch.set_num_threads(threads)
-    text_dir = str(Path(frame.text_dir, _TEXT_DIR))
-    model = load(
-        speculation.source, frame.devices[0], frame.quant, text_dir, threads, lambda _, part: progress("draft", part)
-    )
+    source, device = speculation.source, frame.devices[0]
+    with tempfile.TemporaryDirectory() as folder:
+        model = load(source, device, frame.quant, folder, threads, lambda _, part: progress("draft", part))
+        tokenizer = Path(folder, _TOKENIZER).read_text(encoding="utf-8")
     # Of several ranks each has the threads of its part, whatever the step.
     measures = model.device.type == "cpu" and len(frame.devices) == 1 and not isinstance(model.module, Decoder)
     plan = measure_threads(model.module, threads) if measures else None
     taken = msgspec.structs.replace(speculation, weight_bytes=model.num_bytes, token_bytes=model.shape.token_bytes)
-    return DraftPart(model, plan, msgspec.structs.replace(frame, speculative=taken))
+    return DraftPart(model, tokenizer, plan, msgspec.structs.replace(frame, speculative=taken))

@@ -186,7 +186,7 @@ class Rank0:
         tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
-        drafting = drafter.beside(part) if drafter is not None else None
+        drafting = drafter.beside(part, tokenizer) if drafter is not None else None
         draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
         sizes = (frame.max_sequences, part.step_tokens, part.threads)
         engine = Engine(part.model, part.size, *sizes, lead, draft, drafting)

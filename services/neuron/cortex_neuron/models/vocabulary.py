@@ -5,26 +5,22 @@ Owns: the comparison. Does not own: the tokenizers' files (models.text_files). C
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tokenizers import Tokenizer
 
-_FILE = "tokenizer.json"
 
-
-def first_difference(one: Path, other: Path) -> str | None:
-    """In words, of the vocabularies in two folders; None where one is the beginning of the other, or all of it: models
-    differ in how many ids they keep in reserve."""
-    if (one / _FILE).read_bytes() == (other / _FILE).read_bytes():
+def first_difference(one: str, other: str) -> str | None:
+    """In words, of the vocabularies of two tokenizer.json; None where one is the beginning of the other, or all of it:
+    models differ in how many ids they keep in reserve."""
+    if one == other:
         return None
     mine, theirs = _texts(one), _texts(other)
     differing = sorted(id_ for id_ in mine.keys() & theirs.keys() if mine[id_] != theirs[id_])
     if not differing:
         return None
     first = differing[0]
-    return f"{len(differing)} tokens differ, the first is {first}, {mine[first]!r} and {theirs[first]!r}"
+    return f"of the ids that both have {len(differing)} differ, the first is {first}: {mine[first]!r} and {theirs[first]!r}"
 
 
-def _texts(folder: Path) -> dict[int, str]:
-    vocabulary = Tokenizer.from_file(str(folder / _FILE)).get_vocab(with_added_tokens=True)
+def _texts(tokenizer: str) -> dict[int, str]:
+    vocabulary = Tokenizer.from_str(tokenizer).get_vocab(with_added_tokens=True)
     return {id_: text for text, id_ in vocabulary.items()}
