@@ -9,7 +9,7 @@
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
-# make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown)
+# make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown, --plot FILE)
 
 PYTHON ?= python3
 BIN := .venv/bin

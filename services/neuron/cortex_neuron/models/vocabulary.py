@@ -18,7 +18,8 @@ def first_difference(one: str, other: str) -> str | None:
     if not differing:
         return None
     first = differing[0]
-    return f"of the ids that both have {len(differing)} differ, the first is {first}: {mine[first]!r} and {theirs[first]!r}"
+    example = f"{first}: {mine[first]!r} and {theirs[first]!r}"
+    return f"of the ids that both have {len(differing)} differ, the first is {example}"
 
 
 def _texts(tokenizer: str) -> dict[int, str]:
