@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -211,18 +212,29 @@ def test_a_draft_model_that_fails_has_guessed_wrong(start_session) -> None:
     assert session.steps[-1].drafted - session.steps[-1].accepted == 2
 
 
-def test_ids_that_only_one_of_both_has_are_never_drafted_nor_read(start_session) -> None:
-    """A vocabulary may be padded: the likeliest of the ids that the model has is drafted."""
+def test_ids_that_the_model_lacks_are_never_drafted(start_session) -> None:
+    """The draft model's vocabulary may be padded: the likeliest of the ids that both have is drafted."""
     session, _, guesses = _session(start_session)
 
     def padded(batch):
-        assert batch.tokens.max() < VOCAB
         return pad(StandIn.run(guesses, batch), (0, 3), value=2.0)
 
     guesses.run = padded
     got = session.ask(TREE[0][:20], max_tokens=22, ignore_eos=True)
     assert got.tokens == _says(TREE[0][:20], 22)
     assert session.steps[-1].accepted == session.steps[-1].drafted > 0
+
+
+def test_ids_that_the_draft_model_lacks_are_never_read(start_session) -> None:
+    """The other way round: what it makes of them is a bad draft, and no error."""
+    session, _, guesses = _session(start_session)
+    draft_model = session.engine._draft_model
+    draft_model._model = dataclasses.replace(draft_model._model, vocab_size=VOCAB - 10)
+    read: list[int] = []
+    guesses.run = lambda batch: (read.append(int(batch.tokens.max())), StandIn.run(guesses, batch))[1]
+    text = [*TREE[0][:20], VOCAB - 1]
+    assert session.ask(text, max_tokens=22, ignore_eos=True).tokens == _says(text, 22)
+    assert max(read) == VOCAB - 11
 
 
 # ---- brought up

@@ -57,14 +57,9 @@ class DraftModel:
     """`size` and the seats are the engine's."""
 
     def __init__(
-        self,
-        model: LoadedModel,
-        size: CacheSize,
-        limits: DraftLimits,
-        plan: ThreadPlan | None = None,
+        self, model: LoadedModel, size: CacheSize, limits: DraftLimits, plan: ThreadPlan | None = None
     ) -> None:
-        self._limits, self._block_size = limits, size.block_size
-        self._model = model
+        self._model, self._limits, self._block_size = model, limits, size.block_size
         self._cache = KVCache(model.shape, size, model.device)
         self._runner: Runs = runner_for(model, self._cache, plan)
         self._computed = np.zeros(limits.sequences, np.int32)  # by seat: tokens that are in the cache
@@ -149,9 +144,8 @@ class DraftModel:
         """The likeliest token after the last of each span that is wanted."""
         starts = (seats * tables.shape[1]).astype(np.int32)
         last_rows = np.cumsum(counts, dtype=np.int32)[wanted] - 1
-        known = np.minimum(
-            tokens, self._model.vocab_size - 1
-        )  # the model may have ids that no token of the vocabulary has
+        # A model is asked for any id below its own size, also for those in reserve, which this one may not have.
+        known = np.minimum(tokens, self._model.vocab_size - 1)
         flat = Tables(tables.reshape(-1), starts, self._block_size)
         return self._argmax(make_batch(known, counts, pasts, flat, last_rows))
 
