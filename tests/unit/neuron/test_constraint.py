@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
-from model_families import CLOCK, FAMILIES, USE, WEATHER, model, written
+from model_families import CLOCK, FAMILIES, USE, WEATHER, forced, model, written
 from tokenizers import Tokenizer
 
 from cortex_contracts.wire.errors import InvalidParameter
@@ -51,22 +51,28 @@ def of(family: str, form: AnswerFormat | None = None, use: ToolUse | None = None
 @EVERY
 def test_a_forced_call_is_written_as_the_template_writes_it(family: str) -> None:
     """So that the model is at home in it, and what it says is read as a call."""
-    said = written(family, ("weather", {"city": 'Päris "x"', "days": 3}))
-    if family == "mistral":  # its template adds ids, which are ours to give
-        said = said.replace(', "id": "abcdefgh0"', "").replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
+    said = forced(family, ("weather", {"city": 'Päris "x"', "days": 3}))
     assert allows(model(family), of(family, use=FORCED), said)
+
+
+@pytest.mark.parametrize("prompt", ["hi", "hi<think>\n"])
+def test_a_thoughts_end_is_its_token_and_never_text(prompt: str) -> None:
+    """Else what follows would be read as the answer, and be free."""
+    language = model("hermes")
+    grammar, call = of("hermes", use=FORCED, prompt=prompt), written("hermes", ("clock", {}))
+    begun = [] if "<think>" in prompt else ids(language.tokenizer, "<think>")
+    end, spelt = ids(language.tokenizer, "</think>"), list(b"</think>")
+    for thought, good in ((b"hm </thin", True), (b"hm </think> then", False)):
+        tokens = [*begun, *thought, *end, *ids(language.tokenizer, call)]
+        assert (matcher(language, grammar).validate_tokens(tokens) == len(tokens)) == good
+    assert matcher(language, grammar).validate_tokens([*begun, *spelt]) < len(begun) + len(spelt)
 
 
 @EVERY
 @pytest.mark.parametrize("arguments", [{"city": "x"}, {"city": "x", "days": "three"}, {"city": "x", "days": 1, "y": 2}])
 def test_a_forced_call_keeps_to_the_tools_schema(family: str, arguments: dict[str, Any]) -> None:
     """A missing argument, one of the wrong type, and one too many."""
-    said = (
-        written(family, ("weather", arguments))
-        .replace(', "id": "abcdefgh0"', "")
-        .replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
-    )
-    assert not allows(model(family), of(family, use=FORCED), said)
+    assert not allows(model(family), of(family, use=FORCED), forced(family, ("weather", arguments)))
 
 
 @EVERY
@@ -81,9 +87,7 @@ def test_a_forced_call_is_nothing_else(family: str) -> None:
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each != "llama3_json"])
 def test_several_forced_calls_only_where_they_may_be(family: str) -> None:
     """parallel_tool_calls."""
-    said = written(family, ("clock", {}), ("clock", {}))
-    for i in range(2):
-        said = said.replace(f', "id": "abcdefgh{i}"', "").replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
+    said = forced(family, ("clock", {}), ("clock", {}))
     assert allows(model(family), of(family, use=FORCED), said)
     assert not allows(model(family), of(family, use=ToolUse(USE.tools, forced=True, parallel=False)), said)
 
@@ -179,6 +183,7 @@ def test_thoughts_come_before_the_form_and_are_free(prompt: str, good: list[str]
         (AnswerFormat("grammar", 'start: "a" | nothing', "guided_grammar"), "nothing"),
         (AnswerFormat("grammar", "root ::= (((", "guided_grammar"), "Expected"),
         (AnswerFormat("grammar", "no grammar", "guided_grammar"), ""),
+        (AnswerFormat("grammar", 'a ::= "x"', "guided_grammar"), "root"),
         (AnswerFormat("grammar", "start: <|im_end|>", "guided_grammar"), "special tokens"),
         (AnswerFormat("grammar", "start: <[7]>", "guided_grammar"), "special tokens"),
         (AnswerFormat("choice", ("x" * 1_000_001,), "guided_choice"), "at most 1000000"),

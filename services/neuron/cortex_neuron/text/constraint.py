@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
 
 from cortex_contracts.wire.errors import InvalidParameter
 from cortex_dialects.generation import AnswerFormat, ToolUse
@@ -86,7 +86,10 @@ def _strict(model: TextModel, use: ToolUse | None) -> ToolUse | None:
 
 
 def _start(model: TextModel, prompt: Sequence[int], words: Lark) -> str:
-    """Thoughts first, where the model has them: in these it is free."""
+    """Thoughts first, where the model has them: in these it is free, but for writing their end as text.
+
+    An answer is read as text: such an end would be taken for the real one, and what follows for the answer.
+    """
     markers = model.thought_markers
     if markers is None or model.has_thought(prompt):
         return "start: body"
@@ -95,7 +98,7 @@ def _start(model: TextModel, prompt: Sequence[int], words: Lark) -> str:
     end = words.mark(markers.end)
     rules = [f"start: {before} body", f"thought_start: {words.mark(markers.start)}"]
     if markers.end in model.added_tokens:
-        return "\n".join([*rules, f"thought: thoughts {end} {_AFTER_THOUGHT}", "thoughts: /(?s:.*)/"])
+        return "\n".join([*rules, f"thought: THOUGHTS {end} {_AFTER_THOUGHT}", lark.without("THOUGHTS", markers.end)])
     return "\n".join([*rules, f"thought: thoughts {_AFTER_THOUGHT}", f"thoughts{lark.anything(markers.end)}"])
 
 
@@ -121,7 +124,7 @@ def _own(form: AnswerFormat) -> str:
         return own
     try:
         own = any_to_lark(form.value)
-    except (GbnfToLarkError, RecursionError) as error:
+    except Exception as error:  # the library raises several, and nothing more precise where no rule is the root
         raise InvalidParameter(f"{form.place}: {str(error)[:_LONGEST_REASON]}", param=form.place) from error
     is_error, said = LLMatcher.validate_grammar_with_warnings(own)
     if not is_error and any("no tokenizer" in each for each in said):  # that they exist, only the engine could say

@@ -37,6 +37,11 @@ def anything(before: str) -> str:
     return f"[suffix={text(before)}]: /(?s:.*)/"
 
 
+def without(name: str, words: str) -> str:
+    """A terminal of this name: any text that does not hold these words."""
+    return f"{name}: /(?s:.*)/ & ~{name}_NOT\n{name}_NOT: /(?s:.*)/ {text(words)} /(?s:.*)/"
+
+
 def schema(shape: Mapping[str, Any]) -> str:
     """JSON of this schema."""
     return f"%json {json.dumps(with_options(shape))}"

@@ -16,13 +16,21 @@ from cortex_neuron.text import lark as rule
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.tool_calls.hermes import CLOSE, OPEN
 from cortex_neuron.text.tool_calls.json_rules import repeated
+from cortex_neuron.text.tool_calls.layout import Layout
 from cortex_neuron.text.tool_calls.tool_format import Parsed, ToolFormat, after_space, expect, named_call
+from cortex_neuron.text.tool_calls.xml_arguments import (
+    FUNCTION_END,
+    PARAMETER_END,
+    XmlArguments,
+    is_text,
+    parameter,
+    property_of,
+)
 
 _FUNCTION = "<function="
 _HEAD = re.compile(r"<function=([^>\n]+)>")
 _END = re.compile(r"</function>\s*</tool_call>")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
-_PARAMETER_END = "\n</parameter>\n"
 _DEFINITIONS = ("$defs", "definitions")
 
 
@@ -47,21 +55,12 @@ def _unwrapped(value: str) -> str:
 
 
 def _value(text: str, schema: dict[str, Any], key: str) -> Any:
-    if _is_text(_property(schema, key)):
+    if is_text(property_of(schema, key)):
         return text
     try:
         return parse_value(text)
     except InvalidJson:
         return text
-
-
-def _property(schema: dict[str, Any], key: str) -> Any:
-    properties = schema.get("properties")
-    return properties.get(key) if isinstance(properties, dict) else None
-
-
-def _is_text(shape: Any) -> bool:
-    return isinstance(shape, dict) and shape.get("type") == "string"
 
 
 def _rules(use: ToolUse, lark: Lark) -> str:
@@ -78,21 +77,22 @@ def _tool_rules(tool: ToolSchema, index: int) -> Iterator[str]:
     for k, (key, shape) in enumerate(shapes.items()):
         name = f"value_{index}_{k}"
         needed = isinstance(required, list) and key in required
-        parts.append(f"({rule.text(f'<parameter={key}>{chr(10)}')} {name}){'' if needed else '?'}")
+        parts.append(f"({rule.text(parameter(key))} {name}){'' if needed else '?'}")
         yield _value_rule(name, shape, tool.schema)
-    head, end = rule.text(f"<function={tool.name}>\n"), rule.text("</function>")
+    head, end = rule.text(f"<function={tool.name}>\n"), rule.text(FUNCTION_END)
     yield f"tool_{index}: {head} {' '.join(parts)} {end}"
 
 
 def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
-    end = rule.text(_PARAMETER_END)
-    if _is_text(shape) and isinstance(shape.get("enum"), list):
+    end = rule.text(PARAMETER_END)
+    if is_text(shape) and isinstance(shape.get("enum"), list):
         return f"{name}: ({' | '.join(rule.text(str(each)) for each in shape['enum'])}) {end}"
-    if _is_text(shape):
-        return f"{name}{rule.anything(_PARAMETER_END)}"
+    if is_text(shape):
+        return f"{name}{rule.anything(PARAMETER_END)}"
     whole = dict(shape) if isinstance(shape, dict) else {}
     whole |= {key: schema[key] for key in _DEFINITIONS if key in schema}
     return f"{name}: {rule.schema(whole)} {end}"
 
 
-QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE), names_arguments=True)
+_LAYOUT = Layout(re.compile(f"{OPEN}\n<function=(.+?)>\n", re.DOTALL), (f"\n{CLOSE}\n",), arguments=XmlArguments)
+QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, _LAYOUT, markers=(OPEN, CLOSE), names_arguments=True)
