@@ -222,8 +222,9 @@ def walk(family: str, seed: int, most: int) -> tuple[list[int], bool]:
     """Tokens that the grammar allows, drawn from them with no model at all; and whether the answer has ended."""
     language, rng = model(family), random.Random(seed)
     engine = LLTokenizer(language.tokenizer.to_str(), n_vocab=language.vocab_size, eos_token=[256])
-    grammar = constraint.grammar(language, [104], None, OF_NESTED, chat=True)
-    matcher = LLMatcher(engine, grammar)
+    binding = constraint.binding(language, [104], None, OF_NESTED, chat=True)
+    assert binding is not None
+    matcher = LLMatcher(engine, binding.grammar)
     tokens: list[int] = []
     bits = allocate_token_bitmask(1, language.vocab_size)
     while len(tokens) < most and not matcher.is_stopped():

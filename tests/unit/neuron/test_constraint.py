@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from model_families import CLOCK, FAMILIES, USE, WEATHER, forced, model, written
+from scripted_model import byte_tokenizer
 from tokenizers import Tokenizer
 
 from cortex_contracts.wire.errors import InvalidParameter
 from cortex_dialects.generation import AnswerFormat, ToolSchema, ToolUse
 from cortex_neuron.text import constraint
+from cortex_neuron.text.constraint import Binding
 from cortex_neuron.text.text_model import TextModel
 
 EOS = 256
@@ -45,7 +47,30 @@ def allows(language: TextModel, grammar: str | None, text: str) -> bool:
 
 def of(family: str, form: AnswerFormat | None = None, use: ToolUse | None = None, prompt: str = "hi") -> str | None:
     language = model(family)
-    return constraint.grammar(language, ids(language.tokenizer, prompt), form, use, chat=True)
+    found = constraint.binding(language, ids(language.tokenizer, prompt), form, use, chat=True)
+    assert found is None or found.opening is None
+    return None if found is None else found.grammar
+
+
+def opened(family: str, use: ToolUse, prompt: str = "hi") -> Binding | None:
+    """What binds an answer from its first call on."""
+    language = model(family)
+    found = constraint.binding(language, ids(language.tokenizer, prompt), None, use, chat=True)
+    assert found is None or found.opening is not None
+    return found
+
+
+def allows_from_opening(family: str, found: Binding | None, text: str) -> bool:
+    """Whether an answer may be this text, which is free up to its first call."""
+    assert found is not None
+    assert found.opening is not None
+    tokens = ids(model(family).tokenizer, text)
+    start = next((i for i, token in enumerate(tokens) if token in found.opening.tokens), None)
+    if start is None:
+        return True
+    rest = tokens[start:]
+    read = matcher(model(family), found.grammar)
+    return bool(read.validate_tokens(rest) == len(rest) and read.consume_tokens(rest) and read.is_accepting())
 
 
 @EVERY
@@ -92,27 +117,59 @@ def test_several_forced_calls_only_where_they_may_be(family: str) -> None:
     assert not allows(model(family), of(family, use=ToolUse(USE.tools, forced=True, parallel=False)), said)
 
 
-def test_tools_that_are_not_forced_bind_nothing() -> None:
-    """Any answer will do."""
-    assert of("hermes", use=USE) is None
+STARTED = [each for each in FAMILIES if each not in ("llama3_json", "qwen_xml")]  # calls that begin with a token
+
+
+@pytest.mark.parametrize("family", STARTED)
+def test_a_call_that_has_begun_cannot_break(family: str) -> None:
+    """tool_choice auto: text is free; from the token that begins a call on it is one, of a tool that there is."""
+    found, any_arguments = opened(family, USE), {"city": ["what no schema says"], "x": {"y": None}}
+    said = forced(family, ("weather", any_arguments), ("clock", {}))
+    assert allows_from_opening(family, found, said)
+    assert allows_from_opening(family, found, f"Let me see. {said}")
+    assert allows_from_opening(family, found, "No call.")
+    for broken in (said.replace('"city"', "city"), said.replace("clock", "clocks"), said[:-1], said + " and so on"):
+        assert not allows_from_opening(family, found, broken)
+    assert found is not None
+    assert found.opening is not None
+    assert not found.opening.required
+
+
+def test_where_nothing_tells_that_a_call_begins_any_answer_will_do() -> None:
+    """Llama's bare JSON, a marker that is no token of its own, and Qwen's XML, whose rules name all arguments."""
+    assert opened("llama3_json", USE) is None
+    assert opened("qwen_xml", USE) is None
+    spelt = TextModel(byte_tokenizer(), 300, tool_parser="hermes")
+    assert constraint.binding(spelt, [104], None, USE, chat=True) is None
     assert of("hermes") is None
 
 
+def test_a_call_within_a_thought_binds_nothing() -> None:
+    """The engine is told which tokens begin and end one, and whether the prompt has begun it."""
+    for prompt, in_thought in (("hi", False), ("hi<think>\n", True), ("hi<think></think>", False)):
+        found = opened("hermes", USE, prompt)
+        assert found is not None
+        assert found.opening is not None
+        assert found.opening.in_thought == in_thought
+        assert [*found.opening.thought] == ids(model("hermes").tokenizer, "<think></think>")  # type: ignore[misc]
+
+
 def test_a_strict_tool_is_kept_to_its_schema_without_being_forced() -> None:
-    """Text is free until the token that begins a call; another tool's arguments are any object."""
+    """Another tool's arguments are any object. Without the grammar there is no answer."""
     strict, free = ToolSchema("weather", WEATHER, "w", strict=True), ToolSchema("clock", CLOCK, "c")
     for family in ("hermes", "qwen_xml", "mistral_args", "deepseek_v31"):
         tools = (strict,) if family == "qwen_xml" else (strict, free)
-        grammar, language = of(family, use=ToolUse(tools)), model(family)
+        found = opened(family, ToolUse(tools))
         good = written(family, ("weather", {"city": "x", "days": 3}), content="Let me see.")
-        assert allows(language, grammar, good)
-        assert allows(language, grammar, "No call.")
-        assert not allows(language, grammar, written(family, ("weather", {"city": "x"})))
+        assert allows_from_opening(family, found, good)
+        assert not allows_from_opening(family, found, written(family, ("weather", {"city": "x"})))
         if family != "qwen_xml":
-            assert allows(language, grammar, written(family, ("clock", {"a": [1]})))
-    assert of("qwen_xml", use=ToolUse((strict, free))) is None  # it could not leave the other's arguments free
-    assert of("llama3_json", use=ToolUse((strict, free))) is None
-    assert of("hermes", use=USE) is None
+            assert allows_from_opening(family, found, written(family, ("clock", {"a": [1]})))
+        assert found is not None
+        assert found.opening is not None
+        assert found.opening.required
+    assert opened("qwen_xml", ToolUse((strict, free))) is None  # it could not leave the other's arguments free
+    assert opened("llama3_json", ToolUse((strict, free))) is None
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
@@ -136,7 +193,9 @@ def test_an_answer_has_the_form_that_was_asked_for(form: AnswerFormat, good: str
     """Each kind, in a chat and in a completion."""
     language = model("hermes")
     for chat in (True, False):
-        grammar = constraint.grammar(language, (97,), form, None, chat=chat)
+        found = constraint.binding(language, (97,), form, None, chat=chat)
+        assert found is not None
+        grammar = found.grammar
         assert allows(language, grammar, good)
         assert not allows(language, grammar, bad)
         assert not allows(language, grammar, "")
@@ -208,7 +267,7 @@ def test_a_tool_whose_schema_cannot_be_kept_to_is_named(family: str) -> None:
     with pytest.raises(InvalidParameter, match="not") as refused:
         of(family, use=ToolUse(tools, forced=True))
     assert refused.value.param == "tools[1].function.parameters"
-    assert of(family, use=ToolUse(tools)) is None
+    assert opened(family, ToolUse(tools)) is None or family in STARTED
 
 
 def test_a_schema_cannot_break_out_of_its_rule() -> None:

@@ -62,21 +62,24 @@ class Choice:
         )
         self._tools = ToolSplit(model.tool_format, tool_use) if tool_use and model.tool_format else None
         self._ends_with_call = tool_use is not None and not tool_use.parallel
-        # A stop string may break a call that no grammar lets break: then it is told when it is complete.
-        if self._tools is not None and tool_use is not None and tool_use.forced and not stop:
-            self._tools.bind()
+        self._may_bind = not stop
         self._num_begun = 0  # calls
+        if tool_use is not None and tool_use.forced:
+            self._bind()
         self._num_top = num_top
 
     def take(self, output: Output) -> Iterator[Event]:
         """The events of one step's output; tokens after the end of a stop string, or of the one call, are nobody's."""
-        for part in _one_by_one(output) if self._ends_with_call or self._num_top is not None else (output,):
+        places = range(1, len(output.tokens)) if self._ends_with_call or self._num_top is not None else ()
+        for part in _parts(output, places or [output.opened_at or 0]):
             if self.finished is None:
                 yield from self._take(part)
 
     def _take(self, output: Output) -> Iterator[Event]:
         probabilities: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.tokens)
         reasoning, answer, seen, shown = "", "", [], []
+        if output.opened_at == 0 and not self._reasoning.is_thinking:
+            self._bind()
         for token, probability in zip(output.tokens, probabilities, strict=True):
             self.num_tokens += 1
             seen.append(token)
@@ -95,6 +98,11 @@ class Choice:
             yield from self._end("stop")
         elif ends:
             yield from self._end("stop" if self._stop.found is not None else _REASONS[output.finish or "stop"])
+
+    def _bind(self) -> None:
+        """What comes is calls. A stop string may break one that a grammar lets not: then it is told once complete."""
+        if self._tools is not None and self._may_bind:
+            self._tools.bind()
 
     def _think(self, text: str) -> tuple[str, str]:
         before = self._reasoning.is_thinking
@@ -156,13 +164,14 @@ class Choice:
         return TokenLogprob(*self._model.token(token), probability.chosen, top)
 
 
-def _one_by_one(output: Output) -> Iterator[Output]:
-    """As if each token had come in a step of its own."""
-    last = len(output.tokens) - 1
-    for place, token in enumerate(output.tokens):
-        logprobs = None if output.logprobs is None else output.logprobs[place : place + 1]
+def _parts(output: Output, places: Sequence[int]) -> Iterator[Output]:
+    """The output as if what stands from each of these places on had come in a step of its own."""
+    starts = [0, *filter(None, places)]
+    for start, end in zip(starts, [*starts[1:], len(output.tokens)], strict=True):
         yield msgspec.structs.replace(
-            output, tokens=[token], logprobs=logprobs, finish=output.finish if place == last else None
+            output,
+            tokens=output.tokens[start:end],
+            logprobs=None if output.logprobs is None else output.logprobs[start:end],
+            finish=output.finish if end == len(output.tokens) else None,
+            opened_at=0 if output.opened_at == start else None,
         )
-    if not output.tokens:
-        yield output

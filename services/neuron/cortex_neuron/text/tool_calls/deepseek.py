@@ -69,7 +69,7 @@ def _plain(text: str, at: int, name: str) -> Parsed | None:
 
 def _rules(body: Callable[[Lark, str, str], str], between: str) -> Callable[[ToolUse, Lark], str]:
     def rules(use: ToolUse, lark: Lark) -> str:
-        all_calls = f"calls: {lark.mark(OPEN_ALL)} several {lark.mark(CLOSE_ALL)}"
+        all_calls = f"calls: {lark.mark(OPEN_ALL)} several {lark.mark(CLOSE_ALL)} | several"
         several = repeated(use, between).replace("calls:", "several:", 1)
         call = f"call: {lark.mark(OPEN)} tool {lark.mark(CLOSE)}"
         return "\n".join([all_calls, several, call, alternatives(use, lambda name, args: body(lark, name, args))])
