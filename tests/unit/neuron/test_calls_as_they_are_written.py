@@ -13,9 +13,9 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from model_families import FAMILIES, USE, forced, model, tokenizer
 
-from cortex_dialects.events import Event, Finished, TextDelta, ToolCallDelta
+from cortex_dialects.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 from cortex_dialects.generation import ToolSchema, ToolUse
-from cortex_neuron.protocol.frames import Output
+from cortex_neuron.protocol.frames import Output, TokenLogprobs
 from cortex_neuron.text import constraint
 from cortex_neuron.text.choice import Choice
 
@@ -37,14 +37,35 @@ def events(
 ) -> list[Event]:
     """Of an answer whose tokens come so many at a time; without `finish` it has not ended."""
     ids = tokenizer(family).encode(said, add_special_tokens=False).ids
+    return of_tokens(family, ids, finish, use, size, stop)
+
+
+def of_tokens(
+    family: str,
+    ids: list[int],
+    finish: str | None = "stop",
+    use: ToolUse = FORCED,
+    size: int = 1,
+    stop: tuple[str, ...] = (),
+) -> list[Event]:
+    """The same. Where calls are not forced, the engine says where the first has begun, as it does."""
     choice = Choice(0, model(family), [97], stop=stop, chat=True, num_top=None, tool_use=use)
     out: list[Event] = []
+    opened = None if use.forced else first_opening(family, ids)
     for at in range(0, len(ids), size):
         if choice.finished is None:
-            out += choice.take(Output(1, ids[at : at + size]))
+            place = opened - at if opened is not None and at <= opened < at + size else None
+            out += choice.take(Output(1, ids[at : at + size], opened_at=place))
     if choice.finished is None and finish is not None:
         out += choice.take(Output(1, [256], finish))
     return out
+
+
+def first_opening(family: str, ids: list[int]) -> int | None:
+    language = model(family)
+    assert language.tool_format is not None
+    tokens = [language.added_tokens.get(each) for each in language.tool_format.openings]
+    return next((i for i, token in enumerate(ids) if token in tokens), None)
 
 
 def told(out: list[Event]) -> list[tuple[str, str]]:
@@ -202,6 +223,82 @@ def test_the_pieces_join_to_what_an_answer_in_one_piece_has(
     for (name, arguments), (whole_name, all_arguments) in zip(told(streamed), told(whole), strict=False):
         assert name == whole_name
         assert all_arguments.startswith(arguments)
+
+
+BEFORE = st.sampled_from(["", " ", "Let me see.\n\n", "a <tool_", "[TOOL", "<｜tool"])
+STARTED = [each for each in FAMILIES if each not in ("llama3_json", "qwen_xml")]  # calls that begin with a token
+
+
+@pytest.mark.parametrize("family", STARTED)
+def test_a_call_that_nobody_has_forced_is_told_as_it_is_written(family: str) -> None:
+    """tool_choice auto: text before it is text, and from the token that begins it on the answer is bound."""
+    whole = "Let me see.\n\n" + forced(family, ("weather", {"city": "Paris and so on", "days": 3}))
+    out = events(family, whole[: whole.index(" on")], None, USE)
+    ((name, arguments),) = told(out)
+    assert (name, arguments.endswith("Paris and so")) == ("weather", True)
+    assert text_of(out) == "Let me see."
+    assert told(events(family, whole, None, USE, stop=("nothing of it",)))[0][0] == "weather"
+    assert told(events(family, whole[: whole.index(" on")], None, USE, stop=("nothing of it",))) == []
+
+
+@pytest.mark.parametrize("family", STARTED)
+@settings(max_examples=40)
+@given(before=BEFORE, calls=CALLS, size=st.integers(1, 30), cut=st.floats(0, 1))
+def test_so_are_calls_behind_any_text(
+    family: str, before: str, calls: list[tuple[str, dict[str, Any]]], size: int, cut: float
+) -> None:
+    """Any value, number of calls, split into tokens and cut: the pieces join to one answer (case S9)."""
+    use = ToolUse(OF_ANY.tools)
+    said = before + as_a_grammar_has_it(family, calls)
+    whole = events(family, said, use=use, size=10**6)
+    assert [(name, json.loads(arguments)) for name, arguments in told(whole)] == calls
+    assert text_of(whole) == before.rstrip()
+    part = said[: int(cut * len(said))]
+    streamed, at_once = (events(family, part, "length", use, each) for each in (size, 10**6))
+    assert (told(streamed), text_of(streamed)) == (told(at_once), text_of(at_once))
+    for (name, arguments), (whole_name, all_arguments) in zip(told(streamed), told(whole), strict=False):
+        assert name == whole_name
+        assert all_arguments.startswith(arguments)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_marker_that_is_spelt_binds_nothing(size: int) -> None:
+    """Only the token does. What was spelt before it is text, unless it is a whole call; that is one, as ever."""
+    call = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+    token = tokenizer("hermes").encode(call, add_special_tokens=False).ids
+    half = list(b'<tool_call>{"name": "cl')
+    for said, text, number in (
+        (half, '<tool_call>{"name": "cl', 0),
+        ([*half, *token], '<tool_call>{"name": "cl', 1),
+        ([*call.encode(), *token], "", 2),
+        (list(b"<tool_call>{}</tool_call>"), "<tool_call>{}</tool_call>", 0),
+    ):
+        out = of_tokens("hermes", said, use=USE, size=size)
+        assert (text_of(out), told(out)) == (text, [("clock", "{}")] * number)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_is_read_as_a_thought_tells_no_call(size: int) -> None:
+    """Also where its beginning is spelt, and the engine took it for text (case S4)."""
+    call = tokenizer("hermes").encode('<tool_call>\n{"name": "clock", "arguments": {}}', add_special_tokens=False).ids
+    out = of_tokens("hermes", [*b"<think>hm ", *call], use=USE, size=size)
+    assert told(out) == []
+    assert text_of(out) == ""
+    assert "".join(each.text for each in out if isinstance(each, ReasoningDelta)).startswith("hm <tool_call>")
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_log_probabilities_are_told_with_their_tokens(size: int) -> None:
+    """Each once and in order, however many a step gives; those of a call's tokens, too."""
+    ids = tokenizer("hermes").encode(forced("hermes", ("clock", {})), add_special_tokens=False).ids
+    choice = Choice(0, model("hermes"), [97], stop=(), chat=True, num_top=0, tool_use=FORCED)
+    out: list[Event] = []
+    for at in range(0, len(ids), size):
+        batch = ids[at : at + size]
+        out += choice.take(Output(1, batch, logprobs=[TokenLogprobs(-float(token), [], []) for token in batch]))
+    texts = [each for each in out if isinstance(each, TextDelta)]
+    assert [lp.logprob for each in texts for lp in each.logprobs] == [-float(token) for token in ids]
+    assert all(len(each.logprobs) == 1 for each in texts)
 
 
 SHORT = {"type": "string", "maxLength": 6}
