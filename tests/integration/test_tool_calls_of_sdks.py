@@ -181,18 +181,20 @@ async def test_accumulators_come_to_the_call_of_an_answer_in_one_piece(
 ) -> None:
     """The SDKs' own, piece by piece as it is written: also of a call that max_tokens has cut (case S9)."""
     forced: Any = {"type": "function", "function": {"name": "weather"}}
-    asked: Any = {"model": "random", "messages": USER, "max_tokens": max_tokens, "temperature": 0}
-    chat: Any = {**asked, "tools": [LOOSE], "tool_choice": forced, "extra_body": QUIET}
+    asked: Any = {"model": "random", "messages": USER, "max_tokens": max_tokens}
+    chat: Any = {**asked, "tools": [LOOSE], "tool_choice": forced, "temperature": 0, "extra_body": QUIET}
     async with oai.chat.completions.stream(**chat) as stream:
         kinds = [event.type async for event in stream]
-        streamed = (await stream.get_final_completion()).choices[0]
+        streamed = stream.current_completion_snapshot.choices[0]  # of a cut one there is no final completion
     whole = (await oai.chat.completions.create(**chat)).choices[0]
     assert kinds.count("tool_calls.function.arguments.delta") > 3
     assert [each.function.model_dump(include={"name", "arguments"}) for each in streamed.message.tool_calls or ()] == [
         each.function.model_dump(include={"name", "arguments"}) for each in whole.message.tool_calls
     ]
     assert streamed.finish_reason == whole.finish_reason
-    message: Any = {**asked, "tools": [CLAUDES], "tool_choice": {"type": "any"}, "thinking": {"type": "disabled"}}
+    one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
+    message: Any = {**asked, "tools": [CLAUDES], "tool_choice": one_call, "thinking": {"type": "disabled"}}
+    message["extra_body"] = {"temperature": 0}
     async with claude.messages.stream(**message) as events:
         parts = [event.type async for event in events]
         final = await events.get_final_message()

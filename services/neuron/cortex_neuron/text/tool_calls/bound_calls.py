@@ -35,6 +35,7 @@ class BoundCalls:
         self._schemas = {tool.name: tool.schema for tool in use.tools}
         self._held = ""  # of what is no argument
         self._open: Arguments | None = None
+        self._skipped = 0  # characters that stand between name and arguments, and are still to come
         self._num_begun = 0
         self.num_complete = 0  # calls whose arguments have all come
 
@@ -48,6 +49,9 @@ class BoundCalls:
                     return
                 self._held = self._held[head.end() :]
                 yield self._begin(head[1])
+            elif self._skipped:
+                size = min(self._skipped, len(self._held))
+                self._skipped, self._held = self._skipped - size, self._held[size:]
             else:
                 told, self._held = self._open.push(self._held)
                 if told:
@@ -63,6 +67,7 @@ class BoundCalls:
     def _begin(self, written: str) -> Begun:
         name = self._layout.name(written)
         self._open = self._layout.arguments(self._schemas.get(name, {}))
+        self._skipped = len(self._layout.between)
         self._num_begun += 1
         return Begun(name)
 

@@ -90,8 +90,8 @@ def _plain_body(lark: Lark, name: str, arguments: str) -> str:
 _MARKERS = (OPEN_ALL, CLOSE_ALL, OPEN, SEPARATOR, CLOSE)
 _OPENINGS, _CLOSERS = (OPEN_ALL, OPEN), (CLOSE_ALL,)
 _FENCED = plain_layout(
-    f"{OPEN}function{SEPARATOR}", f"\n{_FENCE}", f"{_FENCE_END}{CLOSE}\n", f"{_FENCE_END}{CLOSE}{CLOSE_ALL}"
+    f"{OPEN}function{SEPARATOR}", "\n", _FENCE, f"{_FENCE_END}{CLOSE}\n", f"{_FENCE_END}{CLOSE}{CLOSE_ALL}"
 )
-_PLAIN = plain_layout(OPEN, SEPARATOR, CLOSE, f"{CLOSE}{CLOSE_ALL}")
+_PLAIN = plain_layout(OPEN, SEPARATOR, "", CLOSE, f"{CLOSE}{CLOSE_ALL}")
 DEEPSEEK_V3 = ToolFormat("deepseek_v3", _OPENINGS, _parse, _rules(_fenced_body, '"\\n"'), _FENCED, _MARKERS, _CLOSERS)
 DEEPSEEK_V31 = ToolFormat("deepseek_v31", _OPENINGS, _parse, _rules(_plain_body, ""), _PLAIN, _MARKERS, _CLOSERS)

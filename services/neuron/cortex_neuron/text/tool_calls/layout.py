@@ -57,9 +57,10 @@ class JsonArguments:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`head` ends where the arguments begin; its one group is the name, as it is written."""
+    """`head` ends where the name is complete; its one group is the name, as it is written."""
 
     head: re.Pattern[str]
+    between: str  # head and arguments
     tails: tuple[str, ...]  # what may follow the arguments and is nobody's
     name: Callable[[str], str] = str
     arguments: Callable[[Mapping[str, Any]], Arguments] = JsonArguments  # of a tool's schema
@@ -67,10 +68,9 @@ class Layout:
 
 def json_layout(key: str, *tails: str) -> Layout:
     """Of calls that are an object with their name, and with their arguments under `key`."""
-    head = rf'\{{"name": ("(?:[^"\\]|\\.)*"), "{key}": '
-    return Layout(re.compile(head), tails, json.loads)
+    return Layout(re.compile(r'\{"name": ("(?:[^"\\]|\\.)*"),'), f' "{key}": ', tails, json.loads)
 
 
-def plain_layout(before: str, behind: str, *tails: str) -> Layout:
-    """Of calls whose name stands between these words."""
-    return Layout(re.compile(f"{re.escape(before)}(.+?){re.escape(behind)}", re.DOTALL), tails)
+def plain_layout(before: str, behind: str, between: str, *tails: str) -> Layout:
+    """Of calls whose name stands between the first two of these words."""
+    return Layout(re.compile(f"{re.escape(before)}(.+?){re.escape(behind)}", re.DOTALL), between, tails)

@@ -78,6 +78,6 @@ def _single_rules(use: ToolUse, lark: Lark) -> str:
 
 _MARKERS = (OPEN, ARGS, CALL_ID)
 _LIST = json_layout("arguments", "}, ", "}]")
-_SINGLE = plain_layout(OPEN, ARGS, "")
+_SINGLE = plain_layout(OPEN, ARGS, "", "")
 MISTRAL = ToolFormat("mistral", (OPEN,), _parse, _list_rules, _LIST, markers=_MARKERS, new_id=_new_id)
 MISTRAL_ARGS = ToolFormat("mistral_args", (OPEN,), _parse, _single_rules, _SINGLE, markers=_MARKERS, new_id=_new_id)

@@ -94,5 +94,5 @@ def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
     return f"{name}: {rule.schema(whole)} {end}"
 
 
-_LAYOUT = Layout(re.compile(f"{OPEN}\n<function=(.+?)>\n", re.DOTALL), (f"\n{CLOSE}\n",), arguments=XmlArguments)
+_LAYOUT = Layout(re.compile(f"{OPEN}\n<function=(.+?)>\n", re.DOTALL), "", (f"\n{CLOSE}\n",), arguments=XmlArguments)
 QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, _LAYOUT, markers=(OPEN, CLOSE), names_arguments=True)
