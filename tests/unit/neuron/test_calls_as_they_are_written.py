@@ -1,4 +1,4 @@
-"""Calls that a grammar keeps an answer to, told while they are written (docs/decisions/0024)."""
+"""Calls that a grammar keeps an answer to, told while they are written (docs/decisions/0026)."""
 
 from __future__ import annotations
 
