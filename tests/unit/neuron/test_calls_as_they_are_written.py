@@ -283,9 +283,10 @@ def test_a_marker_that_is_spelt_binds_nothing(size: int) -> None:
 def test_what_is_read_as_a_thought_tells_no_call(size: int) -> None:
     """Also where its beginning is spelt, and the engine took it for text (case S4)."""
     call = tokenizer("hermes").encode('<tool_call>\n{"name": "clock", "arguments": {}}', add_special_tokens=False).ids
-    out = of_tokens("hermes", [*b"<think>hm ", *call], use=USE, size=size)
+    spelt = b'</think>x <tool_call>{"name": "clock", "arguments": oops'
+    out = of_tokens("hermes", [*b"<think>hm ", *call, *spelt], use=USE, size=size)
     assert told(out) == []
-    assert text_of(out) == ""
+    assert text_of(out) == 'x <tool_call>{"name": "clock", "arguments": oops'
     assert "".join(each.text for each in out if isinstance(each, ReasoningDelta)).startswith("hm <tool_call>")
 
 
