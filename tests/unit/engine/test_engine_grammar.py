@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import pytest
@@ -18,12 +17,11 @@ from llguidance import LLMatcher
 from scripted_model import byte_tokenizer
 from tokenizers import Tokenizer
 
-from cortex_neuron.engine.compiling import Compiling
 from cortex_neuron.engine.grammar import Constraint, Grammars, constrain
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.failures import BadRequest
-from cortex_neuron.protocol.frames import Opening, SamplingParams, Submit
+from cortex_neuron.protocol.frames import Opening, SamplingParams
 
 VOCABULARY, EOS = 272, 256  # more than the tokenizer has, as of models whose embedding was padded
 PROMPT = [104, 105]
@@ -302,26 +300,6 @@ def test_drafts_open_a_grammar_where_it_opens_without_them(asking: Callable[...,
     ask.session.finish()
     assert ask.session.answers[number].tokens == expected
     assert ask.opened_at(number) == alone.opened_at(lone)
-
-
-def compiled(tokenizer: str, opening: Opening | None) -> Constraint | Exception | None:
-    """What comes of a sequence's grammar in the thread that compiles."""
-    done: Queue[Any] = Queue()
-    compiling = Compiling(Grammars(tokenizer, VOCABULARY, [EOS]), lambda work: work(), lambda _, each: done.put(each))
-    frame = Submit(id=1, prompt=b"", max_tokens=1, sampling=HOT, grammar='start: "a"', opening=opening)
-    compiling.begin(frame)
-    future = done.get(timeout=60)
-    failure: Exception | None = future.exception()
-    return future.result() if failure is None else failure
-
-
-def test_who_can_do_without_a_grammar_goes_on_without() -> None:
-    """A tokenizer that no grammar can be kept to costs a request with tools nothing, unless it asked for more."""
-    free, strict = Opening(tokens=[MARK], required=False), Opening(tokens=[MARK])
-    assert compiled("{}", free) is None
-    assert isinstance(compiled("{}", strict), BadRequest)
-    assert isinstance(compiled("{}", None), BadRequest)
-    assert isinstance(compiled(byte_tokenizer().to_str(), free), Constraint)
 
 
 @pytest.mark.parametrize("grammar", ["", "start: nothing", '{"grammars": []}', 'start: %json {"not": {}}'])
