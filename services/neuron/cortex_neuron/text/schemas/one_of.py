@@ -14,8 +14,10 @@ from cortex_neuron.text.judgement import judged
 from cortex_neuron.text.schemas.refusal import Refused
 from cortex_neuron.text.schemas.walk import Shape, beside, changed
 
-# Characters of schemas that llguidance may be given in all: it reads so many in a second.
-_LONGEST_PROOF = 10_000_000
+# What telling all alternatives apart may cost, as if it were characters for llguidance to read: it reads so many in a
+# second. A pair costs a few at least, and some thousands where llguidance is asked.
+_DEAREST_PROOF = 5_000_000
+_LOOK, _QUESTION = 50, 10_000
 _WHOLE = "whole"  # where the client's schema stands in the one that asks about a pair
 _LOCAL = "#/"
 
@@ -40,13 +42,14 @@ class _Proofs:
         whole = {key: each for key, each in root.items() if key not in ("$id", "$schema")}
         self._around: Shape = {key: root[key] for key in ("$id", "$schema") if key in root}
         self._around[_WHOLE] = changed(whole, _moved)
-        self._left = _LONGEST_PROOF
+        self._left = _DEAREST_PROOF
 
     def as_any_of(self, shape: Shape) -> Shape:
         options = shape.get("oneOf")
         if not isinstance(options, list):
             return shape
         for (i, one), (k, other) in combinations(enumerate(options), 2):
+            self._spend(_LOOK)
             if not self._plainly_apart(one, other) and not self._proven_apart(shape, one, other):
                 raise Refused(
                     f"oneOf: alternatives {i} and {k} are not known to exclude each other; give each another const of "
@@ -80,11 +83,14 @@ class _Proofs:
         both = {key: each for key, each in shape.items() if key not in ("oneOf", "$defs", "definitions")}
         both = beside(beside(both, one), other)
         asked = json.dumps({**changed(both, _moved), **self._around, "x-guidance": {"coerce_one_of": True}})
-        self._left -= len(asked)
-        if self._left < 0:
-            raise Refused("oneOf: too many and too large alternatives to see whether they exclude each other")
+        self._spend(max(len(asked), _QUESTION))
         reason = judged(f"start: %json {asked}")
         return reason is not None and reason.startswith("Unsatisfiable schema")
+
+    def _spend(self, cost: int) -> None:
+        self._left -= cost
+        if self._left < 0:
+            raise Refused("oneOf: too many or too large alternatives to see whether they exclude each other")
 
 
 def _moved(shape: Shape) -> Shape:
