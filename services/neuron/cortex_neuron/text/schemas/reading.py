@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import Any, TypeGuard
 
 from cortex_neuron.text.schemas import one_of
 from cortex_neuron.text.schemas.dates import PATTERNS
@@ -33,6 +34,8 @@ def _read(text: str) -> Shape:
 
 def _said(shape: Shape) -> Shape:
     _counted(shape)
+    _bounded(shape, 1, "Minimum", "Maximum")
+    _bounded(shape, -1, "Maximum", "Minimum")
     if isinstance(pattern := shape.get("pattern"), str):
         shape = {**shape, "pattern": translated(pattern)}
     if isinstance(keyed := shape.get("patternProperties"), dict):
@@ -50,3 +53,19 @@ def _counted(shape: Shape) -> None:
     named = len(required) if isinstance(required, list) else 0
     if isinstance(least, int) and least > named + 1:
         raise Refused(f"minProperties: at most one more than there are in `required` ({named})")
+
+
+def _bounded(shape: Shape, sign: int, near: str, far: str) -> None:
+    """Of numbers between 1, excluded, and 1.5 llguidance 1.9 lets the 1 through; so, too, between 0 and -0.5."""
+    exclusive = shape.get(f"exclusive{near}")
+    excluded = shape.get(near.lower()) if exclusive is True else exclusive  # as draft 4 has it
+    if not _is_number(excluded) or excluded % 1 != 0 or sign * excluded < 0 or shape.get("type") == "integer":
+        return
+    for keyword in (far.lower(), f"exclusive{far}"):
+        other = shape.get(keyword)
+        if _is_number(other) and 0 < sign * (other - excluded) < 1:
+            raise Refused(f"exclusive{near}: {excluded} cannot be excluded with {keyword} {other} less than 1 away")
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
