@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
@@ -17,7 +17,10 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 from cortex_contracts.wire.errors import InvalidParameter
 from cortex_dialects.generation import AnswerFormat, ToolUse
 from cortex_neuron.text import lark
+from cortex_neuron.text.judgement import problem
 from cortex_neuron.text.lark import Lark
+from cortex_neuron.text.schemas.reading import read
+from cortex_neuron.text.schemas.refusal import Refused
 from cortex_neuron.text.text_model import TextModel
 from cortex_neuron.text.tool_calls.json_rules import arguments_schema
 
@@ -37,6 +40,7 @@ def grammar(
         use = _strict(model, use)
         if use is None:
             return None
+    form, use = _read(form), _read_tools(use)
     words = Lark(model.added_tokens)
     rules = [_start(model, prompt, words) if chat else "start: body"]
     if forced:
@@ -60,16 +64,6 @@ def grammar(
     return whole
 
 
-@lru_cache(maxsize=256)
-def problem(text: str) -> str | None:
-    """Why there is no such grammar; None if there is."""
-    is_error, said = LLMatcher.validate_grammar_with_warnings(text)
-    if not is_error:
-        return None
-    words = said[0].partition("\n")[0].rpartition("failed to compile JSON schema: ")[2]
-    return words[:_LONGEST_REASON] or "it cannot be used"
-
-
 def _strict(model: TextModel, use: ToolUse | None) -> ToolUse | None:
     """The tools, where a call of a strict one can be kept to its schema without being forced; None where none can.
 
@@ -83,6 +77,26 @@ def _strict(model: TextModel, use: ToolUse | None) -> ToolUse | None:
     if calls.names_arguments and not all(tool.strict for tool in use.tools):
         return None
     return replace(use, tools=tuple(t if t.strict else replace(t, schema={}) for t in use.tools))
+
+
+def _read(form: AnswerFormat | None) -> AnswerFormat | None:
+    if form is None or form.kind != "json_schema":
+        return form
+    return replace(form, value=_schema(form.value, form.place))
+
+
+def _read_tools(use: ToolUse | None) -> ToolUse | None:
+    if use is None:
+        return None
+    tools = (replace(each, schema=_schema(arguments_schema(each), each.place)) for each in use.tools)
+    return replace(use, tools=tuple(tools))
+
+
+def _schema(schema: dict[str, Any], place: str) -> dict[str, Any]:
+    try:
+        return read(schema)
+    except Refused as error:
+        raise InvalidParameter(f"{place}: {error}", param=place) from error
 
 
 def _start(model: TextModel, prompt: Sequence[int], words: Lark) -> str:
