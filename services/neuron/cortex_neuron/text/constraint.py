@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
@@ -19,7 +19,10 @@ from cortex_contracts.wire.errors import InvalidParameter
 from cortex_dialects.generation import AnswerFormat, ToolUse
 from cortex_neuron.protocol.frames import Opening
 from cortex_neuron.text import lark
+from cortex_neuron.text.judgement import problem
 from cortex_neuron.text.lark import Lark
+from cortex_neuron.text.schemas.reading import read
+from cortex_neuron.text.schemas.refusal import Refused
 from cortex_neuron.text.text_model import TextModel
 from cortex_neuron.text.tool_calls.json_rules import arguments_schema
 
@@ -45,6 +48,7 @@ def binding(
     forced = use is not None and use.forced
     if form is None and not forced:
         return None if use is None else _unforced(model, prompt, use)
+    form, use = _read(form), None if use is None else _read_tools(use)
     words = Lark(model.added_tokens)
     rules = [_start(model, prompt, words) if chat else "start: body"]
     if forced:
@@ -69,16 +73,6 @@ def _judged(whole: str, form: AnswerFormat | None, use: ToolUse | None) -> str:
     return whole
 
 
-@lru_cache(maxsize=256)
-def problem(text: str) -> str | None:
-    """Why there is no such grammar; None if there is."""
-    is_error, said = LLMatcher.validate_grammar_with_warnings(text)
-    if not is_error:
-        return None
-    words = said[0].partition("\n")[0].rpartition("failed to compile JSON schema: ")[2]
-    return words[:_LONGEST_REASON] or "it cannot be used"
-
-
 def _unforced(model: TextModel, prompt: Sequence[int], use: ToolUse) -> Binding | None:
     """Text is free until a call begins; from there on a grammar keeps to the format, and of strict tools to the schema.
 
@@ -90,8 +84,9 @@ def _unforced(model: TextModel, prompt: Sequence[int], use: ToolUse) -> Binding 
         return None
     assert model.tool_format is not None, "it has an opening"
     kept = replace(use, tools=tuple(tool if tool.strict else replace(tool, schema={}) for tool in use.tools))
-    rules = f"start: calls\n{model.tool_format.rules(kept, Lark(model.added_tokens))}"
     try:
+        kept = _read_tools(kept)
+        rules = f"start: calls\n{model.tool_format.rules(kept, Lark(model.added_tokens))}"
         return Binding(_judged(rules, None, kept), opening)
     except InvalidParameter:
         if strict:
@@ -113,6 +108,24 @@ def _opening(model: TextModel, prompt: Sequence[int], use: ToolUse, *, required:
         in_thought=model.begins_in_thought(prompt),
         required=required,
     )
+
+
+def _read(form: AnswerFormat | None) -> AnswerFormat | None:
+    if form is None or form.kind != "json_schema":
+        return form
+    return replace(form, value=_schema(form.value, form.place))
+
+
+def _read_tools(use: ToolUse) -> ToolUse:
+    tools = (replace(each, schema=_schema(arguments_schema(each), each.place)) for each in use.tools)
+    return replace(use, tools=tuple(tools))
+
+
+def _schema(schema: dict[str, Any], place: str) -> dict[str, Any]:
+    try:
+        return read(schema)
+    except Refused as error:
+        raise InvalidParameter(f"{place}: {error}", param=place) from error
 
 
 def _start(model: TextModel, prompt: Sequence[int], words: Lark) -> str:

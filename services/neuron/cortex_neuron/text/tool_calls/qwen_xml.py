@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cortex_contracts.wire.errors import InvalidJson
+from cortex_contracts.wire.errors import InvalidJson, InvalidParameter
 from cortex_dialects.generation import ToolSchema, ToolUse
 from cortex_dialects.json_body import parse_value
 from cortex_neuron.text import lark as rule
@@ -32,6 +32,12 @@ _HEAD = re.compile(r"<function=([^>\n]+)>")
 _END = re.compile(r"</function>\s*</tool_call>")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
 _DEFINITIONS = ("$defs", "definitions")
+# Of all arguments together the format can say nothing, and of a text only its length.
+_OF_ALL = (
+    "$ref", "anyOf", "oneOf", "allOf", "const", "enum", "patternProperties", "minProperties", "maxProperties", "not",
+    "if", "dependentRequired", "dependentSchemas", "propertyNames",
+)  # fmt: skip
+_OF_TEXT = ("$ref", "anyOf", "oneOf", "allOf", "format", "pattern", "not", "if")
 
 
 def _parse(text: str, use: ToolUse) -> Parsed | None:
@@ -73,6 +79,8 @@ def _rules(use: ToolUse, lark: Lark) -> str:
 def _tool_rules(tool: ToolSchema, index: int) -> Iterator[str]:
     properties, required = tool.schema.get("properties"), tool.schema.get("required")
     shapes = properties if isinstance(properties, dict) else {}
+    if (reason := _unkept(tool.schema, shapes)) is not None:
+        raise InvalidParameter(f"{tool.place}: this model's calls cannot be kept to {reason}", param=tool.place)
     parts = []
     for k, (key, shape) in enumerate(shapes.items()):
         name = f"value_{index}_{k}"
@@ -83,12 +91,33 @@ def _tool_rules(tool: ToolSchema, index: int) -> Iterator[str]:
     yield f"tool_{index}: {head} {' '.join(parts)} {end}"
 
 
+def _unkept(schema: dict[str, Any], shapes: dict[str, Any]) -> str | None:
+    """The first keyword that the rules below have no place for."""
+    if (keyword := next((each for each in _OF_ALL if each in schema), None)) is not None:
+        return f"{keyword} of all arguments together"
+    required = schema.get("required")
+    if isinstance(required, list) and not all(isinstance(each, str) and each in shapes for each in required):
+        return "`required` of what is not in `properties`"
+    return next((f"{reason} of {key}" for key, shape in shapes.items() if (reason := _unkept_value(shape))), None)
+
+
+def _unkept_value(shape: Any) -> str | None:
+    if shape is False:
+        return "`false`"
+    if not is_text(shape):
+        return None
+    if not all(isinstance(shape.get(each, 0), int) and shape.get(each, 0) >= 0 for each in ("minLength", "maxLength")):
+        return "minLength or maxLength"
+    return next((each for each in _OF_TEXT if each in shape), None)
+
+
 def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
     end = rule.text(PARAMETER_END)
-    if is_text(shape) and isinstance(shape.get("enum"), list):
-        return f"{name}: ({' | '.join(rule.text(str(each)) for each in shape['enum'])}) {end}"
     if is_text(shape):
-        return f"{name}{rule.anything(PARAMETER_END)}"
+        texts = [shape["const"]] if "const" in shape else shape.get("enum")
+        if isinstance(texts, list):
+            return f"{name}: ({' | '.join(rule.text(each) for each in texts if isinstance(each, str))}) {end}"
+        return f"{name}{rule.anything(PARAMETER_END, shape.get('minLength', 0), shape.get('maxLength'))}"
     whole = dict(shape) if isinstance(shape, dict) else {}
     whole |= {key: schema[key] for key in _DEFINITIONS if key in schema}
     return f"{name}: {rule.schema(whole)} {end}"
