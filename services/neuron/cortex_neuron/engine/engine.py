@@ -295,7 +295,7 @@ class Engine:
             self._finish(sequence)
         logprobs = given.logprobs or None
         if sequence.length - len(given.tokens) > sequence.prompt_length:
-            return Output(sequence.id, given.tokens, given.finish, logprobs)
+            return Output(sequence.id, given.tokens, given.finish, logprobs, opened_at=given.opened_at)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
@@ -305,6 +305,7 @@ class Engine:
             cached_tokens=sequence.cached or 0,
             queue_ms=(started_s - sequence.submitted_s) * 1000,
             prefill_ms=(now_s - started_s) * 1000,
+            opened_at=given.opened_at,
         )
 
     def _spoil(self, sequence: Sequence, fault: NotFinite) -> Output:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from cortex_contracts.wire.neuron import Failure, Progress
 from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
-from cortex_neuron.residency import architecture_check, sources
+from cortex_neuron.residency import architecture_check, sources, text_folders
 from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.harness import LoadFailed, Order
 from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 from cortex_neuron.residency.sources import SourceMissing
+from cortex_neuron.residency.text_folders import TextFolders
 from cortex_neuron.text import text_model
 from cortex_serving import logs
 
@@ -39,7 +39,11 @@ class Loader:
     settings: NeuronSection
     rank_module: str
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _text_folders: TextFolders = field(init=False)
     present = True
+
+    def __post_init__(self) -> None:
+        self._text_folders = TextFolders(Path(self.settings.runtime_dir, text_folders.NAME))
 
     async def check(self, model: Model) -> Path | None:
         """Harness.check: also that the architecture is one that the engine has (case T11)."""
@@ -70,8 +74,6 @@ class Loader:
         started = asyncio.get_running_loop().time()
         purpose, drafter = await _judge(order.model, path), await _drafter(order.model)
         name = f"g{next(self._numbers)}"
-        text_dir = Path(self.settings.runtime_dir, f"{name}.text")
-        text_dir.mkdir(parents=True)
         settings = self.settings
         limits = GroupLimits(
             settings.load_timeout_s, settings.step_timeout_s, self.rank_module, settings.init_timeout_s
@@ -80,16 +82,15 @@ class Loader:
         try:
             group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
-            frame = self._frame(order, purpose, (path, drafter), text_dir, left_s)
-            loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
-            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
+            with self._text_folders.lent(order.model.id) as text_dir:
+                frame = self._frame(order, purpose, (path, drafter), text_dir, left_s)
+                loaded = await group.load(frame, left_s, lambda each: on_progress(_progress(each)))
+                text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
             if group is not None:
                 await group.end(grace_s=0.0)
             raise
-        finally:
-            shutil.rmtree(text_dir, ignore_errors=True)
 
     def _frame(
         self, order: Order, purpose: Purpose, paths: tuple[Path, Path | None], text_dir: Path, left_s: float
