@@ -57,6 +57,16 @@ TOOLS: list[Event] = [
     Finished(0, "tool_calls"),
     THOUGHTFUL,
 ]
+CUT_ARGUMENTS: list[Event] = [
+    ToolCallDelta(0, 0, "", "call_1", "write"),
+    TextDelta(0, "", (token('{"path": ', -0.5),), (7,)),
+    ToolCallDelta(0, 0, '{"path": '),
+    TextDelta(0, "", (token('"a', -0.5),), (8,)),
+    ToolCallDelta(0, 0, '"a'),
+    ToolCallDelta(0, 0, '🙂.py", "text": "\\n'),
+    Finished(0, "length"),
+    USAGE,
+]
 BROKEN: list[Event] = [TextDelta(0, "Gr"), Failed(GroupDied("rank 1 died"))]
 LOGPROBS: list[Event] = [
     TextDelta(0, "", (token("ré", -0.5, ("ré", -0.5), ("no", -2.25)),), (7,)),
@@ -101,6 +111,7 @@ CASES: list[tuple[str, str, list[Event], dict[str, Any]]] = [
     *((dialect, "stopped", STOPPED, {}) for dialect in MAKERS),
     *((dialect, "broken", BROKEN, {}) for dialect in MAKERS),
     *((dialect, "cut_call", CUT, {}) for dialect in ("chat", "messages", "responses")),
+    *((dialect, "cut_arguments", CUT_ARGUMENTS, {"logprobs": 0}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "thoughts", THOUGHTS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "tools", TOOLS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "logprobs", LOGPROBS, {"logprobs": 2, "return_token_ids": True}) for dialect in ("chat", "completion")),

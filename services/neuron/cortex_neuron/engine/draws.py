@@ -31,6 +31,7 @@ class Given:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish: str | None = None
+    opened_at: int | None = None  # the token with which the sequence's grammar has begun to bind it
     fault: NotFinite | Verdict | None = None
 
     @property
@@ -65,6 +66,8 @@ def _take(given: Given, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, 
         given.fault = drawn
         return
     length = sequence.append(drawn.token)
+    if sequence.constraint is not None and sequence.constraint.has_opened:
+        given.opened_at = len(given.tokens)
     given.tokens.append(drawn.token)
     if drawn.logprobs is not None:
         given.logprobs.append(drawn.logprobs)

@@ -31,18 +31,23 @@ class CacheSize:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the load asks for. `context` None: what the model can do, as far as it fits."""
+    """What the load asks for. `context` None: what the model can do, as far as it fits. `draft_bytes` are the weights
+    of a draft model, `draft_token_bytes` what a token takes in its cache."""
 
     vram_mb: int
     context: int | None
     model_context: int
     max_sequences: int
+    draft_bytes: int = 0
+    draft_token_bytes: int = 0
 
 
 def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size: int) -> CacheSize:
     """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad."""
+    weight_bytes += demand.draft_bytes
     budget = demand.vram_mb * _MB - weight_bytes
-    block_bytes = shape.token_bytes * block_size
+    token_bytes = shape.token_bytes + demand.draft_token_bytes
+    block_bytes = token_bytes * block_size
     affordable = max(0, budget // block_bytes)
     least = min(demand.model_context, MIN_CONTEXT) if demand.context is None else demand.context
     if demand.context is not None and demand.context > demand.model_context:
@@ -51,7 +56,8 @@ def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size:
         need_mb = -(-(weight_bytes + -(-least // block_size) * block_bytes) // _MB)
         raise CannotLoad(
             f"vram_mb {demand.vram_mb} is too little: the weights take {weight_bytes // _MB} MiB, and a KV cache for "
-            f"one sequence of {least} tokens makes it {need_mb} MiB ({shape.token_bytes} bytes a token)"
+            f"one sequence of {least} tokens makes it {need_mb} MiB ({token_bytes} bytes a token)"
+            f"{', a draft model included' if demand.draft_bytes else ''}"
         )
     context = min(demand.context or demand.model_context, affordable * block_size)
     wanted = demand.max_sequences * -(-context // block_size)

@@ -38,13 +38,14 @@ class Part:
 
 def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
     """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
-    world_size = len(frame.devices)
-    threads = max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // world_size)
+    world_size, threads = len(frame.devices), num_threads(frame)
     torch.set_num_threads(threads)
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
-    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences)
+    draft = frame.speculative
+    draft_bytes = (draft.weight_bytes, draft.token_bytes) if draft is not None else (0, 0)
+    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, *draft_bytes)
     size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
     # To measure threads is to run the model, which one rank alone cannot.
@@ -55,6 +56,11 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     elif on_cpu and world_size == 1:
         measured = measure_threads(model.module, threads)
     return Part(model, size, step_tokens, measured)
+
+
+def num_threads(frame: Load) -> int:
+    """Of one rank."""
+    return max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // len(frame.devices))
 
 
 def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
