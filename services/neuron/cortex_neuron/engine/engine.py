@@ -283,11 +283,9 @@ class Engine:
         for sequence, each in zip(work.wanted, given, strict=True):
             if each.tokens:  # also of one that failed after a draft of its own: without drafts they had been told
                 outputs.append(self._output(sequence, each, now_s))
-            match each.fault:
-                case NotFinite():
-                    outputs.append(self._spoil(sequence, each.fault))
-                case Verdict():
-                    outputs.append(self._fail(sequence, each.fault))
+            if each.fault is not None:
+                spoils = isinstance(each.fault, NotFinite)
+                outputs.append((self._spoil if spoils else self._fail)(sequence, each.fault))
         return outputs
 
     def _output(self, sequence: Sequence, given: Given, now_s: float) -> Output:
