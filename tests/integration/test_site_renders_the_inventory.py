@@ -42,10 +42,11 @@ MODEL: dict[str, Any] = {
     "matryoshka": True,
     "kv_cache_dtype": "fp8",
     "speculative": {
-        "method": "ngram",
+        "method": "draft_model",
+        "model": '/models/a "small" folder',
         "num_speculative_tokens": 3,
-        "prompt_lookup_max": 6,
-        "prompt_lookup_min": 5,
+        "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2,
     },
 }
 GATEWAY: dict[str, Any] = {

@@ -91,6 +91,8 @@ def test_drafts_are_asked_for_in_vllms_words() -> None:
     """Key by key as the catalogue has them; a model without them drafts nothing."""
     asked = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 3}
     assert json.loads(started(order(speculative=asked))["--speculative-config"]) == asked
+    draft = {"method": "draft_model", "model": "org/small", "num_speculative_tokens": 5}
+    assert json.loads(started(order(speculative=draft))["--speculative-config"]) == draft
     assert "--speculative-config" not in started(order())
 
 

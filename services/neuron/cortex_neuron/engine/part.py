@@ -43,8 +43,7 @@ class Part:
 
 def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
     """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
-    world_size = len(frame.devices)
-    threads = max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // world_size)
+    world_size, threads = len(frame.devices), num_threads(frame)
     torch.set_num_threads(threads)
     free = footprint.free_bytes(frame.devices[rank])
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
@@ -58,7 +57,9 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
         largest = footprint.Largest(most_step_tokens(step_tokens, frame.max_sequences), frame.max_sequences)
         found = footprint.measure(model, largest, frame.context or model.context, free)
         taken, room = found.taken, found.room
-    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, room)
+    draft = frame.speculative
+    draft_bytes = (draft.weight_bytes, draft.token_bytes) if draft is not None else (0, 0)
+    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, room, *draft_bytes)
     size = size_cache(model.shape, taken, demand, backend_for(model).block_size)
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
@@ -75,6 +76,11 @@ def with_fp8_cache(model: LoadedModel) -> LoadedModel:
     if model.device.type == "cpu":
         raise CannotLoad("kv_cache_dtype 'fp8' is for GPUs; expected none on a CPU")
     return replace(model, shape=replace(model.shape, dtype=FP8))
+
+
+def num_threads(frame: Load) -> int:
+    """Of one rank."""
+    return max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // len(frame.devices))
 
 
 def loaded(seq: int, part: Part, cache_bytes: int, attends: str) -> Loaded:

@@ -14,10 +14,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from cortex_neuron.engine import vector_part
+from cortex_neuron.engine import draft_part, vector_part
 from cortex_neuron.engine.compiling import Compiled, Compiling
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
@@ -37,6 +38,7 @@ from cortex_neuron.protocol.frames import (
     Error,
     Frame,
     Load,
+    Loaded,
     LoadProgress,
     Pong,
     Shutdown,
@@ -168,16 +170,25 @@ class Rank0:
         if self._peers is not None:
             progress("ranks", 0.0)
             self._leader = Leader.assemble(self._peers, frame)
-            self._leader.tell_load(frame)
             communicator = self._leader.communicator
             self._mailbox.entered = lambda: communicator.num_entered
+        self._engine, answer = self._bring_up(frame, progress)
+        self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)
+
+    def _bring_up(self, frame: Load, progress: Callable[[str, float], None]) -> tuple[Engine, Loaded]:
+        """The engine, and what this rank says of it."""
+        drafter = draft_part.bring_up(frame, progress)
+        frame = drafter.load if drafter is not None else frame
+        if self._leader is not None:
+            self._leader.tell_load(frame)
         part = bring_up(frame, 0, self._leader.communicator if self._leader else None, progress)
         lead = self._leader.leading if self._leader else None
         tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
+        drafting = drafter.beside(part, tokenizer) if drafter is not None else None
         draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
-        engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
-        self._engine = engine
-        answer = loaded(frame.seq, part, engine.cache.num_bytes, engine.attends)
-        self._mailbox.send(self._leader.loaded(answer, until - time.monotonic()) if self._leader else answer)
+        sizes = (frame.max_sequences, part.step_tokens, part.threads)
+        engine = Engine(part.model, part.size, *sizes, lead, draft, drafting)
+        num_bytes = engine.cache.num_bytes + (drafting.num_bytes if drafting is not None else 0)
+        return engine, loaded(frame.seq, part, num_bytes, engine.attends)

@@ -15,11 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron import model_types
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_model, prequantised, rounding, text_files
+from cortex_neuron.models import gguf_model, native_config, native_model, prequantised, rounding, text_files
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
+from cortex_neuron.models.native_config import NativeConfig
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.native.matrices import ROUNDED
@@ -82,13 +83,13 @@ def _load_gguf(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     file = GgufFile(path)
-    config = gguf_model.read_config(file)
+    config = _native_config(asked, gguf_model.read_config_values(file)) or gguf_model.read_config(file)
     check(config, path)
     if asked.writes_text:
         text_files.write_once(asked.text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
     asked.progress("weights", 0.1)
     eos_ids = text_files.gguf_eos_ids(file)
-    if _is_native(asked, config):
+    if isinstance(config, NativeConfig):
         files = gguf_model.GgufFiles(file, config)
         return _load_native(asked, config, files, files.factors, eos_ids)
     _refuse_quant(asked)
@@ -99,16 +100,15 @@ def _load_gguf(asked: Asked) -> LoadedModel:
 def _load_folder(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _native_config(asked, text_files.read_json(path / "config.json"))
+    config = config or AutoConfig.from_pretrained(path, local_files_only=True)
     check(config, path)
     prequantised.check(config, asked)
     if asked.writes_text:
-        text_files.write_once(
-            asked.text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder)
-        )
+        text_files.write_anew(asked.text_dir, lambda folder: text_files.write_from_folder(path, folder))
     asked.progress("weights", 0.1)
     eos_ids = _folder_eos_ids(path, config)
-    if _is_native(asked, config):
+    if isinstance(config, NativeConfig):
         return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
     _refuse_quant(asked)
     module = _modules().of_folder(asked, config)
@@ -123,13 +123,18 @@ def _modules() -> Any:
     return module_loader
 
 
-def _is_native(asked: Asked, config: Any) -> bool:
+def _native_config(asked: Asked, values: dict[str, Any]) -> NativeConfig | None:
+    """The config of a model that the kernels compute here, whole."""
+    kind = native_config.CLASSES.get(values.get("model_type", ""))
+    if kind is None or not asked.on_cpu or asked.collectives is not None:
+        return None
+    config: NativeConfig = kind.from_dict(values)
     is_plain = prequantised.settings(config) is None
-    return asked.on_cpu and asked.collectives is None and is_plain and native_model.is_native(config)
+    return config if is_plain and native_model.is_native(config) else None
 
 
 def _load_native(
-    asked: Asked, config: Any, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
+    asked: Asked, config: NativeConfig, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
 ) -> LoadedModel:
     def progress(share: float) -> None:
         asked.progress("weights", 0.1 + 0.7 * share)

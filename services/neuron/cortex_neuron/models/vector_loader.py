@@ -64,7 +64,7 @@ def _read(frame: Load, device: torch.device, threads: int, progress: Progress) -
     if config.model_type not in ENCODER_TYPES:
         loader.check(config, path)
     prequantised.refuse(config, path)
-    text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
+    text_files.write_anew(text_dir, lambda folder: text_files.write_from_folder(path, folder))
     progress("weights", 0.1)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else "auto"

@@ -224,7 +224,8 @@ class Residency:
                 resident.become(ModelStatus.PENDING)
             judged.set()
             try:
-                await _fetch(model.source)
+                for source in model.sources:
+                    await _fetch(source)
             except SourceUnreachable as unreachable:
                 attempts += 1
                 resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
@@ -342,9 +343,10 @@ class Residency:
 
 
 async def _fetch(source: str) -> None:
-    """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
+    """Fetch a repository, if it is one. Raises LoadFailed, or SourceUnreachable where trying again may help."""
     try:
-        await asyncio.to_thread(sources.fetch, source)
+        if not sources.is_local(source):
+            await asyncio.to_thread(sources.fetch, source)
     except SourceMissing as failure:
         raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure
 
