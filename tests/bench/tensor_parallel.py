@@ -27,12 +27,13 @@ from tests.bench.processes import DEMO_MODEL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.peers import Peers
 from cortex_neuron.engine.step_frame import pack
 from cortex_neuron.engine.threads import measure_threads
 from cortex_neuron.group import rank_process
 from cortex_neuron.group.group import Group, GroupLimits
+from cortex_neuron.layers.backend import CPU_BLOCK
 from cortex_neuron.layers.batch import Batch, Tables, make_batch
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol import frames

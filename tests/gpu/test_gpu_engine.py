@@ -13,9 +13,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cortex_neuron.engine.draft_model import DraftLimits, DraftModel
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import GPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.prompt_lookup import PromptLookup
+from cortex_neuron.layers.backend import GPU_BLOCK
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit
 
@@ -99,3 +101,15 @@ def test_a_seeded_answer_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     alone = _tokens(_answers(engine, [[504, 28, 99]], 2, sampling=sampling)[0])
     batch = _answers(engine, [[504, 28, 99]] * 4, 2, sampling=sampling)
     assert [_tokens(outputs)[:1] for outputs in batch] == [alone[:1]] * 4
+
+
+def test_a_draft_model_guesses_on_the_gpu(tmp_path: Path) -> None:
+    """The demo model for itself: right, but where bfloat16 rounds one row otherwise than several."""
+    model = load(str(DEMO_MODEL), "cuda:0", None, str(tmp_path / "text"), 4, lambda *_: None)
+    size = CacheSize(GPU_BLOCK, 16, 1024)
+    draft_model = DraftModel(model, size, DraftLimits(4, 8, 512, model.vocab_size))
+    engine = Engine(model, size, 8, 512, draft_model=draft_model)
+    answers = _answers(engine, [[504, 28, 99], [504, 28, 99] * 100], 60, ignore_eos=True)
+    assert [len(_tokens(outputs)) for outputs in answers] == [60, 60]
+    told = engine.report([], 0.0)
+    assert told.accepted > told.drafted * 0.8 > 0

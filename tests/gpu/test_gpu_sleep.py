@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cortex_neuron.engine.engine import Engine
-from cortex_neuron.engine.kv_cache import GPU_BLOCK, CacheSize
+from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.rest import Rest
+from cortex_neuron.layers.backend import GPU_BLOCK
 from cortex_neuron.models.host_copy import storages
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.frames import SamplingParams, Submit

@@ -33,6 +33,7 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pai
         model_entry(MODEL, aliases=[ALIAS], context=4096),
         model_entry(SLASHED),
         model_entry("never-loaded", vram_mb=10**6),
+        model_entry("embedder", task="embed"),
     ]
     async with (
         scripted("one", MODEL, SLASHED) as neuron,
@@ -317,7 +318,7 @@ async def test_a_wrong_parameter_is_named(pair: Pair) -> None:
 async def test_the_catalogue_lists_what_is_loaded_or_could_be(pair: Pair) -> None:
     """With where it is; ids with slashes and trailing slashes resolve (W12)."""
     listed = {entry["id"]: entry for entry in (await pair.gateway.get("/v1/models/"))["data"]}
-    assert set(listed) == {MODEL, SLASHED, "never-loaded"}
+    assert set(listed) == {MODEL, SLASHED, "never-loaded", "embedder"}
     assert listed[MODEL]["locations"] == [{"neuron": "one", "status": "loaded", "in_flight": 0, "progress": None}]
     assert (listed[MODEL]["status"], listed["never-loaded"]["status"]) == ("loaded", "unloaded")
     assert listed[MODEL]["aliases"] == [ALIAS]
@@ -375,3 +376,13 @@ async def test_the_official_sdks_work(pair: Pair) -> None:
         assert counted.input_tokens == 7
         with pytest.raises(anthropic.NotFoundError):
             await other.messages.create(model="none", max_tokens=9, messages=[hello])
+
+
+async def test_a_model_that_is_for_something_else_is_not_loaded_for_it(pair: Pair) -> None:
+    """The inventory says what it is for, so nobody need find out."""
+    for path in (CHAT, MESSAGES, RESPONSES, "/v1/completions", "/v1/rerank"):
+        async with pair.gateway.ask("embedder", path) as response:
+            answer = await response.json()
+        assert (response.status, answer["error"]["code"]) == (400, "invalid_parameter"), path
+        assert "/v1/embeddings" in answer["error"]["message"]
+    assert pair.neuron.loads == []

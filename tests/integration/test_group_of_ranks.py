@@ -79,18 +79,21 @@ async def test_a_model_that_needs_more_than_its_ranks_share_is_refused_with_figu
 
 
 async def test_ranks_check_drafts_together(tiny: Path, tmp_path: Path) -> None:
-    """The leader alone drafts and draws; an answer is the same with drafts and without, in fewer steps."""
-    told, steps = [], []
-    for speculative in (None, frames.Speculation(**DRAFTS)):
+    """The leader alone drafts and draws, also by a draft model; an answer is the same with drafts and without, in fewer
+    steps."""
+    told, steps, blocks = [], [], []
+    by_itself = frames.Speculation(**DRAFTS, source=str(tiny))
+    for speculative in (None, frames.Speculation(**DRAFTS), by_itself):
         async with group_of(2, tmp_path) as group:
-            frame = load_frame(tiny, ["cpu"] * 2, tmp_path, speculative=speculative)
-            await group.load(frame, DEADLINE_S, lambda _: None)
+            frame = load_frame(tiny, ["cpu"] * 2, tmp_path, speculative=speculative, vram_mb=2, context=None)
+            blocks.append((await group.load(frame, DEADLINE_S, lambda _: None)).kv_blocks)
             told.append(await _answer(group))
             steps.append(group.figures.steps)
             assert (group.figures.accepted > 0) == (speculative is not None)
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]
     assert len(told[0]) == 120
-    assert steps[1] < steps[0]
+    assert steps[2] < steps[1] < steps[0]
+    assert blocks[2] < blocks[1] == blocks[0]
 
 
 async def _answer(group: Group) -> list[int]:

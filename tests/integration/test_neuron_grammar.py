@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from neuron_process import CHAT, COMPLETIONS, MESSAGES, REAL, RunningNeuron, running_neuron
-from tiny_model import write_byte_model
+from neuron_process import CHAT, COMPLETIONS, MESSAGES, REAL, Answered, RunningNeuron, running_neuron
+from tiny_model import TOOL_CALL, write_byte_model
 
 HERMES = (Path(__file__).parents[1] / "unit/neuron/families/hermes.jinja").read_text()
 SCHEMA = {
@@ -110,6 +110,47 @@ async def test_a_forced_call_is_made(neuron: RunningNeuron, choice: Any) -> None
     assert block["type"] == "tool_use"
 
 
+def pieces(answer: Answered) -> tuple[list[str], str]:
+    """The arguments of a stream's one call as they came, and the reason of its end."""
+    choices = [each["choices"][0] for each in answer.data[:-1] if each["choices"]]
+    deltas = [piece for each in choices for piece in each["delta"].get("tool_calls", ())]
+    assert [piece["function"].get("name") for piece in deltas] == ["weather"] + [None] * (len(deltas) - 1)
+    return [piece["function"]["arguments"] for piece in deltas], choices[-1]["finish_reason"]
+
+
+UNFORCED: dict[str, Any] = {"tool_choice": "auto", "logit_bias": {str(TOOL_CALL): 100}}
+
+
+@pytest.mark.parametrize("asked", [{"tool_choice": NAMED}, UNFORCED], ids=["named", "auto"])
+@pytest.mark.parametrize("max_tokens", [600, 70, 58])
+async def test_a_call_is_streamed_as_it_is_written(
+    neuron: RunningNeuron, asked: dict[str, Any], max_tokens: int
+) -> None:
+    """Forced or not; its pieces join to the answer in one piece, also where max_tokens cuts it (case S9)."""
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}}]
+    body = chat(tools=tools, temperature=0, max_tokens=max_tokens, parallel_tool_calls=False, **asked)
+    whole = (await neuron.post(CHAT, body)).json["choices"][0]
+    arguments, reason = pieces(await neuron.post(CHAT, {**body, "stream": True}))
+    (call,) = whole["message"]["tool_calls"]
+    assert "".join(arguments) == call["function"]["arguments"]
+    assert len(arguments) > 3
+    assert whole["message"]["content"] is None
+    assert reason == whole["finish_reason"]
+    if reason == "tool_calls":
+        check(json.loads(call["function"]["arguments"]))
+    else:
+        assert (reason, max_tokens < 600) == ("length", True)
+
+
+async def test_arguments_that_no_schema_binds_are_an_object_even_so(neuron: RunningNeuron) -> None:
+    """tool_choice auto without strict: a schema that no grammar can keep to is not even looked at."""
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "not": {}}}}
+    body = chat(tools=[tool], max_tokens=60, stream=True, **UNFORCED)
+    arguments, reason = pieces(await neuron.post(CHAT, body))
+    assert "".join(arguments).startswith("{")
+    assert reason in ("tool_calls", "length")
+
+
 async def test_many_at_once_each_keep_to_their_own(neuron: RunningNeuron) -> None:
     """And one without a grammar among them is not bound."""
     asked = [chat(guided_choice=[f"answer {i}"], seed=i) for i in range(12)]
@@ -160,7 +201,7 @@ async def test_anthropics_clients_are_told_in_their_own_words(neuron: RunningNeu
 
 
 async def test_an_answer_that_max_tokens_cuts_says_length(neuron: RunningNeuron) -> None:
-    """A cut call is text (case W6)."""
+    """What of a call has no name yet is text (case W6)."""
     answer = (await neuron.post(CHAT, chat(tools=TOOLS, tool_choice="required", max_tokens=15))).json["choices"][0]
     assert answer["finish_reason"] == "length"
     assert "tool_calls" not in answer["message"]

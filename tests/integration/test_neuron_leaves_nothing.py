@@ -76,8 +76,8 @@ async def _gone(process: psutil.Process) -> bool:
 async def test_what_a_killed_daemon_left_is_in_nobodys_way(echo_model: Path, tmp_path: Path) -> None:
     """Sockets and folders of a load that never ended, under the names that are given first."""
     left = tmp_path / "run"
-    (left / "g1.text").mkdir(parents=True)
-    (left / "g1.text/tokenizer.json").write_text("{")
+    (left / "text/echo").mkdir(parents=True)
+    (left / "text/echo/tokenizer.json").write_text("{")
     (left / "g1.ipc").touch()
     models = [{"id": "echo", "source": str(echo_model), "preload_on": ["here"]}]
     async with running_neuron(models, runtime_dir=str(left)) as neuron:

@@ -40,11 +40,13 @@ MODEL: dict[str, Any] = {
     "capabilities": ["tools", "images"],
     "tool_parser": "qwen_xml",
     "matryoshka": True,
+    "kv_cache_dtype": "fp8",
     "speculative": {
-        "method": "ngram",
+        "method": "draft_model",
+        "model": '/models/a "small" folder',
         "num_speculative_tokens": 3,
-        "prompt_lookup_max": 6,
-        "prompt_lookup_min": 5,
+        "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2,
     },
 }
 GATEWAY: dict[str, Any] = {

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from gateway_process import model_entry
 from neuron_process import CHAT, RunningNeuron
+from openai import AsyncOpenAI
 
 HI = {"role": "user", "content": "hé"}
 
@@ -54,9 +55,25 @@ async def test_messages_have_the_tokens_that_a_chat_is_charged_for(scripted: Run
     assert less["count"] < whole["count"]
 
 
+async def test_a_responses_input_has_the_tokens_that_the_response_is_charged_for(
+    scripted: RunningNeuron, url: str
+) -> None:
+    """As OpenAI's SDK asks it, before the response: instructions, items and all."""
+    asked = {"instructions": "Be brief.", "input": [HI, {"role": "assistant", "content": "x"}, HI]}
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        counted = await client.responses.input_tokens.count(model="org/echo", **asked)  # type: ignore[arg-type]
+    _, answer = await post(scripted, f"{url}/v1/responses", asked)
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens == answer["usage"]["input_tokens"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
+        ("/v1/responses/input_tokens", {"input": "x", "truncation": "auto"}, "truncation"),
+        ("/v1/responses/input_tokens", {"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
+        ("/v1/responses/input_tokens", {"input": "x", "max_output_tokens": 5}, "max_output_tokens"),
+        ("/v1/responses/input_tokens", {"input": [{"role": "user"}]}, "input[0].content"),
         ("/tokenize", {}, "prompt"),
         ("/tokenize", {"prompt": "x", "messages": [HI]}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),

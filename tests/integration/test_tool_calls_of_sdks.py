@@ -170,6 +170,64 @@ async def test_forced_calls_are_made_by_a_model_that_knows_none(
     assert (message.stop_reason, use.type, use.input["city"] in ("Oslo", "Zürich")) == ("tool_use", "tool_use", True)
 
 
+LOOSE: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+QUIET: Any = {"chat_template_kwargs": {"enable_thinking": False}}
+USER: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("max_tokens", [300, 50])
+async def test_accumulators_come_to_the_call_of_an_answer_in_one_piece(
+    oai: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic, max_tokens: int
+) -> None:
+    """The SDKs' own, piece by piece as it is written: also of a call that max_tokens has cut (case S9)."""
+    forced: Any = {"type": "function", "function": {"name": "weather"}}
+    asked: Any = {"model": "random", "messages": USER, "max_tokens": max_tokens}
+    chat: Any = {**asked, "tools": [LOOSE], "tool_choice": forced, "temperature": 0, "extra_body": QUIET}
+    async with oai.chat.completions.stream(**chat) as stream:
+        kinds = [event.type async for event in stream]
+        streamed = stream.current_completion_snapshot.choices[0]  # of a cut one there is no final completion
+    whole = (await oai.chat.completions.create(**chat)).choices[0]
+    assert kinds.count("tool_calls.function.arguments.delta") > 3
+    assert [each.function.model_dump(include={"name", "arguments"}) for each in streamed.message.tool_calls or ()] == [
+        each.function.model_dump(include={"name", "arguments"}) for each in whole.message.tool_calls
+    ]
+    assert streamed.finish_reason == whole.finish_reason
+    one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
+    message: Any = {**asked, "tools": [CLAUDES], "tool_choice": one_call, "thinking": {"type": "disabled"}}
+    message["extra_body"] = {"temperature": 0}
+    async with claude.messages.stream(**message) as events:
+        parts = [event.type async for event in events]
+        final = await events.get_final_message()
+    one = await claude.messages.create(**message)
+    assert parts.count("input_json") > 3
+    assert [(each.name, each.input) for each in final.content] == [(each.name, each.input) for each in one.content]
+    assert final.stop_reason == one.stop_reason == ("tool_use" if max_tokens == 300 else "max_tokens")
+
+
+@pytest.mark.parametrize("max_tokens", [300, 50])
+async def test_a_responses_events_come_to_the_call_of_an_answer_in_one_piece(
+    oai: openai.AsyncOpenAI, max_tokens: int
+) -> None:
+    """Its deltas, what repeats them at its end, and the response in the last event (case S9)."""
+    asked: Any = {
+        "model": "random",
+        "input": "hi",
+        "tools": [FLAT],
+        "tool_choice": {"type": "function", "name": "weather"},
+        "max_output_tokens": max_tokens,
+        "reasoning": {"effort": "none"},
+        "temperature": 0,
+    }
+    events = [event async for event in await oai.responses.create(**asked, stream=True)]
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+    whole = await oai.responses.create(**asked)
+    last = events[-1].response
+    assert len(deltas) > 3
+    assert "".join(deltas) == done.arguments == last.output[0].arguments == whole.output[0].arguments
+    assert last.status == whole.status == ("completed" if max_tokens == 300 else "incomplete")
+
+
 async def test_openais_client_parses_what_it_asked_for(oai: openai.AsyncOpenAI) -> None:
     """A pydantic model as response_format: strict, with its null as a choice."""
     user: list[Any] = [{"role": "user", "content": "hi"}]

@@ -19,13 +19,20 @@ def write_tiny_model(folder: Path) -> Path:
     return folder
 
 
+MARKERS = ["<think>", "<tool_call>", "</tool_call>"]  # from 259 on
+TOOL_CALL = 260
+
+
 def write_byte_model(folder: Path, template: str) -> Path:
-    """Its tokens are bytes, and those of scripted_model."""
+    """Its tokens are bytes, those of scripted_model, and MARKERS."""
     from scripted_model import byte_tokenizer
+    from tokenizers import AddedToken
 
     more = {"max_position_embeddings": 2048, "bos_token_id": 257, "eos_token_id": 256, "pad_token_id": 0}
     _write_weights(folder, vocab_size=272, **more)
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
+    tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": "<|start|>", "eos_token": "<|end|>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
     return folder

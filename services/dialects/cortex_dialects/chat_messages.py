@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from cortex_contracts.wire.errors import ImagesNotSupported, InvalidJson
-from cortex_contracts.wire.openai import AssistantMessage, ChatMessage, ImagePart, Part, TextPart, ToolCall
+from cortex_contracts.wire.openai import (
+    AssistantMessage,
+    ChatMessage,
+    ImagePart,
+    Part,
+    RefusalPart,
+    TextPart,
+    ToolCall,
+)
 from cortex_dialects.json_body import parse_value
 
 _ROLES = {"developer": "system"}
@@ -25,6 +33,8 @@ def template_messages(messages: list[ChatMessage]) -> tuple[dict[str, Any], ...]
 def _template_message(message: ChatMessage, path: str) -> dict[str, Any]:
     rest = message.model_dump(exclude_none=True, exclude={"role", "content", "tool_calls", "refusal"})
     content = _text(message.content, f"{path}.content")
+    if isinstance(message, AssistantMessage) and message.refusal:
+        content = _BETWEEN_PARTS.join(filter(None, (content, message.refusal)))
     turn = {"role": _ROLES.get(message.role, message.role), "content": content, **rest}
     if isinstance(message, AssistantMessage) and message.tool_calls:
         turn["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
@@ -38,7 +48,11 @@ def _text(content: str | list[Part] | None, path: str) -> str:
     for i, part in enumerate(content):
         if isinstance(part, ImagePart):
             raise ImagesNotSupported(f"{path}[{i}]: this model takes no images", param=f"{path}[{i}]")
-    return _BETWEEN_PARTS.join(part.text if isinstance(part, TextPart) else "" for part in content)
+    return _BETWEEN_PARTS.join(part.text if isinstance(part, TextPart) else _refusal(part) for part in content)
+
+
+def _refusal(part: Part) -> str:
+    return part.refusal if isinstance(part, RefusalPart) else ""
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cortex_dialects.answer_format import answer_format
 from cortex_dialects.chat_messages import template_messages
 from cortex_dialects.generation import ChatPrompt, Generation, Prompt, Sampling, TextPrompt, TokenPrompt, ToolUse
 from cortex_dialects.json_body import parse_object
-from cortex_dialects.tool_use import tool_use
+from cortex_dialects.tool_use import offered_names, tool_use
 from cortex_dialects.validation import validate
 
 
@@ -30,7 +30,8 @@ def read_chat(body: dict[str, Any]) -> Generation:
     request = validate(ChatRequest, body, unsupported.CHAT)
     if request.top_logprobs and not request.logprobs:
         raise InvalidParameter("top_logprobs: needs logprobs to be true", param="top_logprobs")
-    tools = () if request.tool_choice == "none" else tuple(body.get("tools") or ())
+    offered = offered_names(request)
+    tools = tuple(tool for tool in body.get("tools") or () if tool["function"]["name"] in offered)
     prompt = ChatPrompt(template_messages(request.messages), tools, _template_kwargs(request))
     max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     logprobs = (request.top_logprobs or 0) if request.logprobs else None

@@ -2,8 +2,8 @@
 
 Owns: the translation, as one pure function that also serves the gateway for engines that speak only chat (vLLM), and
 what an answer repeats of its request. Does not own: the items (responses_items.py), shapes
-(cortex_contracts.wire.responses), what a chat request comes to (openai.py). Called by: the neuron (parse_responses),
-the gateway (responses_to_chat, asked_of).
+(cortex_contracts.wire.responses), what a chat request comes to (openai.py). Called by: the neuron (parse_*),
+the gateway (responses_to_chat).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _STATE = {
     "background": "no responses are kept here that could be asked for later; wait for the answer, or stream it",
 }
 # Of a translated request, and what the client calls the same.
+_TOLD_OF_A_TOOL = {"type", "name", "description", "parameters", "strict"}
 _PLACES = (
     ("response_format.json_schema.schema", "text.format.schema"),
     ("response_format", "text.format"),
@@ -54,10 +55,23 @@ def responses_to_chat(body: dict[str, Any]) -> tuple[dict[str, Any], Repeated]:
     return _chat(request), _repeated(request)
 
 
-def _read(body: dict[str, Any]) -> wire.ResponsesRequest:
+def parse_input_tokens(body: bytes) -> Generation:
+    """The body of /v1/responses/input_tokens, as the generation whose prompt is to be counted."""
+    fields = parse_object(body)
+    _check_stateless(fields)
+    request = validate(wire.InputTokensRequest, fields, unsupported.INPUT_TOKENS)
+    check_images(request.input)
+    return read_as_chat(_prompt(request), _PLACES)
+
+
+def _check_stateless(body: dict[str, Any]) -> None:
     for name, why in _STATE.items():
         if body.get(name):
             raise UnsupportedParameter(f"{name}: {why}", param=name)
+
+
+def _read(body: dict[str, Any]) -> wire.ResponsesRequest:
+    _check_stateless(body)
     request = validate(wire.ResponsesRequest, body, unsupported.RESPONSES)
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options: needs stream to be true", param="stream_options")
@@ -71,7 +85,7 @@ def _with_logprobs(request: wire.ResponsesRequest) -> bool:
 
 
 def _chat(request: wire.ResponsesRequest) -> dict[str, Any]:
-    chat: dict[str, Any] = {"model": request.model, "messages": chat_messages(request.instructions, request.input)}
+    chat = _prompt(request) | _response_format(request)
     chat |= {name: value for name in _SHARED if (value := getattr(request, name)) is not None}
     if request.max_output_tokens is not None:
         chat["max_completion_tokens"] = request.max_output_tokens
@@ -79,12 +93,17 @@ def _chat(request: wire.ResponsesRequest) -> dict[str, Any]:
         chat["stream_options"] = {"include_usage": True}
     if _with_logprobs(request):
         chat |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
+    return chat
+
+
+def _prompt(request: wire.InputTokensRequest) -> dict[str, Any]:
+    chat: dict[str, Any] = {"model": request.model, "messages": chat_messages(request.instructions, request.input)}
     if request.reasoning is not None and request.reasoning.effort is not None:
         chat["reasoning_effort"] = request.reasoning.effort
-    return chat | _tools(request) | _response_format(request)
+    return chat | _tools(request)
 
 
-def _tools(request: wire.ResponsesRequest) -> dict[str, Any]:
+def _tools(request: wire.InputTokensRequest) -> dict[str, Any]:
     tools = [_function(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     choice = request.tool_choice
     chat: dict[str, Any] = {}
@@ -141,7 +160,7 @@ def _repeated(request: wire.ResponsesRequest) -> Repeated:
     """The request's own values, of those that an answer tells again."""
     told = {name: value for name in Repeated.model_fields if (value := getattr(request, name)) is not None}
     if request.tools is not None:
-        told["tools"] = [tool.model_dump(exclude={"defer_loading"}) for tool in request.tools]
+        told["tools"] = [tool.model_dump(include=_TOLD_OF_A_TOOL) for tool in request.tools]
     if request.tool_choice is not None and not isinstance(request.tool_choice, str):
         told["tool_choice"] = _sent(request.tool_choice)
     told["reasoning"] = {"effort": request.reasoning.effort if request.reasoning else None, "summary": None}

@@ -78,11 +78,16 @@ def _messages(items: Sequence[wire.Item]) -> Iterator[Json]:
             case wire.InputMessage():
                 yield {"role": item.role, "content": _content(item.content)}
             case wire.FunctionCallOutput():
-                yield {"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}
+                yield _result(item)
             case _:
                 _check_silent(item, f"input[{i}]")
     if turn is not None:
         yield turn.message()
+
+
+def _result(item: wire.FunctionCallOutput) -> Json:
+    told = {"tool_call_id": item.call_id, "name": item.name}
+    return {"role": "tool", "content": _content(item.output)} | {k: v for k, v in told.items() if v is not None}
 
 
 def _begins_a_turn(item: wire.Item, turn: _Turn | None) -> bool:
@@ -145,7 +150,9 @@ def _check_silent(item: wire.ItemReference | wire.OtherItem, path: str) -> None:
             f"{path}: no items are kept here that {item.id[:80]!r} could refer to; send the item itself", param=path
         )
     fields = item.model_extra or {}
-    if item.type in _ORDERS or any(fields.get(name) for name in _TELLING):
+    telling = " and ".join(name for name in _TELLING if fields.get(name))
+    if item.type in _ORDERS or telling:
+        with_what = f" with {telling}" if telling else ""
         raise UnsupportedParameter(
-            f"{path}: items of type {item.type[:80]!r} are not supported; leave it out", param=path
+            f"{path}: items of type {item.type[:80]!r}{with_what} are not supported; leave it out", param=path
         )

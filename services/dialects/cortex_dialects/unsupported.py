@@ -32,6 +32,8 @@ _VLLM: Unsupported = {
 
 CHAT: Unsupported = {
     **_VLLM,
+    "messages[].audio": (),
+    "messages[].function_call": (),
     "modalities": (["text"],),
     "audio": (),
     "functions": ([],),
@@ -73,6 +75,7 @@ RERANK: Unsupported = {
     "priority": (0,),
 }
 
+# A name with a dot is a field's inside of a parameter that is honoured.
 MESSAGES: Unsupported = {
     "container": (),
     "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
@@ -86,23 +89,34 @@ MESSAGES: Unsupported = {
     "fallback_credit_token": (),
     "compaction": (),
     "billing_policy": (),
+    "tools[].allowed_callers[]": ("direct",),
+    "tools[].defer_loading": (False,),
+    "tools[].input_examples": (),
 }
 
-# A name with a dot is a field's inside of a parameter that is honoured.
-RESPONSES: Unsupported = {
-    "access_programs": (),
-    "background": (False,),
-    "background_options": (),
-    "context_management": ([],),
+INPUT_TOKENS: Unsupported = {
     "conversation": (),
-    "image": (),
-    "moderation": (),
+    "personality": (),
     "previous_response_id": (),
-    "prompt": (),
     "reasoning.context": ("auto",),
     "reasoning.generate_summary": ("auto",),
     "reasoning.mode": ("standard",),
     "reasoning.summary": ("auto",),
     "text.verbosity": ("medium",),
+    "tools[].allowed_callers[]": ("direct",),
+    "tools[].async": (False,),
+    "tools[].defer_loading": (False,),
+    "tools[].output_schema": (),
     "truncation": ("disabled",),
+}
+
+RESPONSES: Unsupported = {
+    **{name: values for name, values in INPUT_TOKENS.items() if name != "personality"},
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
+    "image": (),
+    "moderation": (),
+    "prompt": (),
 }

@@ -6,6 +6,7 @@ Called by: openai.py and anthropic.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from cortex_contracts.wire.errors import InvalidParameter, InvalidRequest, Unsup
 from cortex_dialects.unsupported import Unsupported
 
 _MAX_SHOWN = 80
+_INDEX = re.compile(r"\[\d+\]")
 # JSON's words for what pydantic says in Python's.
 _EXPECTED = {
     "model_attributes_type": "an object",
@@ -69,8 +71,9 @@ def _first_problem(error: ValidationError, body: dict[str, Any], unsupported: Un
         return UnsupportedParameter(f"{path}: not a parameter", param=path)
     if kind == "none_required":
         return UnsupportedParameter(f"{path}: not supported; leave it out", param=path)
-    if kind == "literal_error" and path in unsupported:
-        return UnsupportedParameter(_not_supported(path, problem["input"], unsupported[path]), param=path)
+    accepted = unsupported.get(_INDEX.sub("[]", path))
+    if kind == "literal_error" and accepted is not None:
+        return UnsupportedParameter(_not_supported(path, problem["input"], accepted), param=path)
     if kind in ("missing", "union_tag_not_found"):
         return InvalidParameter(f"{path}: required and missing", param=path)
     if kind == "union_tag_invalid":

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_MODEL = "unknown"
 _BYTES_OF_A_TOKEN = 4
-_COUNTS_ONLY = frozenset({"/v1/messages/count_tokens", "/tokenize", "/detokenize"})  # no engine is asked
+# No engine is asked.
+_COUNTS_ONLY = frozenset({"/v1/messages/count_tokens", "/v1/responses/input_tokens", "/tokenize", "/detokenize"})
 
 
 class Stage(StrEnum):

@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cortex_neuron.configuration import Configuration
 from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.in_effect import InEffect
+from cortex_neuron.residency import text_folders
 from cortex_neuron.residency.activation import Preloads
 from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness
@@ -89,6 +91,7 @@ async def _serve(
         await preloads.stop()
         await residency.stop()
         await asyncio.to_thread(stop_fork_server)
+        shutil.rmtree(Path(settings.runtime_dir, text_folders.NAME), ignore_errors=True)
         await devices.stop()
         if tracer is not None:
             await tracer.stop()
@@ -108,8 +111,8 @@ def _prepare_folder(runtime_dir: Path) -> None:
             socket.unlink(missing_ok=True)
         for server in runtime_dir.glob("v*.sock"):
             server.unlink(missing_ok=True)
-        for text_dir in runtime_dir.glob("g*.text"):
-            shutil.rmtree(text_dir)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(runtime_dir / text_folders.NAME)
     except OSError as failure:
         raise OSError(f"neuron.runtime_dir: {runtime_dir} cannot be used: {failure}") from failure
 

@@ -77,7 +77,9 @@ def cortex_model_files(entries: Any, ids: Any, folder: Any, hub: Any, home: Any)
         if model.id not in wanted:
             continue
         try:
-            models.append(bringing(model, here, plain(hub), plain(home)).model_dump(mode="json"))
+            for source in model.sources:
+                one = model.model_copy(update={"source": source})
+                models.append(bringing(one, here, plain(hub), plain(home)).model_dump(mode="json"))
         except FilesMissing as reason:
             missing.append(f"model {model.id}: {reason}")
     return {"models": models, "problems": missing}

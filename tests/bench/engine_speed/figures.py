@@ -62,7 +62,9 @@ _OURS = "cortex"
 def figures(measured: Measured, limit_tok_s: float) -> dict[str, Any]:
     """What is known of one server: the medians by key, then what they are made of."""
     medians = {key: statistics.median(values) for key, values in measured.seen.items()}
-    medians |= {"limit_tok_s": limit_tok_s, "of_limit": medians["decode_tok_s"] / limit_tok_s}
+    medians["limit_tok_s"] = limit_tok_s
+    if "decode_tok_s" in medians:
+        medians["of_limit"] = medians["decode_tok_s"] / limit_tok_s
     return {
         **{key: round(value, 6) for key, value in medians.items()},
         "title": measured.title,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.bench import load
@@ -17,6 +18,8 @@ PATH = "/v1/completions"
 _PROMPT, _ANSWER = 128, 128
 _LONG_PROMPT = 1024
 _CROWD_ANSWER = 64
+_CONCURRENCY = (1, 2, 4, 8, 16, 32)
+_CONTEXT, _CONTEXT_ANSWER = (128, 512, 1024, 2048, 4096), 64
 _SHARED_HEAD, _SHARED_TAIL, _SHARED_ANSWER, _SHARERS = 512, 32, 32, 8
 
 
@@ -38,6 +41,11 @@ class Loads:
             "shared_prefix": self.shared_prefix,
         }  # fmt: skip
 
+    def swept(self) -> dict[str, Callable[[], Awaitable[dict[str, float]]]]:
+        """What the plot shows: ever more at once, and ever longer texts."""
+        crowds = {f"c{number}": partial(self.crowd, number) for number in _CONCURRENCY}
+        return crowds | {f"context_{length}": partial(self.context, length) for length in _CONTEXT}
+
     async def one_token(self) -> None:
         """The shortest answer."""
         await self._ask([self.prompts.text(4)], 4, 1)
@@ -54,6 +62,13 @@ class Loads:
         seen = await self._ask([self.prompts.text(prompt)], prompt, answer)
         num_tokens = seen.usage[0].get("completion", seen.tokens[0])
         return {"ttft_s": seen.first_s[0], "decode_tok_s": (num_tokens - 1) / seen.gaps_s[0]}
+
+    async def context(self, length: int) -> dict[str, float]:
+        """One request alone, the last token of whose answer is the one of this number; named by what it was here."""
+        answer, length = self._length(_CONTEXT_ANSWER), self._length(length)
+        seen = await self._ask([self.prompts.text(length - answer)], length - answer, answer)
+        num_tokens = seen.usage[0].get("completion", seen.tokens[0])
+        return {f"context_{length}_tok_s": (num_tokens - 1) / seen.gaps_s[0]}
 
     async def prefill(self) -> dict[str, float]:
         """A long prompt. Two tokens out, for a server may hold back the first until it knows a whole character."""

@@ -26,18 +26,19 @@ _MAX_FOREIGN_CORES = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How much is done. `scale` multiplies every length."""
+    """How much is done. `scale` multiplies every length; `sweep` asks what the plot shows, and nothing else."""
 
     prompts: Prompts
     repeat: int = 5
     retries: int = 2
     scale: float = 1.0
+    sweep: bool = False
 
 
 def measure(spec: Spec, peers: Path | None, method: Method, also: Callable[[Server], None] | None = None) -> Measured:
     """Start, load, stop. `also` is called with the server before the loads. Raises programs.NotReady, RuntimeError."""
     measured = Measured(spec.title)
-    for left in range(method.repeat, -1, -1):
+    for left in range(0 if method.sweep else method.repeat, -1, -1):
         # The first start brings files into memory, and counts only where it is the only one.
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -57,7 +58,8 @@ def measure(spec: Spec, peers: Path | None, method: Method, also: Callable[[Serv
 
 async def _loaded(server: Server, method: Method, measured: Measured) -> None:
     await server.loads.warm_up()
-    for name, run in server.loads.named().items():
+    loads = server.loads.swept() if method.sweep else server.loads.named()
+    for name, run in loads.items():
         for _ in range(method.repeat):
             seen, foreign = await _undisturbed(server, run, method.retries)
             measured.add(seen)
@@ -65,7 +67,7 @@ async def _loaded(server: Server, method: Method, measured: Measured) -> None:
             words = "  ".join(f"{key} {value:.3f}" for key, value in seen.items())
             print(f"  {name:14} {words}  foreign {foreign:.2f}", flush=True)
     measured.add({"rss_mb": server.memory_mb()})
-    for _ in range(method.repeat if server.spec.is_neuron else 0):
+    for _ in range(method.repeat if server.spec.is_neuron and not method.sweep else 0):
         measured.add({"load_s": await server.load_again()})
     measured.notes = sorted(server.loads.off)
 

@@ -7,6 +7,7 @@ import re
 
 from pydantic import BaseModel
 
+from cortex_contracts.wire import event_streams
 from cortex_contracts.wire.anthropic import CountTokensRequest, Message, MessagesRequest, TokenCount
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openai import ChatCompletion, ChatRequest, Completion, CompletionRequest, ModelList
@@ -15,10 +16,18 @@ from cortex_contracts.wire.responses import ResponsesRequest
 from cortex_contracts.wire.responses_answer import Response
 
 ROUTES = [
-    Route("POST", "/v1/chat/completions", "Chat", ChatRequest, ChatCompletion, streams=True),
-    Route("POST", "/v1/completions", "Complete", CompletionRequest, Completion, streams=True),
-    Route("POST", "/v1/responses", "Respond", ResponsesRequest, Response, streams=True),
-    Route("POST", "/v1/messages", "Message", MessagesRequest, Message, error=AnthropicErrorBody, streams=True),
+    Route("POST", "/v1/chat/completions", "Chat", ChatRequest, ChatCompletion, stream=event_streams.CHAT),
+    Route("POST", "/v1/completions", "Complete", CompletionRequest, Completion, stream=event_streams.COMPLETION),
+    Route("POST", "/v1/responses", "Respond", ResponsesRequest, Response, stream=event_streams.RESPONSES),
+    Route(
+        "POST",
+        "/v1/messages",
+        "Message",
+        MessagesRequest,
+        Message,
+        error=AnthropicErrorBody,
+        stream=event_streams.MESSAGES,
+    ),
     Route("POST", "/v1/messages/count_tokens", "Count", CountTokensRequest, TokenCount, error=AnthropicErrorBody),
     Route("GET", "/v1/models", "Models", response=ModelList),
     Route("GET", "/models/{model_id}/endpoint", "Where"),
@@ -31,7 +40,7 @@ def test_every_reference_leads_somewhere():
     """Shapes of one name in two dialects do not overwrite each other."""
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DOCUMENT)))
     assert names <= set(DOCUMENT["components"]["schemas"])
-    assert len({name for name in names if name.endswith("Usage")}) == 3
+    assert len({name for name in names if name.endswith("Usage")}) == 3  # of the dialects
     assert len({name for name in names if name.endswith("__Tool")}) == 2
 
 
@@ -51,6 +60,19 @@ def test_an_answer_may_be_a_document_or_a_stream():
     assert set(answer) == {"application/json", "text/event-stream"}
     assert set(DOCUMENT["paths"]["/v1/models"]["get"]["responses"]["200"]["content"]) == {"application/json"}
     assert set(DOCUMENT["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
+
+
+def test_the_events_of_a_stream_are_declared():
+    """What may stand in one, by dialect; of OpenAI's older ones with the word at their end."""
+    streams = {
+        path: operations["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]["properties"]["data"]
+        for path, operations in DOCUMENT["paths"].items()
+        if path in ("/v1/chat/completions", "/v1/messages")
+    }
+    assert streams["/v1/chat/completions"]["anyOf"][0] == {"const": "[DONE]"}
+    shapes = [shape["$ref"] for shape in streams["/v1/messages"]["contentSchema"]["anyOf"]]
+    assert "#/components/schemas/MessageStart" in shapes
+    assert len(shapes) == len(event_streams.MESSAGES.shapes)
 
 
 def test_errors_are_declared_in_the_envelope_of_the_dialect():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
+import jiter
 from hypothesis import strategies as st
 
 from cortex_dialects.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
@@ -37,6 +39,9 @@ def choice_events(draw: st.DrawFn, index: int) -> list[Event]:
         events += draw(_calls(index))
     stopped = draw(st.none() | st.just("STOP"))
     reason = "tool_calls" if calls else draw(REASONS)
+    if calls and draw(st.booleans()):
+        reason, last = "length", events.pop()
+        events.append(replace(last, arguments=last.arguments[: draw(st.integers(0, len(last.arguments)))]))  # type: ignore[union-attr, type-var]
     return [*events, Finished(index, reason, stopped if reason == "stop" else None)]
 
 
@@ -73,6 +78,22 @@ def gathered_chat(chunks: list[dict[str, Any]], count: int) -> list[dict[str, An
     return choices
 
 
+def chat_choices(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of a document, as gathered_chat has them."""
+    return [
+        {
+            "content": choice["message"]["content"] or "",
+            "reasoning": choice["message"].get("reasoning_content", ""),
+            "calls": [
+                [call["id"], call["function"]["name"], call["function"]["arguments"]]
+                for call in choice["message"].get("tool_calls", ())
+            ],
+            "reason": choice["finish_reason"],
+        }
+        for choice in document["choices"]
+    ]
+
+
 def gathered_message(events: list[dict[str, Any]]) -> dict[str, Any]:
     """The message that a client of Anthropic's puts together from a stream."""
     message: dict[str, Any] = {}
@@ -88,8 +109,6 @@ def gathered_message(events: list[dict[str, Any]]) -> dict[str, Any]:
             case "message_delta":
                 message |= event["delta"]
                 message["usage"] = event["usage"]
-    for index, text in inputs.items():
-        message["content"][index]["input"] = json.loads(text or "{}")
     return message
 
 
@@ -103,6 +122,8 @@ def _grow(block: dict[str, Any], delta: dict[str, Any], inputs: dict[int, str], 
             block["signature"] += delta["signature"]
         case "input_json_delta":
             inputs[index] = inputs.get(index, "") + delta["partial_json"]
+            if inputs[index]:  # as the SDK has it after each piece
+                block["input"] = jiter.from_json(inputs[index].encode(), partial_mode=True)
 
 
 def gathered_response(events: list[dict[str, Any]]) -> dict[str, Any]:

@@ -57,6 +57,16 @@ TOOLS: list[Event] = [
     Finished(0, "tool_calls"),
     THOUGHTFUL,
 ]
+CUT_ARGUMENTS: list[Event] = [
+    ToolCallDelta(0, 0, "", "call_1", "write"),
+    TextDelta(0, "", (token('{"path": ', -0.5),), (7,)),
+    ToolCallDelta(0, 0, '{"path": '),
+    TextDelta(0, "", (token('"a', -0.5),), (8,)),
+    ToolCallDelta(0, 0, '"a'),
+    ToolCallDelta(0, 0, '🙂.py", "text": "\\n'),
+    Finished(0, "length"),
+    USAGE,
+]
 BROKEN: list[Event] = [TextDelta(0, "Gr"), Failed(GroupDied("rank 1 died"))]
 LOGPROBS: list[Event] = [
     TextDelta(0, "", (token("ré", -0.5, ("ré", -0.5), ("no", -2.25)),), (7,)),
@@ -65,6 +75,7 @@ LOGPROBS: list[Event] = [
     USAGE,
 ]
 SILENT: list[Event] = [Finished(0, "stop"), USAGE]
+FILTERED: list[Event] = [TextDelta(0, "Gr"), Finished(0, "content_filter"), USAGE]  # only other engines end so
 TWO: list[Event] = [TextDelta(1, "b"), TextDelta(0, "a"), Finished(1, "length"), Finished(0, "stop"), USAGE]
 
 REPEATED = parse_responses(
@@ -100,13 +111,15 @@ CASES: list[tuple[str, str, list[Event], dict[str, Any]]] = [
     *((dialect, "stopped", STOPPED, {}) for dialect in MAKERS),
     *((dialect, "broken", BROKEN, {}) for dialect in MAKERS),
     *((dialect, "cut_call", CUT, {}) for dialect in ("chat", "messages", "responses")),
+    *((dialect, "cut_arguments", CUT_ARGUMENTS, {"logprobs": 0}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "thoughts", THOUGHTS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "tools", TOOLS, {"include_usage": True}) for dialect in ("chat", "messages", "responses")),
     *((dialect, "logprobs", LOGPROBS, {"logprobs": 2, "return_token_ids": True}) for dialect in ("chat", "completion")),
     *((dialect, "two_choices", TWO, {"n": 2}) for dialect in ("chat", "completion")),
     ("messages", "thoughts_omitted", TOOLS, {"show_reasoning": False}),
     ("responses", "logprobs", LOGPROBS, {"logprobs": 2}),
-    ("responses", "silent", SILENT, {}),
+    *((dialect, "silent", SILENT, {}) for dialect in MAKERS),
+    *((dialect, "filtered", FILTERED, {}) for dialect in MAKERS),
     ("responses", "repeated", SILENT, {"repeated": REPEATED}),
 ]
 

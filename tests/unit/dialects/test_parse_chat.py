@@ -142,6 +142,13 @@ def test_what_servers_add_to_their_answers_may_be_sent_back():
     assert prompt([turn, USER]).messages[0] == {"role": "assistant", "content": "x"}
 
 
+def test_a_refusal_is_what_the_model_said():
+    """Its words reach the template as any others, wherever the client has them from."""
+    part = {"type": "refusal", "refusal": "I won't."}
+    for turn in ({"content": None, "refusal": "I won't."}, {"content": [part]}):
+        assert prompt([{"role": "assistant", **turn}, USER]).messages[0] == {"role": "assistant", "content": "I won't."}
+
+
 def test_tools_go_to_the_template_as_they_came():
     """Order, unknown keys and all; `none` takes them away."""
     assert prompt(tools=[TOOL]).tools == (TOOL,)

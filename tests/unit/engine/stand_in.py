@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cortex_neuron.engine.draft_model import DraftLimits, DraftModel
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.sequence import Drafts
@@ -93,6 +94,19 @@ def start_engine(
     model = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
     runs = StandIn(size.num_blocks * size.block_size)
     return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs, draft=draft), runs
+
+
+def start_drafted(
+    size: CacheSize, max_sequences: int, step_tokens: int, tokens: int = 4, context: int = 1 << 20
+) -> tuple[Engine, StandIn, StandIn]:
+    """An engine with a draft model, which says the same. What the one computes, then what the other does."""
+    judge = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
+    drafter = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, context, VOCAB, (EOS,))
+    draft_model = DraftModel(drafter, size, DraftLimits(tokens, max_sequences, step_tokens, VOCAB))
+    runs, guesses = (StandIn(size.num_blocks * size.block_size) for _ in range(2))
+    draft_model._runner = guesses
+    engine = Engine(judge, size, max_sequences, step_tokens, lead=lambda _: runs, draft_model=draft_model)
+    return engine, runs, guesses
 
 
 def prompt_of(rng: np.random.Generator, length: int) -> list[int]:

@@ -21,7 +21,7 @@ from cortex_neuron.engine.grammar import Constraint, Grammars, constrain
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.failures import BadRequest
-from cortex_neuron.protocol.frames import SamplingParams
+from cortex_neuron.protocol.frames import Opening, SamplingParams
 
 VOCABULARY, EOS = 272, 256  # more than the tokenizer has, as of models whose embedding was padded
 PROMPT = [104, 105]
@@ -73,10 +73,25 @@ class Asking:
         self.constraint: Constraint | None = None
         session.engine.submit = lambda frame: submit(frame, self.constraint)
 
-    def submit(self, grammar: str | None, sampling: SamplingParams = HOT, max_tokens: int = 200, **more: Any) -> int:
-        self.constraint = None if grammar is None else self.grammars.constraint(grammar)
+    def submit(
+        self,
+        grammar: str | None,
+        sampling: SamplingParams = HOT,
+        max_tokens: int = 200,
+        opening: Opening | None = None,
+        **more: Any,
+    ) -> int:
+        self.constraint = None if grammar is None else self.grammars.constraint(grammar, opening)
         number: int = self.session.submit(PROMPT, sampling, max_tokens, **more)
         return number
+
+    def opened_at(self, number: int) -> list[int]:
+        """Where in the answer the engine says that the grammar has begun to bind it."""
+        places, count = [], 0
+        for output in (each for step in self.session.steps for each in step.outputs if each.id == number):
+            places += [] if output.opened_at is None else [count + output.opened_at]
+            count += len(output.tokens)
+        return places
 
     def text(self, number: int) -> str:
         tokens = self.session.answers[number].tokens
@@ -146,6 +161,20 @@ def test_drafts_keep_to_the_grammar(asking: Callable[..., Asking], wrong_every: 
     [got] = ask.session.answers.values()
     assert (got.tokens, got.finish) == (expected.tokens, "stop")
     assert wrong_every == 1 or len(ask.session.steps) < len(alone.session.steps) // 2
+
+
+def test_a_draft_model_need_not_know_the_grammar(asking: Callable[..., Asking], model: LoadedModel) -> None:
+    """Its drafts are what it would say freely: those that the grammar forbids are not drawn, and beside them answers
+    without a grammar, greedy and drawn, are what they are alone."""
+    asked = [(GRAMMAR, HOT), (None, SamplingParams(temperature=0)), (None, SamplingParams(temperature=1.2, seed=5))]
+    told = []
+    for drafter in (None, model):
+        ask = asking(drafter=drafter)
+        numbers = [ask.submit(grammar, sampling, 60, ignore_eos=grammar is None) for grammar, sampling in asked]
+        ask.session.finish()
+        told.append([(ask.session.answers[number].tokens, ask.session.answers[number].finish) for number in numbers])
+    assert told[0] == told[1]
+    assert ask.session.steps[-1].accepted > 20
 
 
 def test_a_seeded_answer_is_the_same_in_a_batch_and_after_preemption(asking: Callable[..., Asking]) -> None:
@@ -224,6 +253,67 @@ def test_a_grammar_that_fails_on_the_way_fails_its_request_alone(asking: Callabl
     last = ask.session.answers[fails].last
     assert (last.finish, last.error_kind) == ("error", "grammar_failed")
     json.loads(ask.text(stays))
+
+
+MARK = 258
+FROM_MARK = f"start: <[{MARK}]> /[0-9]{{3}}/"
+# The mark comes soon, and would come again and again.
+EAGER = SamplingParams(temperature=1.0, seed=3, logit_bias={MARK: 4.0, EOS: -100.0})
+
+
+def test_a_grammar_with_an_opening_binds_from_there_on(asking: Callable[..., Asking]) -> None:
+    """Before it the answer is what it is without one; where it began is told once."""
+    ask = asking()
+    free, bound = ask.submit(None, EAGER), ask.submit(FROM_MARK, EAGER, opening=Opening(tokens=[MARK]))
+    ask.session.finish()
+    without, answer = ask.session.answers[free].tokens, ask.session.answers[bound].tokens
+    place = without.index(MARK)
+    assert place > 0
+    assert answer[: place + 1] == without[: place + 1]
+    assert bytes(answer[place + 1 :]).isdigit()
+    assert (len(answer), ask.session.answers[bound].finish) == (place + 4, "stop")
+    assert (ask.opened_at(bound), ask.opened_at(free)) == ([place], [])
+
+
+def test_a_grammar_whose_opening_does_not_come_changes_nothing(asking: Callable[..., Asking]) -> None:
+    """Not one token of it."""
+    ask = asking()
+    free = ask.submit(None, HOT, 60, ignore_eos=True)
+    bound = ask.submit(FROM_MARK, HOT, 60, Opening(tokens=[271]), ignore_eos=True)
+    ask.session.finish()
+    assert 271 not in ask.session.answers[free].tokens
+    assert ask.session.answers[bound].tokens == ask.session.answers[free].tokens
+
+
+@pytest.mark.parametrize(("in_thought", "begins", "place"), [(True, [], 5), (False, [257], 5), (False, [], 1)])
+def test_an_opening_within_a_thought_is_none(
+    grammars: Grammars, in_thought: bool, begins: list[int], place: int
+) -> None:
+    """Thoughts are free; the prompt may have begun one."""
+    opening = Opening(tokens=[MARK], thought=(257, 259), in_thought=in_thought)
+    constraint = grammars.constraint(FROM_MARK, opening)
+    said = [*begins, 97, MARK, 97, 259, MARK, 49] if begins else [97, MARK, 97, 97, 259, MARK, 49]
+    opened = []
+    for i, token in enumerate(said):
+        if not constraint.binds:
+            constraint.accept(token)
+            opened += [i] if constraint.has_opened else []
+    assert opened == [place]
+    assert constraint.failure is None
+
+
+@pytest.mark.parametrize("wrong_every", [1, 3, 1000])
+def test_drafts_open_a_grammar_where_it_opens_without_them(asking: Callable[..., Asking], wrong_every: int) -> None:
+    """In the middle of a step, too: what was drafted behind it is judged by the grammar."""
+    alone = asking()
+    lone = alone.submit(FROM_MARK, EAGER, opening=Opening(tokens=[MARK]))
+    alone.session.finish()
+    expected = alone.session.answers[lone].tokens
+    ask = asking(draft=partial(Replay, [*PROMPT, *expected, *b"and more"], wrong_every))
+    number = ask.submit(FROM_MARK, EAGER, opening=Opening(tokens=[MARK]))
+    ask.session.finish()
+    assert ask.session.answers[number].tokens == expected
+    assert ask.opened_at(number) == alone.opened_at(lone)
 
 
 @pytest.mark.parametrize("grammar", ["", "start: nothing", '{"grammars": []}', 'start: %json {"not": {}}'])

@@ -19,6 +19,14 @@ def test_the_cache_takes_what_the_weights_leave() -> None:
     assert size == CacheSize(block_size=16, num_blocks=640, context=4096)
 
 
+def test_a_draft_model_s_weights_and_cache_come_out_of_the_same_memory() -> None:
+    """100 MiB less 60 and 20 of weights is 20: of 64 and 16 KiB a block 256."""
+    demand = Demand(100, None, 4096, 64, draft_bytes=20 * MB, draft_token_bytes=1024)
+    assert size_cache(SHAPE, 60 * MB, demand, 16) == CacheSize(block_size=16, num_blocks=256, context=4096)
+    with pytest.raises(CannotLoad, match=r"the weights take 80 MiB.* 82 MiB .5120 bytes a token., a draft model incl"):
+        size_cache(SHAPE, 60 * MB, Demand(79, None, 4096, 64, draft_bytes=20 * MB, draft_token_bytes=1024), 16)
+
+
 def test_the_cache_is_no_larger_than_all_sequences_at_full_length() -> None:
     """Two sequences of 512 tokens need 64 blocks."""
     assert size_cache(SHAPE, 0, Demand(1000, 512, 4096, 2), 16).num_blocks == 64

@@ -315,7 +315,7 @@ def _cut(path: Path) -> None:
 
 def _claim_quantised(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "hqq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -343,7 +343,7 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "generation_config.json").write_text("{"),
         r"model/generation_config.json: cannot be read",
     ),
-    "quantised weights": (_claim_quantised, r"model: quant_method 'gptq' is not supported"),
+    "quantised weights": (_claim_quantised, r"model: quant_method 'hqq' is not supported"),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -34,8 +36,18 @@ LOOKUP = Speculation(num_speculative_tokens=6, prompt_lookup_min=1, prompt_looku
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
     """A model of random weights in double precision: the batch's shape does not change which token is best."""
+    return _tiny(3)
+
+
+@pytest.fixture(scope="module")
+def stranger() -> LoadedModel:
+    """Another, which knows nothing of the first."""
+    return _tiny(4)
+
+
+def _tiny(seed: int) -> LoadedModel:
     attention.register()
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     config = AutoConfig.for_model("mistral", **CONFIG)
     module = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation=attention.NAME)
     for parameter in module.parameters():
@@ -58,22 +70,46 @@ class Ask:
         self.cancelled_at = self.at_step + chance.randrange(30) if chance.random() < 0.25 else None
 
 
-@pytest.mark.parametrize("draft", [None, partial(PromptLookup, LOOKUP)], ids=["plain", "drafted"])
-def test_any_schedule_gives_each_prompt_its_own_answer(tiny: LoadedModel, start_with, monkeypatch, draft) -> None:
+@pytest.fixture(scope="module")
+def alone(tiny: LoadedModel, start_with) -> Callable[[Ask], Any]:
+    """What a request gets with nobody beside it; each is asked once for all tests."""
+    session = start_with(tiny, blocks=BLOCKS, sequences=1, step_tokens=512)
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def answer(ask: Ask) -> Any:
+        key = (*ask.prompt, ask.max_tokens, ask.sampling.temperature, ask.sampling.seed)
+        if key not in known:
+            known[key] = session.ask(ask.prompt, ask.sampling, ask.max_tokens)
+        return known[key]
+
+    return answer
+
+
+@pytest.mark.parametrize("drafts", ["none", "lookup", "itself", "stranger"])
+def test_any_schedule_gives_each_prompt_its_own_answer(request, tiny, start_with, alone, monkeypatch, drafts) -> None:
     """Mixed chunks, preemption, cancellation, two or eight at once: the same ids, greedy or seeded; no block lost.
-    Drafts change nothing of it."""
+    Drafts change nothing of it, whether by prompt lookup or by a draft model, good or bad."""
     preempted: list[int] = []
     real = Engine._preempt
     monkeypatch.setattr(Engine, "_preempt", lambda self, s: (preempted.append(s.id), real(self, s)))
-    steps = [_run_one(random.Random(seed), tiny, start_with, draft) for seed in range(12)]
+    drafter = {"itself": "tiny", "stranger": "stranger"}.get(drafts)
+    sources = {
+        "draft": partial(PromptLookup, LOOKUP) if drafts == "lookup" else None,
+        "drafter": request.getfixturevalue(drafter) if drafter else None,
+    }
+    start = partial(start_with, tiny, blocks=BLOCKS, **sources)
+    steps = [_run_one(random.Random(seed), start, alone) for seed in range(12)]
+    drafted, accepted = sum(each.drafted for each in steps), sum(each.accepted for each in steps)
     assert len(preempted) > 10, "the cache was not small enough to test anything"
-    assert draft is None or sum(each.accepted for each in steps) > 200, "no draft was tested"
+    assert (drafted > 0) == (drafts != "none")
+    assert drafts not in ("lookup", "itself") or accepted > 200, "no draft was tested"
+    assert drafts != "stranger" or accepted < drafted / 4
 
 
-def _run_one(chance: random.Random, tiny: LoadedModel, start_with, draft) -> Stepped:
+def _run_one(chance: random.Random, start, alone) -> Stepped:
     asks = [Ask(chance) for _ in range(24)]
     sequences, step_tokens = chance.choice([(2, 5), (4, 16), (8, 9), (8, 64)])
-    session = start_with(tiny, blocks=BLOCKS, sequences=sequences, step_tokens=step_tokens, draft=draft)
+    session = start(sequences=sequences, step_tokens=step_tokens)
     ids: dict[int, Ask] = {}
     step = 0
     while step < LAST_ARRIVAL or session.engine.has_work:
@@ -83,9 +119,8 @@ def _run_one(chance: random.Random, tiny: LoadedModel, start_with, draft) -> Ste
         step += 1
         assert step < 3000, "the engine makes no progress"
     assert session.steps[-1].kv_blocks_free == BLOCKS
-    alone = start_with(tiny, blocks=BLOCKS, sequences=1, step_tokens=512)
     for number, ask in ids.items():
-        got, expected = session.answers[number], alone.ask(ask.prompt, ask.sampling, ask.max_tokens)
+        got, expected = session.answers[number], alone(ask)
         if ask.cancelled_at is None:
             assert (got.tokens, got.finish) == (expected.tokens, expected.finish)
         assert got.tokens == expected.tokens[: len(got.tokens)]

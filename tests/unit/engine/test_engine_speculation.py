@@ -81,6 +81,20 @@ def test_a_text_that_repeats_itself_is_decoded_in_fewer_steps(start) -> None:
     assert session.steps[-1].accepted == len(plain.steps) - len(session.steps)
 
 
+def test_a_model_that_drafts_for_itself_is_right(model, start_with) -> None:
+    """By either runner: each step gives what was drafted and one more, greedy or with penalties that it knows nothing
+    of; and all of an answer is as it is without."""
+    for name, least_right in (("greedy", 1.0), ("penalised", 0.0)):
+        asked = {"sampling": SamplingParams(**SAMPLINGS[name]), "max_tokens": 60, "ignore_eos": True}
+        expected = start_with(model).ask(PROMPT, **asked)
+        session = start_with(model, drafter=model)
+        got = session.ask(PROMPT, **asked)
+        assert (got.tokens, got.finish) == (expected.tokens, "length")
+        assert session.steps[-1].drafted > 0
+        assert session.steps[-1].accepted >= least_right * session.steps[-1].drafted
+        assert name != "greedy" or len(session.steps) <= 12
+
+
 # ---- the ends of answers
 
 

@@ -242,6 +242,7 @@ def test_what_does_not_fit_is_less_or_refused(demand: Demand, left: int, found: 
     ("more", "words"),
     [
         ({"quant": "int8"}, "quant 'int8' is not supported with task embed"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is not supported with task embed"),
         ({"devices": ["cpu", "cpu"]}, "takes 1 device, not 2"),
         ({"vram_mb": 0}, "vram_mb is too little"),
         ({"task": "rerank", "pooling": None}, "the files lack tensor classifier"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from stand_in import start_engine
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.rest import Rest
@@ -58,6 +59,19 @@ def test_weights_are_gone_and_come_back_where_they_were() -> None:
     assert torch.equal(module.packed, torch.arange(6, dtype=torch.int8))
     assert module.tied.weight.data_ptr() == module.first.weight.data_ptr()
     assert torch.equal(view, before["first.weight"][1:])
+
+
+def test_a_weight_of_several_tensors_is_copied_with_all_of_them() -> None:
+    """As torchao's rounded weights are: values, and their scales."""
+    module = nn.Module()
+    values, scales = torch.arange(8.0), torch.ones(8)
+    module.weight = nn.Parameter(TwoTensor(values, scales), requires_grad=False)
+    copy = HostCopy([module], CPU)
+    assert copy.num_bytes == 64
+    assert (values.untyped_storage().nbytes(), scales.untyped_storage().nbytes()) == (0, 0)
+    copy.restore()
+    assert torch.equal(values, torch.arange(8.0))
+    assert torch.equal(scales, torch.ones(8))
 
 
 def test_memory_that_is_another_s_is_not_given_back() -> None:

@@ -264,6 +264,27 @@ def test_drafts_are_found_by_a_range_of_lengths() -> None:
     assert found([model(speculative="ngram")]) == [f"{place}: should be keys and values, is 'ngram'"]
 
 
+def test_a_draft_model_is_a_source_of_its_own() -> None:
+    """The method needs one, and no other has one; what another model is called by is not where its files are."""
+    draft = {"method": "draft_model", "model": "org/small"}
+    assert not found([model(speculative=draft)])
+    place = "cortex_models: qwen3-8b: speculative"
+    assert found([model(speculative={"method": "draft_model"})]) == [
+        f"{place}.model: is missing, which method draft_model needs"
+    ]
+    assert found([model(speculative={"method": "ngram", "model": "org/small"})]) == [
+        f"{place}.model: is for method draft_model, and method is 'ngram'"
+    ]
+    assert found([model(speculative=draft | {"prompt_lookup_min": 3})]) == [
+        f"{place}.prompt_lookup_min: is for method ngram, and method is 'draft_model'"
+    ]
+    small = {"id": "small", "source": "org/small", "vram_mb": 1}
+    assert not found([model(speculative=draft), small])
+    assert found([model(speculative=draft | {"model": "small"}), small]) == [
+        f"{place}.model: should be a source, is the id of one with source 'org/small'"
+    ]
+
+
 def test_what_the_neuron_tells_a_vllm_server_is_no_engine_argument() -> None:
     """Where it listens and what its model is called are not for the inventory to change."""
     asked = model(harness="vllm", engine_args=["--enforce-eager", "--port=1"])

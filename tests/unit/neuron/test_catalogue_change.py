@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "capabilities": ("tools",),
     "task": "embed",
     "matryoshka": True,
+    "kv_cache_dtype": "fp8",
     "tool_parser": "hermes",
     "speculative": Speculative(method="ngram"),
 }

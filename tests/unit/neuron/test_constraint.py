@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
-from model_families import CLOCK, FAMILIES, USE, WEATHER, model, written
+from model_families import CLOCK, FAMILIES, USE, WEATHER, forced, model, written
+from scripted_model import byte_tokenizer
 from tokenizers import Tokenizer
 
 from cortex_contracts.wire.errors import InvalidParameter
 from cortex_dialects.generation import AnswerFormat, ToolSchema, ToolUse
 from cortex_neuron.text import constraint
+from cortex_neuron.text.constraint import Binding
 from cortex_neuron.text.text_model import TextModel
 
 EOS = 256
@@ -45,28 +47,57 @@ def allows(language: TextModel, grammar: str | None, text: str) -> bool:
 
 def of(family: str, form: AnswerFormat | None = None, use: ToolUse | None = None, prompt: str = "hi") -> str | None:
     language = model(family)
-    return constraint.grammar(language, ids(language.tokenizer, prompt), form, use, chat=True)
+    found = constraint.binding(language, ids(language.tokenizer, prompt), form, use, chat=True)
+    assert found is None or found.opening is None
+    return None if found is None else found.grammar
+
+
+def opened(family: str, use: ToolUse, prompt: str = "hi") -> Binding | None:
+    """What binds an answer from its first call on."""
+    language = model(family)
+    found = constraint.binding(language, ids(language.tokenizer, prompt), None, use, chat=True)
+    assert found is None or found.opening is not None
+    return found
+
+
+def allows_from_opening(family: str, found: Binding | None, text: str) -> bool:
+    """Whether an answer may be this text, which is free up to its first call."""
+    assert found is not None
+    assert found.opening is not None
+    tokens = ids(model(family).tokenizer, text)
+    start = next((i for i, token in enumerate(tokens) if token in found.opening.tokens), None)
+    if start is None:
+        return True
+    rest = tokens[start:]
+    read = matcher(model(family), found.grammar)
+    return bool(read.validate_tokens(rest) == len(rest) and read.consume_tokens(rest) and read.is_accepting())
 
 
 @EVERY
 def test_a_forced_call_is_written_as_the_template_writes_it(family: str) -> None:
     """So that the model is at home in it, and what it says is read as a call."""
-    said = written(family, ("weather", {"city": 'Päris "x"', "days": 3}))
-    if family == "mistral":  # its template adds ids, which are ours to give
-        said = said.replace(', "id": "abcdefgh0"', "").replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
+    said = forced(family, ("weather", {"city": 'Päris "x"', "days": 3}))
     assert allows(model(family), of(family, use=FORCED), said)
+
+
+@pytest.mark.parametrize("prompt", ["hi", "hi<think>\n"])
+def test_a_thoughts_end_is_its_token_and_never_text(prompt: str) -> None:
+    """Else what follows would be read as the answer, and be free."""
+    language = model("hermes")
+    grammar, call = of("hermes", use=FORCED, prompt=prompt), written("hermes", ("clock", {}))
+    begun = [] if "<think>" in prompt else ids(language.tokenizer, "<think>")
+    end, spelt = ids(language.tokenizer, "</think>"), list(b"</think>")
+    for thought, good in ((b"hm </thin", True), (b"hm </think> then", False)):
+        tokens = [*begun, *thought, *end, *ids(language.tokenizer, call)]
+        assert (matcher(language, grammar).validate_tokens(tokens) == len(tokens)) == good
+    assert matcher(language, grammar).validate_tokens([*begun, *spelt]) < len(begun) + len(spelt)
 
 
 @EVERY
 @pytest.mark.parametrize("arguments", [{"city": "x"}, {"city": "x", "days": "three"}, {"city": "x", "days": 1, "y": 2}])
 def test_a_forced_call_keeps_to_the_tools_schema(family: str, arguments: dict[str, Any]) -> None:
     """A missing argument, one of the wrong type, and one too many."""
-    said = (
-        written(family, ("weather", arguments))
-        .replace(', "id": "abcdefgh0"', "")
-        .replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
-    )
-    assert not allows(model(family), of(family, use=FORCED), said)
+    assert not allows(model(family), of(family, use=FORCED), forced(family, ("weather", arguments)))
 
 
 @EVERY
@@ -81,34 +112,64 @@ def test_a_forced_call_is_nothing_else(family: str) -> None:
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each != "llama3_json"])
 def test_several_forced_calls_only_where_they_may_be(family: str) -> None:
     """parallel_tool_calls."""
-    said = written(family, ("clock", {}), ("clock", {}))
-    for i in range(2):
-        said = said.replace(f', "id": "abcdefgh{i}"', "").replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
+    said = forced(family, ("clock", {}), ("clock", {}))
     assert allows(model(family), of(family, use=FORCED), said)
     assert not allows(model(family), of(family, use=ToolUse(USE.tools, forced=True, parallel=False)), said)
 
 
-def test_tools_that_are_not_forced_bind_nothing() -> None:
-    """Any answer will do."""
-    assert of("hermes", use=USE) is None
+STARTED = [each for each in FAMILIES if each not in ("llama3_json", "qwen_xml")]  # calls that begin with a token
+
+
+@pytest.mark.parametrize("family", STARTED)
+def test_a_call_that_has_begun_cannot_break(family: str) -> None:
+    """tool_choice auto: text is free; from the token that begins a call on it is one, of a tool that there is."""
+    found, any_arguments = opened(family, USE), {"city": ["what no schema says"], "x": {"y": None}}
+    said = forced(family, ("weather", any_arguments), ("clock", {}))
+    assert allows_from_opening(family, found, said)
+    assert allows_from_opening(family, found, f"Let me see. {said}")
+    assert allows_from_opening(family, found, "No call.")
+    for broken in (said.replace('"city"', "city"), said.replace("clock", "clocks"), said[:-1], said + " and so on"):
+        assert not allows_from_opening(family, found, broken)
+    assert found is not None
+    assert found.opening is not None
+    assert not found.opening.required
+
+
+def test_where_nothing_tells_that_a_call_begins_any_answer_will_do() -> None:
+    """Llama's bare JSON, a marker that is no token of its own, and Qwen's XML, whose rules name all arguments."""
+    assert opened("llama3_json", USE) is None
+    assert opened("qwen_xml", USE) is None
+    spelt = TextModel(byte_tokenizer(), 300, tool_parser="hermes")
+    assert constraint.binding(spelt, [104], None, USE, chat=True) is None
     assert of("hermes") is None
 
 
+def test_a_call_within_a_thought_binds_nothing() -> None:
+    """The engine is told which tokens begin and end one, and whether the prompt has begun it."""
+    for prompt, in_thought in (("hi", False), ("hi<think>\n", True), ("hi<think></think>", False)):
+        found = opened("hermes", USE, prompt)
+        assert found is not None
+        assert found.opening is not None
+        assert found.opening.in_thought == in_thought
+        assert [*found.opening.thought] == ids(model("hermes").tokenizer, "<think></think>")  # type: ignore[misc]
+
+
 def test_a_strict_tool_is_kept_to_its_schema_without_being_forced() -> None:
-    """Text is free until the token that begins a call; another tool's arguments are any object."""
+    """Another tool's arguments are any object. Without the grammar there is no answer."""
     strict, free = ToolSchema("weather", WEATHER, "w", strict=True), ToolSchema("clock", CLOCK, "c")
     for family in ("hermes", "qwen_xml", "mistral_args", "deepseek_v31"):
         tools = (strict,) if family == "qwen_xml" else (strict, free)
-        grammar, language = of(family, use=ToolUse(tools)), model(family)
+        found = opened(family, ToolUse(tools))
         good = written(family, ("weather", {"city": "x", "days": 3}), content="Let me see.")
-        assert allows(language, grammar, good)
-        assert allows(language, grammar, "No call.")
-        assert not allows(language, grammar, written(family, ("weather", {"city": "x"})))
+        assert allows_from_opening(family, found, good)
+        assert not allows_from_opening(family, found, written(family, ("weather", {"city": "x"})))
         if family != "qwen_xml":
-            assert allows(language, grammar, written(family, ("clock", {"a": [1]})))
-    assert of("qwen_xml", use=ToolUse((strict, free))) is None  # it could not leave the other's arguments free
-    assert of("llama3_json", use=ToolUse((strict, free))) is None
-    assert of("hermes", use=USE) is None
+            assert allows_from_opening(family, found, written(family, ("clock", {"a": [1]})))
+        assert found is not None
+        assert found.opening is not None
+        assert found.opening.required
+    assert opened("qwen_xml", ToolUse((strict, free))) is None  # it could not leave the other's arguments free
+    assert opened("llama3_json", ToolUse((strict, free))) is None
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
@@ -132,7 +193,9 @@ def test_an_answer_has_the_form_that_was_asked_for(form: AnswerFormat, good: str
     """Each kind, in a chat and in a completion."""
     language = model("hermes")
     for chat in (True, False):
-        grammar = constraint.grammar(language, (97,), form, None, chat=chat)
+        found = constraint.binding(language, (97,), form, None, chat=chat)
+        assert found is not None
+        grammar = found.grammar
         assert allows(language, grammar, good)
         assert not allows(language, grammar, bad)
         assert not allows(language, grammar, "")
@@ -179,6 +242,7 @@ def test_thoughts_come_before_the_form_and_are_free(prompt: str, good: list[str]
         (AnswerFormat("grammar", 'start: "a" | nothing', "guided_grammar"), "nothing"),
         (AnswerFormat("grammar", "root ::= (((", "guided_grammar"), "Expected"),
         (AnswerFormat("grammar", "no grammar", "guided_grammar"), ""),
+        (AnswerFormat("grammar", 'a ::= "x"', "guided_grammar"), "root"),
         (AnswerFormat("grammar", "start: <|im_end|>", "guided_grammar"), "special tokens"),
         (AnswerFormat("grammar", "start: <[7]>", "guided_grammar"), "special tokens"),
         (AnswerFormat("choice", ("x" * 1_000_001,), "guided_choice"), "at most 1000000"),
@@ -203,7 +267,7 @@ def test_a_tool_whose_schema_cannot_be_kept_to_is_named(family: str) -> None:
     with pytest.raises(InvalidParameter, match="not") as refused:
         of(family, use=ToolUse(tools, forced=True))
     assert refused.value.param == "tools[1].function.parameters"
-    assert of(family, use=ToolUse(tools)) is None
+    assert opened(family, ToolUse(tools)) is None or family in STARTED
 
 
 def test_a_schema_cannot_break_out_of_its_rule() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_vector_models import write_sentence_files
 
-from cortex_contracts.wire.errors import InvalidParameter, UnsupportedArchitecture
+from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron.protocol.frames import Pooling
 from cortex_neuron.residency import architecture_check
 from cortex_neuron.residency.purpose import FilesInvalid, Purpose
@@ -174,11 +174,3 @@ def test_values_that_are_none_are_an_error_that_names_the_folder(tmp_path: Path,
     (folder / name).write_text(text)
     with pytest.raises(FilesInvalid, match="another file beside them is not as it should be"):
         architecture_check.check(folder)
-
-
-def test_a_route_that_is_not_for_a_model_says_which_is() -> None:
-    """With the model's name and its task."""
-    with pytest.raises(InvalidParameter, match="m is a model to embed, which /v1/embeddings asks for") as refused:
-        Purpose("embed", Pooling(mode="mean")).check("m", "generate")
-    assert refused.value.param == "model"
-    Purpose("rerank").check("m", "rerank")

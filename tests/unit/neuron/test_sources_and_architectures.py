@@ -12,9 +12,14 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from cortex_contracts.inventory.files import NeuronSection
+from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import UnsupportedArchitecture
+from cortex_neuron.fetch import command
 from cortex_neuron.residency import architecture_check, architectures, sources
 from cortex_neuron.residency.architecture_check import FilesInvalid
+from cortex_neuron.residency.harness import LoadFailed
+from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.sources import SourceMissing, SourceUnreachable
 
 
@@ -178,3 +183,35 @@ def test_the_hub_is_shown_the_credential_and_the_environment_is_not(
         sources.fetch("org/name")
     assert asked == [(True, None), (False, shown)]
     assert dict(os.environ) == before
+
+
+# ---- a model that another drafts for
+
+
+def _drafted(source: Path, drafter: str) -> Model:
+    drafts = {"method": "draft_model", "model": drafter}
+    return Model.model_validate({"id": "m", "source": str(source), "vram_mb": 1, "speculative": drafts})
+
+
+async def test_a_draft_model_is_judged_before_any_process_starts(hub_cache: Path, tmp_path: Path) -> None:
+    """One that is on a hub has the model wait for it; one that is nowhere, or of a strange kind, is the load's failure
+    (case T11)."""
+    loader = Loader(NeuronSection(name="here"), rank_module="none")
+    big = _folder(tmp_path / "big", "llama")
+    assert await loader.check(_drafted(big, str(_folder(tmp_path / "small", "llama")))) == big
+    assert await loader.check(_drafted(big, "org/small")) is None
+    with pytest.raises(LoadFailed, match="no such file or folder") as raised:
+        await loader.check(_drafted(big, "/nowhere/small"))
+    assert raised.value.failure.kind == "source_invalid"
+    with pytest.raises(LoadFailed, match="'t5' is not supported") as raised:
+        await loader.check(_drafted(big, str(_folder(tmp_path / "strange", "t5"))))
+    assert raised.value.failure.kind == "unsupported_architecture"
+
+
+def test_files_of_a_model_are_here_when_its_draft_model_s_are(hub_cache: Path, tmp_path: Path) -> None:
+    """`fetch` tells of the one that is lacking."""
+    big = _folder(tmp_path / "big", "llama")
+    here = command._outcome(_drafted(big, str(_folder(tmp_path / "small", "llama"))), dry_run=True, quiet=True)
+    assert (here.state, here.path) == ("present", str(big))
+    lacking = command._outcome(_drafted(big, "org/small"), dry_run=True, quiet=True)
+    assert (lacking.state, lacking.source, lacking.path) == ("missing", "org/small", None)

@@ -91,7 +91,15 @@ def test_drafts_are_asked_for_in_vllms_words() -> None:
     """Key by key as the catalogue has them; a model without them drafts nothing."""
     asked = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 3}
     assert json.loads(started(order(speculative=asked))["--speculative-config"]) == asked
+    draft = {"method": "draft_model", "model": "org/small", "num_speculative_tokens": 5}
+    assert json.loads(started(order(speculative=draft))["--speculative-config"]) == draft
     assert "--speculative-config" not in started(order())
+
+
+def test_what_its_cache_is_rounded_to_is_passed_on() -> None:
+    """By the same word; without one vLLM decides."""
+    assert started(order(kv_cache_dtype="fp8"))["--kv-cache-dtype"] == "fp8"
+    assert "--kv-cache-dtype" not in started(order())
 
 
 def test_the_servers_environment_is_its_own() -> None:

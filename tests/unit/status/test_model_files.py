@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 
 from cortex_contracts.inventory.fleet import Model
+from cortex_status.ansible_filters import cortex_model_files
 from cortex_status.model_files import Bringing, FilesMissing, bringing
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -113,3 +114,16 @@ def test_a_repository_needs_a_folder() -> None:
     """This machine's own cache is not guessed at."""
     with pytest.raises(FilesMissing, match="-e folder=DIR"):
         brought("org/name", None)
+
+
+def test_a_draft_model_s_files_are_brought_with_those_of_its_model(tmp_path: Path) -> None:
+    """Each to its own place; what is missing of either is missing of the model."""
+    write(tmp_path / "big", *FILES)
+    entry = {"id": "m", "source": str(tmp_path / "big"), "vram_mb": 1}
+    entry["speculative"] = {"method": "draft_model", "model": str(tmp_path / "small")}
+    absent = cortex_model_files([entry], ["m"], "", HUB, "/var/lib/neuron")
+    assert [problem.split(": ")[:2] for problem in absent["problems"]] == [["model m", f"source '{tmp_path}/small'"]]
+    write(tmp_path / "small", *FILES)
+    brought = cortex_model_files([entry], ["m"], "", HUB, "/var/lib/neuron")
+    assert [each["place"] for each in brought["models"]] == [str(tmp_path / "big"), str(tmp_path / "small")]
+    assert not brought["problems"]

@@ -61,12 +61,22 @@ class Speculative(Strict):
     """How answers of a model are drafted ahead; names are those of vLLM's --speculative-config."""
 
     method: Annotated[
-        Literal["ngram"],
-        Field(description="Where drafts come from; ngram: what the text goes on with where it has been before"),
+        Literal["ngram", "draft_model"],
+        Field(
+            description="Where drafts come from; ngram: what the text goes on with where it has been before; "
+            "draft_model: what a small model of the same vocabulary says"
+        ),
     ]
+    model: Annotated[
+        str | None,
+        Field(min_length=1, description="The draft model, as source has the model itself; method draft_model"),
+    ] = None
     num_speculative_tokens: Annotated[int, Field(ge=1, le=64, description="Tokens of a draft at most")] = 8
     prompt_lookup_max: Annotated[
-        int, Field(ge=1, le=32, description="Tokens at its end by which a text finds where it has been, at most")
+        int,
+        Field(
+            ge=1, le=32, description="Tokens at its end by which a text finds where it has been, at most; method ngram"
+        ),
     ] = 4
     prompt_lookup_min: Annotated[int, Field(ge=1, le=32, description="And at least")] = 2
 
@@ -84,9 +94,13 @@ class Model(Strict):
     quant: Annotated[
         str | None,
         Field(
-            description="What weights are rounded to: int8 or int4 on a CPU (harness torch), or what vLLM knows; "
-            "none keeps the file's own"
+            description="What weights are rounded to: int8 or int4, on a GPU also fp8 (harness torch), or what vLLM "
+            "knows; none keeps the file's own"
         ),
+    ] = None
+    kv_cache_dtype: Annotated[
+        Literal["fp8"] | None,
+        Field(description="What its KV cache is rounded to, on a GPU; none keeps the type that the model computes in"),
     ] = None
     vram_mb: Annotated[Megabytes, Field(description="Memory the model and its KV cache may take, over all devices")]
     min_devices: Annotated[int, Field(ge=1, description="Devices it needs at least")] = 1
@@ -127,6 +141,12 @@ class Model(Strict):
             "those that repeat what stands in the text come in fewer steps; none drafts nothing"
         ),
     ] = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where all its files are: its own, and those of a model that drafts for it."""
+        drafts = self.speculative.model if self.speculative is not None else None
+        return (self.source,) if drafts is None else (self.source, drafts)
 
     @property
     def span(self) -> int:

@@ -6,11 +6,11 @@ Called by: problems.py, also with stand-ins for values that are faulty by themse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cortex_contracts.inventory.clients import MOST_KEYS, NO_KEY, OPERATOR, digest_of
 from cortex_contracts.inventory.deployment import Deployment
-from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, NeuronHost
+from cortex_contracts.inventory.fleet import Fleet, Gateway, GatewayHost, Model, NeuronHost, Speculative
 from cortex_contracts.inventory.reading import suggestion
 
 WILDCARDS = frozenset({"0.0.0.0", "[::]", "::", "*"})  # noqa: S104  compared with, not bound
@@ -28,10 +28,11 @@ def breaches(fleet: Fleet) -> Iterator[str]:
         if neuron.devices not in ("all", "cpu") and len(set(neuron.devices)) < len(neuron.devices):
             yield f"host {neuron.name}: neuron_devices: names a device twice: {list(neuron.devices)}"
     yield from _names(fleet.models)
+    ids = {model.id: model.source for model in fleet.models}
     for model in fleet.models:
         yield from _of_vllm(model, fleet.neurons)
         yield from _of_task(model)
-        yield from _drafts(model)
+        yield from _drafts(model, ids)
         yield from _hosts(model, fleet.neurons)
         yield from _devices(model, fleet.neurons)
 
@@ -158,17 +159,31 @@ def _of_task(model: Model) -> Iterator[str]:
     if model.harness != "torch" and model.task not in ("auto", "generate"):
         yield f"{place}: task: {model.task} is for harness torch, and harness is {model.harness!r}"
     elif model.task in ("embed", "rerank"):
-        for key in ("tensor_parallel", "quant", "speculative"):
+        for key in ("tensor_parallel", "quant", "kv_cache_dtype", "speculative"):
             if (value := getattr(model, key)) != Model.model_fields[key].default:
                 yield f"{place}: {key}: is {value!r}, which is not for a model with task {model.task}"
 
 
-def _drafts(model: Model) -> Iterator[str]:
-    """A range of lengths that has none in it."""
+def _drafts(model: Model, ids: Mapping[str, str]) -> Iterator[str]:
+    """What a method needs, and what it has no use for; a range of lengths that has none in it. `ids` with sources."""
     drafts = model.speculative
-    if drafts is not None and drafts.prompt_lookup_min > drafts.prompt_lookup_max:
+    if drafts is None:
+        return
+    place = f"cortex_models: {model.id}: speculative"
+    if drafts.method == "draft_model":
+        if drafts.model is None:
+            yield f"{place}.model: is missing, which method draft_model needs"
+        elif drafts.model in ids and drafts.model not in ids.values():
+            yield f"{place}.model: should be a source, is the id of one with source {ids[drafts.model]!r}"
+        for key in ("prompt_lookup_max", "prompt_lookup_min"):
+            if getattr(drafts, key) != Speculative.model_fields[key].default:
+                yield f"{place}.{key}: is for method ngram, and method is {drafts.method!r}"
+        return
+    if drafts.model is not None:
+        yield f"{place}.model: is for method draft_model, and method is {drafts.method!r}"
+    if drafts.prompt_lookup_min > drafts.prompt_lookup_max:
         yield (
-            f"cortex_models: {model.id}: speculative.prompt_lookup_min: is {drafts.prompt_lookup_min}, "
+            f"{place}.prompt_lookup_min: is {drafts.prompt_lookup_min}, "
             f"more than prompt_lookup_max, {drafts.prompt_lookup_max}"
         )
 

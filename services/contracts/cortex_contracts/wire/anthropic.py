@@ -110,13 +110,16 @@ Turn = UserTurn | AssistantTurn | SystemTurn
 
 
 class Tool(Lenient):
-    """A tool of the client's; Anthropic's own server tools have another `type`."""
+    """A tool of the client's: there at once, and called by the model. Anthropic's server tools have another `type`."""
 
     type: Literal["custom"] | None = None
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+    defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    input_examples: Annotated[None, Field(description="No chat template shows them")] = None
 
 
 class ToolChoice(Lenient):
@@ -242,6 +245,12 @@ class Message(BaseModel):
 class MessageStart(BaseModel):
     type: Literal["message_start"] = "message_start"
     message: Message
+
+
+class Ping(BaseModel):
+    """Sent while there is nothing to say."""
+
+    type: Literal["ping"] = "ping"
 
 
 class ContentBlockStart(BaseModel):

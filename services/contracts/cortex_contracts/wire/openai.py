@@ -34,7 +34,7 @@ class TextPart(Lenient):
 
 
 class RefusalPart(Lenient):
-    """What an assistant message may hold in place of text."""
+    """What an assistant message may hold in place of text: the model's words, as any others."""
 
     type: Literal["refusal"]
     refusal: str
@@ -91,6 +91,7 @@ class AssistantMessage(Message):
     refusal: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     function_call: None = None
+    audio: Annotated[None, Field(description="No answers are kept")] = None
 
 
 class ToolMessage(Message):

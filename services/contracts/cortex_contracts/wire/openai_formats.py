@@ -27,13 +27,30 @@ class NamedToolChoice(Lenient):
     function: NamedFunction
 
 
+class AllowedTools(Lenient):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedToolChoice], Field(min_length=1, fail_fast=True)]
+
+
+class AllowedToolsChoice(Lenient):
+    """Only these of the tools are offered."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 def _tool_choice_kind(value: object) -> str | None:
-    return "word" if isinstance(value, str) else "named" if isinstance(value, dict | NamedToolChoice) else None
+    if isinstance(value, str):
+        return "word"
+    kind = value.get("type") if isinstance(value, dict) else None
+    return "allowed" if kind == "allowed_tools" else "named" if isinstance(value, dict) else None
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedToolChoice, Tag("named")],
-    either("none, auto, required or a function", _tool_choice_kind),
+    Annotated[Literal["none", "auto", "required"], Tag("word")]
+    | Annotated[NamedToolChoice, Tag("named")]
+    | Annotated[AllowedToolsChoice, Tag("allowed")],
+    either("none, auto, required, a function or allowed_tools", _tool_choice_kind),
 ]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from cortex_contracts.wire.errors import OpenAIErrorBody
 
@@ -20,6 +20,14 @@ _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 _SCHEMA_REF = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """What the data of a stream's events may be: JSON of one of these shapes, and at its end the word `last`."""
+
+    shapes: tuple[type[BaseModel], ...]
+    last: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +41,24 @@ class Route:
     response: type[BaseModel] | None = None
     error: type[BaseModel] = OpenAIErrorBody
     status: int = 200
-    streams: bool = False  # may answer with server-sent events as well
+    stream: EventStream | None = None  # may answer with server-sent events as well
     media_type: str = _JSON  # of the answer
     query: type[BaseModel] | None = None
+
+
+class _Shapes(GenerateJsonSchema):
+    """Answers are sent with their defaults: what is absent of them is what their shape leaves out."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        if self.mode == "serialization" and field["type"] == "model-field":
+            return field.get("serialization_exclude_if") is None
+        return super().field_is_required(field, total)
 
 
 def document(title: str, version: str, routes: Sequence[Route]) -> Json:
     """The OpenAPI document."""
     shapes = _shapes(routes)
-    refs, definitions = models_json_schema(shapes, ref_template=_SCHEMA_REF)
+    refs, definitions = models_json_schema(shapes, ref_template=_SCHEMA_REF, schema_generator=_Shapes)
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
@@ -58,7 +75,7 @@ def _shapes(routes: Iterable[Route]) -> list[tuple[type[BaseModel], JsonSchemaMo
     for route in routes:
         if route.request is not None:
             wanted[route.request, "validation"] = None
-        for shape in (route.response, route.error):
+        for shape in (route.response, route.error, *(route.stream.shapes if route.stream is not None else ())):
             if shape is not None:
                 wanted[shape, "serialization"] = None
     return list(wanted)
@@ -89,7 +106,21 @@ def _operation(route: Route, refs: Refs) -> Json:
 def _answers(route: Route, refs: Refs) -> dict[str, Json]:
     shape = {"type": "string"} if route.response is None else refs[route.response, "serialization"]
     answers = {route.media_type: shape} if route.response is not None or route.media_type != _JSON else {}
-    return answers | ({_EVENTS: {"type": "string"}} if route.streams else {})
+    return answers | ({} if route.stream is None else {_EVENTS: _event(route.stream, refs)})
+
+
+def _event(stream: EventStream, refs: Refs) -> Json:
+    """One event: OpenAPI 3.1 has no words for a whole stream, and tools read the schema of this media type so."""
+    shapes = [refs[shape, "serialization"] for shape in stream.shapes]
+    data: Json = {"type": "string", "contentMediaType": _JSON, "contentSchema": {"anyOf": shapes}}
+    if stream.last is not None:
+        data = {"anyOf": [{"const": stream.last}, data]}
+    return {
+        "type": "object",
+        "description": "One event; others are comments that keep the connection alive",
+        "properties": {"event": {"type": "string"}, "data": data},
+        "required": ["data"],
+    }
 
 
 def _content(media: dict[str, Json]) -> Json:

@@ -64,8 +64,11 @@ class FunctionCall(Lenient):
 
 
 class FunctionCallOutput(Lenient):
+    """`name` is the tool's, for templates that show it."""
+
     type: Literal["function_call_output"]
-    call_id: str
+    call_id: str | None = None
+    name: str | None = None
     output: Content
 
 
@@ -134,6 +137,9 @@ class FunctionTool(Lenient):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     defer_loading: Literal[False] | None = None
+    async_: Annotated[Literal[False] | None, Field(alias="async")] = None
+    allowed_callers: list[Literal["direct"]] | None = None
+    output_schema: Annotated[None, Field(description="No chat template shows it")] = None
 
 
 class HostedTool(Shape):
@@ -227,12 +233,22 @@ Includable = Literal[
 ]
 
 
-class ResponsesRequest(Shape):
-    """POST /v1/responses. Null is the same as absent, everywhere."""
+class InputTokensRequest(Shape):
+    """POST /v1/responses/input_tokens: what makes a prompt. Null is the same as absent, everywhere."""
 
     model: Annotated[str, Field(min_length=1)]
     input: Input
     instructions: str | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+
+
+class ResponsesRequest(InputTokensRequest):
+    """POST /v1/responses"""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_output_tokens: TokenLimit | None = None
@@ -240,12 +256,7 @@ class ResponsesRequest(Shape):
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include: list[Includable] | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    text: TextConfig | None = None
-    reasoning: ReasoningConfig | None = None
     # These say who asks, how it is billed or cached, or what is kept of it: accepted, and no answer depends on them.
     metadata: dict[str, Any] | None = None
     store: bool | None = None

@@ -131,6 +131,13 @@ class Response(Repeated, Answered):
     truncation: Literal["disabled"] = "disabled"
 
 
+class InputTokens(BaseModel):
+    """The answer of /v1/responses/input_tokens"""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class Lifecycle(BaseModel):
     type: Literal[
         "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"

@@ -6,6 +6,7 @@ Owns: chunks and the document. Called by: projectors/__init__.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from cortex_contracts.wire import openai as wire
 from cortex_dialects import sse
@@ -32,6 +33,7 @@ class ChatProjector(OpenAIProjector):
         super().__init__(generation, answer_id, created)
         self._text = [self._frame(i, wire.ChatDelta(content=MARK)) for i in range(self._num_choices)]
         self._reasoning = [self._frame(i, wire.ChatDelta(reasoning_content=MARK)) for i in range(self._num_choices)]
+        self._arguments: dict[tuple[int, int], Frame] = {}  # of a choice's calls
 
     def opening(self) -> bytes:
         role = wire.ChatDelta(role="assistant", content="")
@@ -44,8 +46,7 @@ class ChatProjector(OpenAIProjector):
             case ReasoningDelta():
                 return self._reasoning[event.index].holding(event.text) if event.text else b""
             case ToolCallDelta():
-                delta = wire.ChatDelta(tool_calls=[_tool_delta(event)])
-                return self._event(wire.ChatChunkChoice(index=event.index, delta=delta))
+                return self._tool_delta(event)
             case Finished():
                 self._unfinished.discard(event.index)
                 end = wire.ChatChunkChoice(index=event.index, delta=wire.ChatDelta(), finish_reason=event.reason)
@@ -76,6 +77,16 @@ class ChatProjector(OpenAIProjector):
             )
             return self._event(choice)
         return self._text[event.index].holding(event.text) if event.text else b""
+
+    def _tool_delta(self, event: ToolCallDelta) -> bytes:
+        if event.id is not None or event.name is not None:
+            delta = wire.ChatDelta(tool_calls=[_tool_delta(event)])
+            return self._event(wire.ChatChunkChoice(index=event.index, delta=delta))
+        key = event.index, event.call
+        if key not in self._arguments:
+            marked = wire.ChatDelta(tool_calls=[_tool_delta(replace(event, arguments=MARK))])
+            self._arguments[key] = self._frame(event.index, marked)
+        return self._arguments[key].holding(event.arguments)
 
     def _choice(self, index: int, choice: CollectedChoice) -> wire.ChatChoice:
         calls = [

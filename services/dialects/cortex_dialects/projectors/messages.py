@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from cortex_contracts.wire import anthropic as wire
-from cortex_contracts.wire.errors import CortexError
+from cortex_contracts.wire.errors import CortexError, InvalidJson
 from cortex_dialects import sse
 from cortex_dialects.dialect import Dialect, error_event, keepalive
 from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from cortex_dialects.generation import Generation
+from cortex_dialects.json_body import parse_value
 from cortex_dialects.projectors.collected import collect, cut_short
 from cortex_dialects.projectors.frame import MARK, Frame
 
@@ -201,12 +202,23 @@ def _whole_block(run: list[Delta], show_reasoning: bool) -> wire.AnswerBlock:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """A tool's input must be an object; what is none, such as a cut one, is kept under a name of its own."""
+    """A tool's input must be an object: of a cut one, what SDKs make of the same pieces in a stream (case S9).
+
+    What is none even so is kept under a name of its own.
+    """
     try:
-        value = json.loads(arguments or "{}")
-    except ValueError:
-        value = None
+        value = parse_value(arguments or "{}")
+    except InvalidJson:
+        value = _cut_object(arguments)
     return value if isinstance(value, dict) else {"raw_arguments": arguments}
+
+
+def _cut_object(arguments: str) -> Any:
+    """What of an object is certain: a string or a name that has not ended is left out."""
+    try:
+        return from_json(arguments, allow_partial=True)
+    except ValueError:
+        return None
 
 
 def _stop_reason(end: Finished) -> wire.StopReason:

@@ -103,7 +103,7 @@ class ResponsesProjector:
 
     def _delta(self, event: Delta) -> bytes:
         key = _key(event)
-        if key is None:
+        if key is None or (isinstance(event, TextDelta) and not event.text and self._is_calling):
             return b""
         start = b"" if key == self._key else self._end_item("completed") + self._begin_item(event, key)
         assert self._open is not None, "an item is open"
@@ -113,6 +113,11 @@ class ResponsesProjector:
         if logprobs:
             return start + self._event(self._open.more(text, logprobs))
         return start + self._frame.holding(text, self._next()) if text else start
+
+    @property
+    def _is_calling(self) -> bool:
+        """Whether a call is open: log-probabilities of its tokens are no text's, and end no call."""
+        return self._key is not None and self._key[0] == "call"
 
     def _begin_item(self, event: Delta, key: ItemKey) -> bytes:
         self._key, self._open = key, item_for(event, self._name, len(self._output))

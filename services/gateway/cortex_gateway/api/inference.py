@@ -10,7 +10,9 @@ import asyncio
 import msgspec
 from sanic import HTTPResponse, Request
 
+from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire.errors import CortexError
+from cortex_contracts.wire.tasks import check_task, wanted_by
 from cortex_dialects.dialect import dialect_of
 from cortex_gateway.admission.keys import Client
 from cortex_gateway.exchange import Exchange, Outcome
@@ -72,6 +74,7 @@ class Inference:
         exchange.stream = bool(brief.stream)
         model = client.resolve(brief.model)
         exchange.model = model.id
+        _check_task(model, exchange.path)
         return Call(
             model=model,
             name=brief.model,
@@ -93,6 +96,14 @@ class Inference:
             return None
         exchange.status = error.status
         return answer_error(request, error, exchange.limit_headers)
+
+
+def _check_task(model: Model, path: str) -> None:
+    """Before it is loaded for nothing, where the catalogue says what it is for; else only its files do, at a neuron.
+    What vLLM serves is vLLM's to judge. Raises InvalidParameter."""
+    wanted = wanted_by(path)
+    if wanted is not None and model.task != "auto" and model.harness == "torch":
+        check_task(model.id, model.task, wanted)
 
 
 def _log(exchange: Exchange, access_log: AccessLog) -> None:

@@ -11,12 +11,12 @@ from functools import partial
 
 from sanic import HTTPResponse, Request
 
-from cortex_contracts.wire import anthropic, embeddings, openai, rerank, tokens
+from cortex_contracts.wire import anthropic, embeddings, event_streams, openai, rerank, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.gateway import GatewayHealth, GatewayVersion, ModelCatalogue, ModelEntry
 from cortex_contracts.wire.openapi import Route, document
-from cortex_contracts.wire.responses import ResponsesRequest
-from cortex_contracts.wire.responses_answer import Response
+from cortex_contracts.wire.responses import InputTokensRequest, ResponsesRequest
+from cortex_contracts.wire.responses_answer import InputTokens, Response
 from cortex_gateway.api import fleet
 from cortex_gateway.api.fleet import FleetApi
 from cortex_gateway.api.health import HealthPage
@@ -31,10 +31,23 @@ from cortex_serving.application import App, build
 
 INFERENCE = (
     Route(
-        "POST", "/v1/chat/completions", "Chat, OpenAI's way", openai.ChatRequest, openai.ChatCompletion, streams=True
+        "POST",
+        "/v1/chat/completions",
+        "Chat, OpenAI's way",
+        openai.ChatRequest,
+        openai.ChatCompletion,
+        stream=event_streams.CHAT,
     ),
-    Route("POST", "/v1/completions", "Plain text", openai.CompletionRequest, openai.Completion, streams=True),
-    Route("POST", "/v1/responses", "OpenAI's newer way", ResponsesRequest, Response, streams=True),
+    Route(
+        "POST",
+        "/v1/completions",
+        "Plain text",
+        openai.CompletionRequest,
+        openai.Completion,
+        stream=event_streams.COMPLETION,
+    ),
+    Route("POST", "/v1/responses", "OpenAI's newer way", ResponsesRequest, Response, stream=event_streams.RESPONSES),
+    Route("POST", "/v1/responses/input_tokens", "What a prompt comes to", InputTokensRequest, InputTokens),
     Route(
         "POST",
         "/v1/messages",
@@ -42,7 +55,7 @@ INFERENCE = (
         anthropic.MessagesRequest,
         anthropic.Message,
         AnthropicErrorBody,
-        streams=True,
+        stream=event_streams.MESSAGES,
     ),
     Route(
         "POST",

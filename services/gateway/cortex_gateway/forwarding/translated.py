@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from cortex_contracts.wire.errors import CortexError, InvalidRequest
 from cortex_dialects.anthropic import messages_to_chat, omits_thinking
-from cortex_dialects.dialect import Dialect
 from cortex_dialects.events import Event, Failed, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from cortex_dialects.generation import Generation
 from cortex_dialects.json_body import parse_object
@@ -33,7 +32,7 @@ def as_chat(call: Call) -> tuple[Call, Projector]:
     body = parse_object(call.body)
     generation = Generation(model=call.name, prompts=())
     projector: Projector
-    if call.dialect is Dialect.RESPONSES:
+    if call.path == "/v1/responses":
         chat, repeated = responses_to_chat(body)
         name = call.request_id.removeprefix("req_")
         projector = responses_projector(replace(generation, repeated=repeated), name, int(time.time()))

@@ -11,11 +11,11 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
-from cortex_contracts.wire import anthropic, embeddings, neuron, openai, rerank, tokens
+from cortex_contracts.wire import anthropic, embeddings, event_streams, neuron, openai, rerank, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
 from cortex_contracts.wire.openapi import Route, document
-from cortex_contracts.wire.responses import ResponsesRequest
-from cortex_contracts.wire.responses_answer import Response
+from cortex_contracts.wire.responses import InputTokensRequest, ResponsesRequest
+from cortex_contracts.wire.responses_answer import InputTokens, Response
 from cortex_neuron.api import control, inference, vectors
 from cortex_neuron.api import tokens as token_pages
 from cortex_neuron.api.neuron import Neuron
@@ -48,22 +48,33 @@ ROUTES: Sequence[tuple[Route, Callable[..., Any]]] = (
     (Route("GET", "/v1/models/{model_id}", "One of them", response=openai.ModelCard), inference.model_card),
     (
         Route(
-            "POST", "/v1/chat/completions", "OpenAI: chat", openai.ChatRequest, openai.ChatCompletion, streams=True
+            "POST", "/v1/chat/completions", "OpenAI: chat", openai.ChatRequest, openai.ChatCompletion,
+            stream=event_streams.CHAT,
         ),
         inference.chat_completions,
     ),
     (
-        Route("POST", "/v1/completions", "OpenAI: text", openai.CompletionRequest, openai.Completion, streams=True),
+        Route(
+            "POST", "/v1/completions", "OpenAI: text", openai.CompletionRequest, openai.Completion,
+            stream=event_streams.COMPLETION,
+        ),
         inference.completions,
     ),
     (
-        Route("POST", "/v1/responses", "OpenAI: responses", ResponsesRequest, Response, streams=True),
+        Route("POST", "/v1/responses", "OpenAI: responses", ResponsesRequest, Response, stream=event_streams.RESPONSES),
         inference.responses,
     ),
     (
         Route(
+            "POST", "/v1/responses/input_tokens", "OpenAI: a response's prompt's tokens", InputTokensRequest,
+            InputTokens,
+        ),
+        token_pages.input_tokens,
+    ),
+    (
+        Route(
             "POST", "/v1/messages", "Anthropic: messages", anthropic.MessagesRequest, anthropic.Message,
-            AnthropicErrorBody, streams=True,
+            AnthropicErrorBody, stream=event_streams.MESSAGES,
         ),
         inference.messages,
     ),

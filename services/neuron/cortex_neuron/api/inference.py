@@ -22,6 +22,7 @@ from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.inventory.fleet import Task
 from cortex_contracts.wire.errors import InvalidRequest
 from cortex_contracts.wire.openai import ModelCard, ModelList
+from cortex_contracts.wire.tasks import check_task
 from cortex_dialects.anthropic import parse_messages
 from cortex_dialects.dialect import dialect_of
 from cortex_dialects.events import Event, Failed
@@ -230,7 +231,7 @@ def of_ours(resident: Resident, task: Task | None = None) -> GroupServing:
             f"model {resident.model.id} is served by {resident.harness}, which does not take this here"
         )
     if task is not None:
-        serving.purpose.check(resident.model.id, task)
+        check_task(resident.model.id, serving.task, task)
     return serving
 
 

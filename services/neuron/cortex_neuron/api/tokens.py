@@ -13,8 +13,11 @@ from sanic.response import raw
 
 from cortex_contracts.wire.anthropic import TokenCount
 from cortex_contracts.wire.errors import InvalidParameter
+from cortex_contracts.wire.responses_answer import InputTokens
 from cortex_contracts.wire.tokens import DetokenizeAnswer, TokenizeAnswer
 from cortex_dialects.anthropic import parse_count_tokens
+from cortex_dialects.generation import Generation
+from cortex_dialects.responses import parse_input_tokens
 from cortex_dialects.tokens import parse_detokenize, parse_tokenize
 from cortex_neuron.api.inference import accounted_whole, of_ours, parse_body
 from cortex_neuron.api.neuron import Neuron
@@ -25,6 +28,11 @@ from cortex_neuron.inference.preparation import encode
 async def count_tokens(request: Request) -> HTTPResponse:
     """POST /v1/messages/count_tokens"""
     return await accounted_whole(request, _count_tokens)
+
+
+async def input_tokens(request: Request) -> HTTPResponse:
+    """POST /v1/responses/input_tokens"""
+    return await accounted_whole(request, _input_tokens)
 
 
 async def tokenize(request: Request) -> HTTPResponse:
@@ -39,10 +47,19 @@ async def detokenize(request: Request) -> HTTPResponse:
 
 async def _count_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:
     generation = await parse_body(request, parse_count_tokens)
+    return _json(TokenCount(input_tokens=await _counted(generation, neuron, outcome)))
+
+
+async def _input_tokens(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:
+    generation = await parse_body(request, parse_input_tokens)
+    return _json(InputTokens(input_tokens=await _counted(generation, neuron, outcome)))
+
+
+async def _counted(generation: Generation, neuron: Neuron, outcome: Outcome) -> int:
     outcome.model = generation.model
     neuron.residency.check_open()
     prompts = await encode(generation, of_ours(neuron.residency.find(generation.model)))
-    return _json(TokenCount(input_tokens=sum(map(len, prompts))))
+    return sum(map(len, prompts))
 
 
 async def _tokenize(request: Request, neuron: Neuron, outcome: Outcome) -> HTTPResponse:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cortex_neuron.engine.grammar import Constraint, Grammars
-from cortex_neuron.protocol.frames import Submit
+from cortex_neuron.protocol.failures import BadRequest
+from cortex_neuron.protocol.frames import Opening, Submit
 
-Compiled = Future[Constraint]
+Compiled = Future[Constraint | None]  # None: there is none, and it need not be
 
 
 class Compiling:
@@ -33,8 +34,16 @@ class Compiling:
         """Compile this one's grammar."""
         assert frame.grammar is not None, "who has none is submitted at once"
         self._wanted.add(frame.id)
-        compiled = self._thread.submit(self._grammars.constraint, frame.grammar)
+        compiled = self._thread.submit(self._compile, frame.grammar, frame.opening)
         compiled.add_done_callback(lambda done: self._call(lambda: self._end(frame, done)))
+
+    def _compile(self, grammar: str, opening: Opening | None) -> Constraint | None:
+        try:
+            return self._grammars.constraint(grammar, opening)
+        except BadRequest:
+            if opening is None or opening.required:
+                raise
+            return None
 
     def cancel(self, ids: Iterable[int]) -> None:
         """These are not wanted any more."""

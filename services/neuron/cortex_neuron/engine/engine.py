@@ -2,7 +2,7 @@
 
 Owns: the sequences. Does not own: the policy (engine.scheduler), blocks (engine.block_pool), what is known of the
 running ones side by side (engine.seats), the model (engine.runner), what it gives (engine.draws), guesses of that
-(engine.prompt_lookup), or the frames' way here (engine.rank, which calls this from one thread).
+(engine.prompt_lookup, engine.draft_model), or the frames' way here (engine.rank, which calls this from one thread).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from functools import partial
 import numpy as np
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Name, Trail
+from cortex_neuron.engine.draft_model import DraftModel
 from cortex_neuron.engine.draws import Given, give
 from cortex_neuron.engine.failures import Verdict, classify
 from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runs, runner_for
 from cortex_neuron.engine.sampler import NotFinite
-from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, plan_step
+from cortex_neuron.engine.scheduler import Limits, Newcomer, Plan, Supply, most_step_tokens, plan_step
 from cortex_neuron.engine.seats import Seats, Work
 from cortex_neuron.engine.sequence import Drafts, Sequence, State, new_sequence
 from cortex_neuron.engine.threads import ThreadPlan
@@ -31,8 +32,6 @@ from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Output, Stepped, Submit
 
-# However many decode, prompts get at least this part of the step's tokens.
-PROMPTS_PART = 4
 # Beyond so many rows a step is bound by arithmetic: a drafted row costs as much as a token, and nothing is won.
 CPU_DRAFT_ROWS = 12
 GPU_DRAFT_ROWS = 64  # not measured; where weights are read in the time of some hundred rows, it is on the safe side
@@ -42,7 +41,8 @@ class Engine:
     """`waiting` is kept in the order of turns.
 
     `plan`: threads by step, on a CPU that was measured. `lead` makes of a runner one that other ranks run along with.
-    `draft` makes what guesses for one sequence of up to so many tokens; without it each step gives one token.
+    `draft` makes what guesses for one sequence of up to so many tokens, or `draft_model` guesses for all; without them
+    each step gives one token.
     """
 
     def __init__(
@@ -54,18 +54,20 @@ class Engine:
         plan: ThreadPlan | None = None,
         lead: Callable[[Runs], Runs] | None = None,
         draft: Callable[[int], Drafts] | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self.model = model
         self.size = size
         self.cache = KVCache(model.shape, size, model.device)
-        # Every running sequence can decode in each step: with a smaller budget the youngest would starve.
-        most_tokens = max(step_tokens, max_sequences + step_tokens // PROMPTS_PART)
+        most_tokens = most_step_tokens(step_tokens, max_sequences)
         draft_rows = CPU_DRAFT_ROWS if model.device.type == "cpu" else GPU_DRAFT_ROWS
-        self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if draft else 0)
-        self._draft = draft
+        self._draft_model = draft_model
+        self._draft = draft_model.blanks if draft_model is not None else draft
+        self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if self._draft else 0)
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
-        runner = runner_for(model, self.cache, plan)
+        runner = runner_for(model, self.cache, plan, max_sequences if lead is None else None)
+        self.attends = runner.attends
         self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
         self._by_id: dict[int, Sequence] = {}
@@ -122,11 +124,11 @@ class Engine:
         chosen = [self._waiting[chunk.place] for chunk in plan.admitted]
         for sequence in chosen:
             self._admit(sequence)
-        seats.grow(plan.growing, self._pool.take(len(plan.growing)))
+        seats.grow(plan.growing, self._take(len(plan.growing)))
         chunks = [(old[chunk.place], chunk) for chunk in plan.chunks]
         chunks += [(each, chunk) for each, chunk in zip(chosen, plan.admitted, strict=True) if chunk.tokens]
         for sequence, chunk in chunks:
-            seats.extend(sequence, self._pool.take(chunk.new_blocks))
+            seats.extend(sequence, self._take(chunk.new_blocks))
             if sequence.started_s is None:
                 sequence.started_s = now_s
         parts = [(sequence, chunk.tokens) for sequence, chunk in chunks]
@@ -146,11 +148,31 @@ class Engine:
             most = min(left, sequence.max_length - sequence.length - 1, room + max(0, spare) * size)
             draft = sequence.drafts.propose(sequence.tokens, most)
             if len(draft):
-                blocks = self._pool.take(-(-max(0, len(draft) - room) // size))
+                blocks = self._take(-(-max(0, len(draft) - room) // size))
                 self._seats.extend(sequence, blocks)
                 left, spare = left - len(draft), spare - len(blocks)
                 drafts.append((place, draft))
-        return drafts
+        return self._guess(drafts, old) if drafts and self._draft_model is not None else drafts
+
+    def _guess(self, blanks: list[tuple[int, Ints]], old: list[Sequence]) -> list[tuple[int, Ints]]:
+        """Drafts in the place of blanks. A draft model that fails has guessed wrong: nobody's answer depends on it."""
+        assert self._draft_model is not None, "it is what leaves blanks"
+        try:
+            drafts = self._draft_model.guess([(old[place], blank) for place, blank in blanks], self._seats.tables)
+        except Exception as error:
+            if classify(error).fatal:
+                raise
+            for place, blank in blanks:
+                self._judge(old[place], len(blank), 0)
+            return []
+        return [(place, draft) for (place, _), draft in zip(blanks, drafts, strict=True) if len(draft)]
+
+    def _take(self, count: int) -> list[int]:
+        """Blocks of nobody's, with nothing in them that counts."""
+        blocks = self._pool.take(count)
+        if self._draft_model is not None:
+            self._draft_model.renew(blocks)
+        return blocks
 
     def _plan(self) -> Plan:
         is_open = bool(self._waiting) and self._seats.num_vacant > 0
@@ -195,6 +217,8 @@ class Engine:
         cached = sequence.trail.blocks
         self._pool.hold(cached)
         self._seats.take(sequence, cached)
+        if self._draft_model is not None:
+            self._draft_model.join(sequence, cached)
         if sequence.cached is None:
             sequence.cached = len(cached) * self.size.block_size
         sequence.trail = Trail()
@@ -225,10 +249,16 @@ class Engine:
     def _learn(self, work: Work, given: list[Given]) -> None:
         """Tell those who drafted what came of it."""
         for sequence, draft, each in zip(work.wanted, work.drafts, given, strict=True):
-            if draft and sequence.drafts is not None:
-                sequence.drafts.learn(len(draft), each.accepted)
-                self._num_drafted += len(draft)
-                self._num_accepted += each.accepted
+            if draft:
+                self._judge(sequence, len(draft), each.accepted)
+                if self._draft_model is not None:
+                    self._draft_model.settle(sequence)
+
+    def _judge(self, sequence: Sequence, drafted: int, accepted: int) -> None:
+        assert sequence.drafts is not None, "the engine drafts, so each has them"
+        sequence.drafts.learn(drafted, accepted)
+        self._num_drafted += drafted
+        self._num_accepted += accepted
 
     def _publish(self, work: Work) -> None:
         """Make findable the blocks that this step has filled."""
@@ -239,6 +269,8 @@ class Engine:
                 named = pool.publish(block, (mark, sequence.piece(index, size)))
                 if named != block:
                     self._seats.replace_block(sequence, index, named)
+                    if self._draft_model is not None:
+                        self._draft_model.replace(sequence, index, named)
                 mark = pool.mark(named)
 
     # ---- postprocess
@@ -249,11 +281,9 @@ class Engine:
         for sequence, each in zip(work.wanted, given, strict=True):
             if each.tokens:  # also of one that failed after a draft of its own: without drafts they had been told
                 outputs.append(self._output(sequence, each, now_s))
-            match each.fault:
-                case NotFinite():
-                    outputs.append(self._spoil(sequence, each.fault))
-                case Verdict():
-                    outputs.append(self._fail(sequence, each.fault))
+            if each.fault is not None:
+                end = self._spoil if isinstance(each.fault, NotFinite) else self._fail
+                outputs.append(end(sequence, each.fault))
         return outputs
 
     def _output(self, sequence: Sequence, given: Given, now_s: float) -> Output:
@@ -261,7 +291,7 @@ class Engine:
             self._finish(sequence)
         logprobs = given.logprobs or None
         if sequence.length - len(given.tokens) > sequence.prompt_length:
-            return Output(sequence.id, given.tokens, given.finish, logprobs)
+            return Output(sequence.id, given.tokens, given.finish, logprobs, opened_at=given.opened_at)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
@@ -271,9 +301,10 @@ class Engine:
             cached_tokens=sequence.cached or 0,
             queue_ms=(started_s - sequence.submitted_s) * 1000,
             prefill_ms=(now_s - started_s) * 1000,
+            opened_at=given.opened_at,
         )
 
-    def _spoil(self, sequence: Sequence, fault: NotFinite) -> Output:
+    def _spoil(self, sequence: Sequence, fault: NotFinite | Verdict) -> Output:
         """End one whose blocks may hold NaN: nobody is to find them."""
         self._pool.forget(self._seats.table(sequence))
         for each in self._waiting:

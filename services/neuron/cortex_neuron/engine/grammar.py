@@ -21,20 +21,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from cortex_neuron.protocol.failures import BadRequest
+from cortex_neuron.protocol.frames import Opening
 
 _KEPT = 64  # grammars; agents send the same tools with every request
 
 
 class Constraint:
-    """One sequence's place in its grammar."""
+    """One sequence's place in its grammar, which binds from the first token on, or from its opening."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, opening: Opening | None = None) -> None:
         self.matcher = matcher
+        self._opening = opening
+        self._in_thought = opening is not None and opening.in_thought
+        self.binds = opening is None
+        self.has_opened = False  # with the token that was accepted last
 
     @property
     def ended(self) -> bool:
         """Whether nothing more may come."""
-        return bool(self.matcher.is_stopped())
+        return self.binds and bool(self.matcher.is_stopped())
 
     @property
     def failure(self) -> str | None:
@@ -43,7 +48,15 @@ class Constraint:
 
     def accept(self, token: int) -> None:
         """This token was drawn."""
-        self.matcher.consume_token(token)
+        self.has_opened = self._opening is not None and not self.binds and self._opens(self._opening, token)
+        self.binds = self.binds or self.has_opened
+        if self.binds:
+            self.matcher.consume_token(token)
+
+    def _opens(self, opening: Opening, token: int) -> bool:
+        if opening.thought is not None and token in opening.thought:
+            self._in_thought = token == opening.thought[0]
+        return token in opening.tokens and not self._in_thought
 
 
 class Grammars:
@@ -55,33 +68,38 @@ class Grammars:
         self._eos_ids = list(eos_ids)
         self._matcher = lru_cache(maxsize=_KEPT)(self._compile)
 
-    def constraint(self, text: str) -> Constraint:
+    def constraint(self, text: str, opening: Opening | None = None) -> Constraint:
         """A new sequence's. Raises BadRequest. May take long."""
-        return Constraint(self._matcher(text).deep_copy())
+        return Constraint(self._matcher(text).deep_copy(), opening)
 
     def _compile(self, text: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, text, log_level=0)
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, BadRequest):
+            raise tokenizer
+        matcher = LLMatcher(tokenizer, text, log_level=0)
         if matcher.is_error():
             raise BadRequest(f"grammar: {matcher.get_error().partition(chr(10))[0]}")
         return matcher
 
     @cached_property
-    def _tokenizer(self) -> LLTokenizer:
+    def _tokenizer(self) -> LLTokenizer | BadRequest:
+        """Or why there is none: that takes as long to find out, and is so for good."""
         try:
             tokenizer = Tokenizer.from_str(self._json)
             tokenizer.no_padding()
             tokenizer.no_truncation()
             return LLTokenizer(tokenizer.to_str(), n_vocab=self._vocab_size, eos_token=self._eos_ids)
-        except Exception as error:  # the library raises nothing more precise
-            raise BadRequest(f"grammar: this model's tokenizer cannot keep to any: {error}") from error
+        except Exception as error:  # noqa: BLE001  the library raises nothing more precise
+            return BadRequest(f"grammar: this model's tokenizer cannot keep to any: {error}")
 
 
 def constrain(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
     """logits [rows, vocab] with what each row's grammar does not allow at -inf; `logits` itself where there is none."""
-    bound = [i for i, each in enumerate(constraints) if each is not None]
-    if not bound:
+    binding = {i: each for i, each in enumerate(constraints) if each is not None and each.binds}
+    if not binding:
         return logits
-    allowed = torch.from_numpy(_allowed([each for each in constraints if each is not None], logits.shape[-1]))
+    bound = list(binding)
+    allowed = torch.from_numpy(_allowed(list(binding.values()), logits.shape[-1]))
     constrained = logits.clone()  # it may be the model's own, which are still to be told as log-probabilities
     constrained[bound] = logits[bound].masked_fill(~allowed.to(logits.device), float("-inf"))
     return constrained

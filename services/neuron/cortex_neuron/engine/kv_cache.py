@@ -14,8 +14,6 @@ from torch import Tensor
 from cortex_neuron.models.loaded import CacheShape
 from cortex_neuron.protocol.failures import CannotLoad
 
-CPU_BLOCK = 16
-GPU_BLOCK = 256  # what torch's paged attention kernels take
 MIN_CONTEXT = 256  # tokens; a cache for less than this serves nobody
 _MB = 1 << 20
 
@@ -31,31 +29,56 @@ class CacheSize:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the load asks for. `context` None: what the model can do, as far as it fits."""
+    """What the load asks for. `context` None: what the model can do, as far as it fits.
+
+    `room`: bytes that the device has for a cache, where that was measured. `draft_bytes` are the weights of a draft
+    model, `draft_token_bytes` what a token takes in its cache.
+    """
 
     vram_mb: int
     context: int | None
     model_context: int
     max_sequences: int
+    room: int | None = None
+    draft_bytes: int = 0
+    draft_token_bytes: int = 0
 
 
 def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size: int) -> CacheSize:
-    """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad."""
+    """Blocks for what the weights leave of `vram_mb`, at most `max_sequences` whole contexts. Raises CannotLoad.
+
+    Where it was measured `weight_bytes` is all that is taken besides the cache.
+    """
+    weight_bytes += demand.draft_bytes
     budget = demand.vram_mb * _MB - weight_bytes
-    block_bytes = shape.token_bytes * block_size
+    if demand.room is not None:
+        budget = min(budget, demand.room)
+    block_bytes = (shape.token_bytes + demand.draft_token_bytes) * block_size
     affordable = max(0, budget // block_bytes)
     least = min(demand.model_context, MIN_CONTEXT) if demand.context is None else demand.context
     if demand.context is not None and demand.context > demand.model_context:
         raise CannotLoad(f"context {demand.context} is more than the {demand.model_context} tokens of the model")
     if affordable * block_size < least:
-        need_mb = -(-(weight_bytes + -(-least // block_size) * block_bytes) // _MB)
-        raise CannotLoad(
-            f"vram_mb {demand.vram_mb} is too little: the weights take {weight_bytes // _MB} MiB, and a KV cache for "
-            f"one sequence of {least} tokens makes it {need_mb} MiB ({shape.token_bytes} bytes a token)"
-        )
+        cache_bytes = -(-least // block_size) * block_bytes
+        raise CannotLoad(_too_little(weight_bytes, demand, cache_bytes, least, block_bytes // block_size))
     context = min(demand.context or demand.model_context, affordable * block_size)
     wanted = demand.max_sequences * -(-context // block_size)
     return CacheSize(block_size, min(affordable, wanted), context)
+
+
+def _too_little(weight_bytes: int, demand: Demand, cache_bytes: int, tokens: int, token_bytes: int) -> str:
+    cache = f"a KV cache for one sequence of {tokens} tokens"
+    each = f"({token_bytes} bytes a token){', a draft model included' if demand.draft_bytes else ''}"
+    if demand.room is not None and demand.room < min(cache_bytes, demand.vram_mb * _MB - weight_bytes):
+        return (
+            f"the device has {demand.room // _MB} MiB left beside the model, and {cache} takes "
+            f"{-(-cache_bytes // _MB)} MiB {each}"
+        )
+    taking = "the weights take" if demand.room is None else "the weights and the largest step take"
+    return (
+        f"vram_mb {demand.vram_mb} is too little: {taking} {weight_bytes // _MB} MiB, and {cache} makes it "
+        f"{-(-(weight_bytes + cache_bytes) // _MB)} MiB {each}"
+    )
 
 
 class KVCache:
@@ -65,6 +88,7 @@ class KVCache:
     """
 
     def __init__(self, shape: CacheShape, size: CacheSize, device: torch.device) -> None:
+        self.size = size
         dims = (size.num_blocks, size.block_size, shape.kv_heads, shape.head_dim)
         self.keys = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
         self.values = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]

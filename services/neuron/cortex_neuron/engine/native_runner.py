@@ -14,7 +14,9 @@ from cortex_neuron.native.decoder import Decoder, addresses
 
 
 class NativeRunner:
-    """`engine.runner.Runs`."""
+    """`engine.runner.Describes`."""
+
+    attends = "native kernels"
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder = decoder

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from cortex_neuron.engine import footprint
 from cortex_neuron.engine.communicator import Communicator
-from cortex_neuron.engine.kv_cache import CPU_BLOCK, GPU_BLOCK, CacheSize, Demand, size_cache
+from cortex_neuron.engine.kv_cache import CacheSize, Demand, size_cache
+from cortex_neuron.engine.runner import backend_for
+from cortex_neuron.engine.scheduler import most_step_tokens
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
+from cortex_neuron.layers.stored import FP8
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.native.decoder import Decoder
+from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load, Loaded
 
 _CPU_STEP_TOKENS = 256
@@ -38,15 +43,24 @@ class Part:
 
 def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
     """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
-    world_size = len(frame.devices)
-    threads = max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // world_size)
+    world_size, threads = len(frame.devices), num_threads(frame)
     torch.set_num_threads(threads)
+    free = footprint.free_bytes(frame.devices[rank])
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
-    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences)
-    size = size_cache(model.shape, model.num_bytes, demand, CPU_BLOCK if on_cpu else GPU_BLOCK)
+    if frame.kv_cache_dtype is not None:
+        model = with_fp8_cache(model)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
+    taken, room = model.num_bytes, None
+    if not on_cpu and world_size == 1:
+        largest = footprint.Largest(most_step_tokens(step_tokens, frame.max_sequences), frame.max_sequences)
+        found = footprint.measure(model, largest, frame.context or model.context, free)
+        taken, room = found.taken, found.room
+    draft = frame.speculative
+    draft_bytes = (draft.weight_bytes, draft.token_bytes) if draft is not None else (0, 0)
+    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, room, *draft_bytes)
+    size = size_cache(model.shape, taken, demand, backend_for(model).block_size)
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
     if isinstance(model.module, Decoder):
@@ -57,8 +71,20 @@ def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress
     return Part(model, size, step_tokens, measured)
 
 
-def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
-    """What is said of it."""
+def with_fp8_cache(model: LoadedModel) -> LoadedModel:
+    """The model with a cache of half the size. Raises CannotLoad on a CPU, whose kernels have no such cache."""
+    if model.device.type == "cpu":
+        raise CannotLoad("kv_cache_dtype 'fp8' is for GPUs; expected none on a CPU")
+    return replace(model, shape=replace(model.shape, dtype=FP8))
+
+
+def num_threads(frame: Load) -> int:
+    """Of one rank."""
+    return max(1, (frame.cpu_threads or len(os.sched_getaffinity(0))) // len(frame.devices))
+
+
+def loaded(seq: int, part: Part, cache_bytes: int, attends: str, draft_bytes: int = 0) -> Loaded:
+    """What is said of it. `attends`: by what, in words; `draft_bytes` of `cache_bytes` are a draft model's weights."""
     model, size = part.model, part.size
     num_bytes = model.num_bytes + cache_bytes
     if model.device.type == "cuda":
@@ -71,5 +97,6 @@ def loaded(seq: int, part: Part, cache_bytes: int) -> Loaded:
         block_size=size.block_size,
         kv_blocks=size.num_blocks,
         eos_ids=list(model.eos_ids),
-        weights_mb=-(-model.num_bytes // _MB),
+        weights_mb=-(-(model.num_bytes + draft_bytes) // _MB),
+        backend=attends,
     )

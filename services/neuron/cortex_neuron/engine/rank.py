@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from cortex_neuron.engine import vector_part
+from cortex_neuron.engine import draft_part, vector_part
 from cortex_neuron.engine.compiling import Compiled, Compiling
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.failures import classify
@@ -183,23 +183,35 @@ class Rank0:
         if self._peers is not None:
             progress("ranks", 0.0)
             self._leader = Leader.assemble(self._peers, frame)
-            self._leader.tell_load(frame)
             communicator = self._leader.communicator
             self._mailbox.entered = lambda: communicator.num_entered
+        self._tell_loaded(self._bring_up(frame, progress), until)
+
+    def _bring_up(self, frame: Load, progress: Callable[[str, float], None]) -> Loaded:
+        """Have the engine, and what is made of it again after a sleep; what this rank says of it."""
+        drafter = draft_part.bring_up(frame, progress)
+        frame = drafter.load if drafter is not None else frame
+        if self._leader is not None:
+            self._leader.tell_load(frame)
         part = bring_up(frame, 0, self._leader.communicator if self._leader else None, progress)
         lead = self._leader.leading if self._leader else None
         tokenizer = Path(frame.text_dir, "tokenizer.json").read_text(encoding="utf-8")
         grammars = Grammars(tokenizer, part.model.vocab_size, part.model.eos_ids)
         self._compiling = Compiling(grammars, self._mailbox.call, self._submit)
         draft = partial(PromptLookup, frame.speculative) if frame.speculative is not None else None
+        sizes = (frame.max_sequences, part.step_tokens, part.threads)
+
+        draft_bytes = drafter.model.num_bytes if drafter is not None else 0
 
         def make() -> Loaded:
-            engine = Engine(part.model, part.size, frame.max_sequences, part.step_tokens, part.threads, lead, draft)
+            drafting = drafter.beside(part, tokenizer) if drafter is not None else None
+            engine = Engine(part.model, part.size, *sizes, lead, draft, drafting)
             self._engine = engine
-            return loaded(frame.seq, part, engine.cache.num_bytes)
+            num_bytes = engine.cache.num_bytes + (drafting.num_bytes if drafting is not None else 0)
+            return loaded(frame.seq, part, num_bytes, engine.attends, draft_bytes)
 
-        self._rest = Rest(make, part.model)
-        self._tell_loaded(make(), until)
+        self._rest = Rest(make, part.model, *([drafter.model] if drafter is not None else []))
+        return make()
 
     def _load_vectors(self, frame: Load, progress: Callable[[str, float], None]) -> None:
         part = vector_part.bring_up(frame, progress)

@@ -1,7 +1,7 @@
 """Runs the model on one step's batch.
 
-Owns: the model, the cache's tensors and the passing of one to the other. Does not own: what is in the batch.
-Called by: engine.engine, once a step.
+Owns: the model, the cache's tensors and the passing of one to the other. Does not own: what is in the batch, or the
+choice among kernels (layers.backend). Called by: engine.engine, once a step.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cortex_neuron.engine.kv_cache import KVCache
+from cortex_neuron.engine import decode_graphs
+from cortex_neuron.engine.decode_graphs import Bounds, DecodeGraphs
+from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.native_runner import NativeRunner
 from cortex_neuron.engine.threads import ThreadPlan
+from cortex_neuron.layers import backend, kernel_trial
 from cortex_neuron.layers.attention import PagedStep
+from cortex_neuron.layers.backend import Backend, Kernel
 from cortex_neuron.layers.batch import Batch
-from cortex_neuron.layers.paged import lay_out
+from cortex_neuron.layers.paged import Layout, lay_out
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.native.decoder import Decoder
 
@@ -28,27 +32,85 @@ class Runs(Protocol):
         """Logits [wanted, vocab] after the rows that are wanted."""
 
 
-def runner_for(model: LoadedModel, cache: KVCache, plan: ThreadPlan | None) -> Runs:
-    """What computes batches of this model."""
+class Describes(Runs, Protocol):
+    """`attends`: by which kernels, in words for the log."""
+
+    attends: str
+
+
+def runner_for(model: LoadedModel, cache: KVCache, plan: ThreadPlan | None, most_decoding: int | None) -> Describes:
+    """What computes batches of this model. `most_decoding`: graphs for so many sequences; None for no graphs."""
     if isinstance(model.module, Decoder):
         return NativeRunner(model.module, cache)
-    return Runner(model, cache, plan)
+    return Runner(model, cache, plan, most_decoding)
+
+
+def backend_for(model: LoadedModel) -> Backend:
+    """How this model attends here."""
+    if model.device.type != "cuda":
+        return backend.GATHERED
+    config, shape, dtype = model.module.config, model.shape, model.module.dtype
+    facts = backend.Facts(
+        device=model.device.type,
+        capability=torch.cuda.get_device_capability(model.device),
+        head_dim=shape.head_dim,
+        dtype=dtype,
+        cache_dtype=shape.dtype,
+        is_capped=getattr(config, "attn_logit_softcapping", None) is not None,
+        has_paged_varlen=backend.has_paged_varlen(),
+        has_triton=backend.has_triton(),
+    )
+    tried = kernel_trial.Shape(config.num_attention_heads, shape.kv_heads, shape.head_dim, dtype, shape.dtype)
+    return backend.choose(facts, lambda kernel: kernel_trial.fault(kernel, tried, model.device))
+
+
+def graphs_refusal(model: LoadedModel, attends: Backend, most_decoding: int | None) -> str | None:
+    """Why steps of this model are not recorded as graphs; None if they are to be."""
+    if model.device.type != "cuda":
+        return "they are for CUDA"
+    if most_decoding is None:
+        return "several ranks"
+    if attends.decode is not Kernel.TRITON:
+        return f"decode by {attends.decode.value} looks at lengths on the host"
+    if any(getattr(model.module.config, name, None) for name in ("num_experts", "num_local_experts")):
+        return "experts are chosen on the host"
+    return None
+
+
+def bounds_of(sequences: int, size: CacheSize) -> Bounds:
+    """Of steps in which so many sequences decode."""
+    return Bounds(sequences, -(-size.context // size.block_size), size.block_size)
 
 
 class Runner:
     """This rank's model on the batch, as torch computes it."""
 
-    def __init__(self, model: LoadedModel, cache: KVCache, plan: ThreadPlan | None) -> None:
+    def __init__(
+        self, model: LoadedModel, cache: KVCache, plan: ThreadPlan | None, most_decoding: int | None = None
+    ) -> None:
         self._plan = plan
         self._model = model
         self._keys, self._values = cache.flat()
+        self._backend = backend_for(model)
+        self.attends = str(self._backend)
+        self._graphs: DecodeGraphs | None = None
+        refusal = graphs_refusal(model, self._backend, most_decoding)
+        if refusal is None:
+            assert most_decoding is not None, "its absence is a refusal"
+            refusal = self._record(bounds_of(most_decoding, cache.size))
+        self.attends += f"; no graphs: {refusal}" if refusal else "; decode steps are graphs"
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Logits [wanted, vocab] after the rows that are wanted."""
+        """Logits [wanted, vocab] after the rows that are wanted; the next step may overwrite them."""
+        if self._graphs is not None and self._graphs.takes(batch):
+            return self._graphs.run(batch)
         if self._plan is not None:
             torch.set_num_threads(self._plan.threads(batch.num_rows))
-        layout = lay_out(batch, self._model.device)
+        return self.compute(lay_out(batch, self._model.device, self._backend))
+
+    def compute(self, layout: Layout) -> Tensor:
+        """Logits [wanted, vocab] of a step that is laid out."""
         out = self._model.module(
             input_ids=layout.tokens[None],
             position_ids=layout.positions[None],
@@ -58,3 +120,17 @@ class Runner:
         )
         logits: Tensor = out.logits[0]
         return logits
+
+    @torch.inference_mode()
+    def _record(self, bounds: Bounds) -> str | None:
+        """Record the graphs. What they failed of, if the device is well after that: then steps go on without."""
+        device = self._model.device
+        graphs = DecodeGraphs(self.compute, bounds, device, decode_graphs.record_on(device))
+        try:
+            graphs.record_all()
+        except Exception as error:  # noqa: BLE001  they are for speed alone
+            graphs.drop()
+            torch.cuda.synchronize(device)  # raises if the device is lost
+            return f"recording failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        self._graphs = graphs
+        return None

@@ -52,6 +52,15 @@ class Supply:
     freed_by: Callable[[int], int]
 
 
+# However many decode, prompts get at least this part of the step's tokens.
+PROMPTS_PART = 4
+
+
+def most_step_tokens(step_tokens: int, max_sequences: int) -> int:
+    """Every running sequence can decode in each step: with a smaller budget the youngest would starve."""
+    return max(step_tokens, max_sequences + step_tokens // PROMPTS_PART)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     step_tokens: int

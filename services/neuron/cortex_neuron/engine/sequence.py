@@ -93,11 +93,6 @@ class Sequence:
         """The tokens generated so far, as a view."""
         return self.buffer[self.prompt_length : self.length]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether its grammar lets nothing more come."""
-        return self.constraint is not None and self.constraint.ended
-
     def piece(self, index: int, block_size: int) -> bytes:
         """The token ids of its block `index`, which it fills."""
         return self.buffer[index * block_size : (index + 1) * block_size].tobytes()

@@ -189,7 +189,7 @@ class Worker:
         def make() -> Loaded:
             cache = KVCache(model.shape, part.size, model.device)
             self._runner = Runner(model, cache, None)
-            return loaded(frame.seq, part, cache.num_bytes)
+            return loaded(frame.seq, part, cache.num_bytes, self._runner.attends)
 
         self._rest = Rest(make, model)
         return make()

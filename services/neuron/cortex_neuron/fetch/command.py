@@ -76,22 +76,30 @@ def _run(models: Sequence[Model], dry_run: bool, as_json: bool) -> int:
 
 
 def _outcome(model: Model, dry_run: bool, quiet: bool) -> Outcome:
-    local = sources.is_local(model.source)
+    """Of all its sources: what is not here of one is not here of the model."""
+    found = [_came_to(model, source, dry_run, quiet) for source in model.sources]
+    lacking = next((outcome for outcome in found if not outcome.here), None)
+    fetched = any(outcome.state is State.FETCHED for outcome in found)
+    return lacking or (found[0].model_copy(update={"state": State.FETCHED}) if fetched else found[0])
+
+
+def _came_to(model: Model, source: str, dry_run: bool, quiet: bool) -> Outcome:
+    local = sources.is_local(source)
 
     def came_to(state: State, **more: str) -> Outcome:
-        return Outcome(model=model.id, source=model.source, local=local, state=state, **more)
+        return Outcome(model=model.id, source=source, local=local, state=state, **more)
 
     def tell(stored: int) -> None:
         if not quiet:
-            _print(f"{model.id}: fetching {model.source}: {stored // _MB} MB are here")
+            _print(f"{model.id}: fetching {source}: {stored // _MB} MB are here")
 
     try:
-        path = sources.find(model.source)
+        path = sources.find(source)
         if path is not None:
             return came_to(State.PRESENT, path=str(path))
         if dry_run:
-            return came_to(State.MISSING, reason=f"source {model.source!r}: {sources.absence(model.source)}")
-        return came_to(State.FETCHED, path=str(download.run(model.source, tell)))
+            return came_to(State.MISSING, reason=f"source {source!r}: {sources.absence(source)}")
+        return came_to(State.FETCHED, path=str(download.run(source, tell)))
     except (SourceMissing, SourceUnreachable, ValueError) as failure:
         return came_to(State.MISSING if dry_run else State.FAILED, reason=str(failure))
 

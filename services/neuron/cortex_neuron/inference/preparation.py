@@ -24,6 +24,7 @@ from cortex_neuron.residency.group_serving import GroupServing
 from cortex_neuron.residency.resident import Resident
 from cortex_neuron.text import constraint, sampling
 from cortex_neuron.text.choice import Choice
+from cortex_neuron.text.constraint import Binding
 
 # Below this many characters tokenising takes less than handing it to a thread and back.
 _INLINE_CHARACTERS = 2000
@@ -89,8 +90,8 @@ async def prepare(generation: Generation, serving: GroupServing, priority: Prior
     first = generation.prompts[0]
     param = first.place if isinstance(first, ChatPrompt) else "prompt"
     limits = admission.max_tokens([len(prompt) for prompt in prompts], generation.max_tokens, capacity, param)
-    grammars = await _grammars(generation, serving, prompts)
-    submissions = _submissions(generation, serving, prompts, limits, priority, grammars)
+    bindings = await _bindings(generation, serving, prompts)
+    submissions = _submissions(generation, serving, prompts, limits, priority, bindings)
     return Prepared(generation, serving, prompts, tuple(submissions))
 
 
@@ -131,18 +132,18 @@ def _characters(prompt: Prompt) -> int:
             return 0
 
 
-async def _grammars(
+async def _bindings(
     generation: Generation, serving: GroupServing, prompts: tuple[tuple[int, ...], ...]
-) -> list[str | None]:
+) -> list[Binding | None]:
     """What the answers to each prompt must keep to. Raises InvalidParameter."""
     form, use = generation.answer_format, generation.tool_use
-    if form is None and (use is None or not (use.forced or any(tool.strict for tool in use.tools))):
+    if form is None and use is None:
         return [None] * len(prompts)
     chats = [isinstance(prompt, ChatPrompt) for prompt in generation.prompts]
 
-    def work() -> list[str | None]:
+    def work() -> list[Binding | None]:
         pairs = zip(prompts, chats, strict=True)
-        return [constraint.grammar(serving.text, prompt, form, use, chat=chat) for prompt, chat in pairs]
+        return [constraint.binding(serving.text, prompt, form, use, chat=chat) for prompt, chat in pairs]
 
     return await asyncio.to_thread(work)
 
@@ -153,7 +154,7 @@ def _submissions(
     prompts: tuple[tuple[int, ...], ...],
     limits: list[int],
     priority: PriorityClass,
-    grammars: list[str | None],
+    bindings: list[Binding | None],
 ) -> list[Submit]:
     params = sampling.resolve(generation.sampling, serving.text.generation_config)
     _check_bias(params, serving.loaded.vocab_size)
@@ -166,9 +167,10 @@ def _submissions(
             ignore_eos=generation.ignore_eos,
             logprobs=generation.logprobs,
             priority=priority,
-            grammar=grammar,
+            grammar=None if binding is None else binding.grammar,
+            opening=None if binding is None else binding.opening,
         )
-        for prompt, limit, grammar in zip(prompts, limits, grammars, strict=True)
+        for prompt, limit, binding in zip(prompts, limits, bindings, strict=True)
         for k in range(generation.n)
     ]
 

@@ -1,7 +1,7 @@
 """Attention over the paged KV cache, under the transformers model classes.
 
-Owns: the arithmetic, and the name under which transformers finds it. Does not own: the cache's blocks
-(engine.kv_cache) or the layout of a step (layers.paged).
+Owns: the arithmetic where pages are gathered, and the name under which transformers finds it. Does not own: kernels
+that read pages (layers.page_kernels), the cache's blocks (engine.kv_cache) or the layout of a step (layers.paged).
 Called by: each attention module of a transformers model whose config says `attn_implementation="neuron"`. transformers
 makes no mask for a name it does not know, and passes `paged=` down from the model's forward.
 """
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own spelling)
 from torch import Tensor, nn
 
+from cortex_neuron.layers import page_kernels, stored
 from cortex_neuron.layers.paged import DecodeGroup, Layout, PrefillSpan
 
 NAME = "neuron"
@@ -71,24 +72,29 @@ def _forward(
 def paged_attention(q: Tensor, k: Tensor, v: Tensor, step: PagedStep, layer: int, rule: Rule) -> Tensor:
     """Write k and v [rows, kv_heads, head_dim] to the layer's cache, then attend: q -> [rows, heads, head_dim]"""
     keys, values, layout = step.keys[layer], step.values[layer], step.layout
-    keys.index_copy_(0, layout.slots, k)
-    values.index_copy_(0, layout.slots, v)
-    parts: list[Tensor] = [
-        _decode(q[group.rows], keys, values, group, layout.mask(group, rule.window), rule) for group in layout.decode
-    ]
+    stored.write(keys, layout.slots, k)
+    stored.write(values, layout.slots, v)
+    parts: dict[int, Tensor] = {}  # by first row
+    for pages in layout.pages:
+        parts[pages.rows.start] = page_kernels.attend(
+            q[pages.rows], keys, values, pages, rule.scale, rule.window, rule.softcap
+        )
+    for group in layout.decode:
+        mask = layout.mask(group, rule.window)
+        parts[group.rows.start] = _decode(q[group.rows], keys, values, group, mask, rule)
     for span in layout.prefill:
         rows = span.rows
-        seen_k = k[rows] if span.slots is None else keys.index_select(0, span.slots)
-        seen_v = v[rows] if span.slots is None else values.index_select(0, span.slots)
-        parts.append(_prefill(q[rows], seen_k, seen_v, span, layout.mask(span, rule.window), rule))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        seen_k = k[rows] if span.slots is None else stored.read(keys, span.slots, q.dtype)
+        seen_v = v[rows] if span.slots is None else stored.read(values, span.slots, q.dtype)
+        parts[rows.start] = _prefill(q[rows], seen_k, seen_v, span, layout.mask(span, rule.window), rule)
+    return next(iter(parts.values())) if len(parts) == 1 else torch.cat([parts[start] for start in sorted(parts)])
 
 
 def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, mask: Tensor | None, rule: Rule) -> Tensor:
     rows, heads, head_dim = q.shape
     kv_heads = keys.shape[1]
-    k = keys.index_select(0, group.slots).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
-    v = values.index_select(0, group.slots).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
+    k = stored.read(keys, group.slots, q.dtype).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
+    v = stored.read(values, group.slots, q.dtype).view(rows, group.width, kv_heads, head_dim).transpose(1, 2)
     # The query heads that share a kv head become the "query length": no key is copied, and none is ahead of the query.
     grouped = q.reshape(rows, kv_heads, heads // kv_heads, head_dim)
     return _attend(grouped, k, v, mask, rule).reshape(rows, heads, head_dim)

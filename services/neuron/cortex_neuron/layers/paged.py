@@ -4,7 +4,8 @@ Owns: the step's layout. Does not own: the choice of what runs (engine.scheduler
 Called by: engine.runner, once a step; read by layers.attention in every layer.
 
 The batch is flat: one row a token. Sequences with one new token come first, ordered by length and cut into groups of
-about the same length, so that padding stays small; longer chunks follow, one sequence after the other.
+about the same length, so that padding stays small; longer chunks follow, one sequence after the other. Where a kernel
+reads the pages themselves (layers.backend), block tables take the place of groups, or of chunks' slots.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cortex_neuron.layers.backend import GATHERED, Backend, Kernel
 from cortex_neuron.layers.batch import Batch, Ints, Places
+from cortex_neuron.layers.page_kernels import Pages, pages_of
 
 # A group of single-token rows is cut where the next sequence is longer than this factor plus a block's worth.
 GROUP_GROWTH = 1.5
@@ -76,6 +79,7 @@ class Layout:
     wanted: Tensor  # [wanted] int64, the rows whose logits are asked for
     decode: list[DecodeGroup]
     prefill: list[PrefillSpan]
+    pages: list[Pages] = field(default_factory=list)  # instead of one of these, or both; in the order of rows
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
     def mask(self, part: DecodeGroup | PrefillSpan, window: int | None) -> Tensor | None:
@@ -87,7 +91,7 @@ class Layout:
         return self._masks[key]
 
 
-def lay_out(batch: Batch, device: torch.device) -> Layout:
+def lay_out(batch: Batch, device: torch.device, backend: Backend = GATHERED) -> Layout:
     """The layout of a step over these sequences."""
     counts, lengths = batch.counts, batch.lengths
     singles = np.flatnonzero(counts == 1)
@@ -98,13 +102,20 @@ def lay_out(batch: Batch, device: torch.device) -> Layout:
     rows = np.repeat(batch.starts[order + 1] - ends, counts[order]) + np.arange(batch.num_rows)
     place = np.empty(batch.num_rows, np.int64)
     place[rows] = np.arange(batch.num_rows)
+    parts = ((singles, 0, backend.decode), (chunks, len(singles), backend.chunks))
+    gathers = [kernel is Kernel.GATHER for _, _, kernel in parts]
     return Layout(
         tokens=_to(device, batch.tokens[rows]),
         positions=_to(device, batch.positions[rows]),
         slots=_to(device, batch.slots[rows]),
         wanted=_to(device, place[batch.wanted]),
-        decode=_decode_groups(batch, singles, lengths[singles], device),
-        prefill=_prefill_spans(batch, chunks, len(singles), device),
+        decode=_decode_groups(batch, singles, lengths[singles], device) if gathers[0] else [],
+        prefill=_prefill_spans(batch, chunks, len(singles), device) if gathers[1] else [],
+        pages=[
+            pages_of(batch, sequences, start, kernel, device)
+            for sequences, start, kernel in parts
+            if kernel is not Kernel.GATHER and len(sequences)
+        ],
     )
 
 
@@ -151,4 +162,4 @@ def _slots(tables: Ints, block_size: int) -> NDArray[np.int64]:
 
 def _to(device: torch.device, numbers: NDArray[np.integer[Any]]) -> Tensor:
     """As int64, which is what torch takes for an index."""
-    return torch.from_numpy(numbers.astype(np.int64, copy=False)).to(device)
+    return torch.from_numpy(numbers.astype(np.int64, copy=False)).to(device, non_blocking=True)

@@ -64,11 +64,17 @@ _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 def read_config(file: GgufFile) -> Any:
     """The transformers config. Raises CannotLoad for an architecture or a rope scaling outside of the tables."""
+    return AutoConfig.for_model(**read_config_values(file))
+
+
+def read_config_values(file: GgufFile) -> dict[str, Any]:
+    """The same as a config.json would have it."""
     arch = _known(file)
     shapes = {entry.name: entry.shape for entry in file.tensors}
     if "token_embd.weight" not in shapes:
         raise CannotLoad(f"{file.path}: there is no tensor token_embd.weight")
     values: dict[str, Any] = {
+        "model_type": MODEL_TYPES[arch],
         "vocab_size": shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in shapes,
         "rope_theta": file.metadata.get(f"{arch}.rope.freq_base", 10000.0),
@@ -87,7 +93,7 @@ def read_config(file: GgufFile) -> Any:
         values["attention_bias"] = True
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
         values[name] = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-    return AutoConfig.for_model(MODEL_TYPES[arch], **values)
+    return values
 
 
 def _known(file: GgufFile) -> str:

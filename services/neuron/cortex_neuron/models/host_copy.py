@@ -6,11 +6,12 @@ own: the cache (engine.kv_cache). Called by: engine.rank and engine.worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cortex_neuron.protocol.failures import CannotLoad
 
@@ -23,9 +24,19 @@ def storages(models: Iterable[nn.Module], device: torch.device) -> list[UntypedS
     found: dict[int, UntypedStorage] = {}
     for each in (module for model in models for module in model.modules()):
         for held in (*each._parameters.values(), *each._buffers.values(), *vars(each).values()):
-            if isinstance(held, Tensor) and held.device.type == device.type and held.untyped_storage().nbytes():
-                found.setdefault(held.untyped_storage().data_ptr(), held.untyped_storage())
+            for tensor in _plain(held) if isinstance(held, Tensor) and held.device.type == device.type else ():
+                if tensor.untyped_storage().nbytes():
+                    found.setdefault(tensor.untyped_storage().data_ptr(), tensor.untyped_storage())
     return list(found.values())
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """Those that have memory: rounded weights (models.rounding) are of several."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
 
 
 class HostCopy:

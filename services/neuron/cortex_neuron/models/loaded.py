@@ -41,5 +41,14 @@ class LoadedModel:
         """Of the weights; tied ones count once."""
         if isinstance(self.module, Decoder):
             return self.module.num_bytes
-        storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.module.parameters()}
-        return sum(storages.values())
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        storages = [each.untyped_storage() for tensor in tensors for each in _parts(tensor)]
+        return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+def _parts(tensor: Any) -> list[torch.Tensor]:
+    """The tensors that one of a class of its own, such as torchao's, is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _parts(getattr(tensor, name))]

@@ -15,11 +15,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron import model_types
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_model, text_files
+from cortex_neuron.models import gguf_model, native_config, native_model, prequantised, rounding, text_files
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
+from cortex_neuron.models.native_config import NativeConfig
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.native.matrices import ROUNDED
@@ -45,8 +46,11 @@ def load(
     """
     shared = None if collectives is None or collectives.world_size == 1 else collectives
     try:
-        _check_quant(quant)
-        asked = Asked(Path(source), find_device(device), quant, Path(text_dir), threads, progress, shared)
+        found = find_device(device)
+        _check_quant(quant, found)
+        if found.type == "cuda":
+            torch.cuda.set_device(found)  # Triton, and what records graphs, ask for nothing else
+        asked = Asked(Path(source), found, quant, Path(text_dir), threads, progress, shared)
         return _load(asked)
     except CannotLoad:
         raise
@@ -54,9 +58,13 @@ def load(
         raise CannotLoad(f"{source}: {type(error).__name__}: {error}") from error
 
 
-def _check_quant(quant: str | None) -> None:
-    """What weights are rounded to while they are read, where native.matrices can; null leaves them as they are."""
-    if quant is not None and quant not in ROUNDED:
+def _check_quant(quant: str | None, device: torch.device) -> None:
+    """What weights are rounded to while they are read; null leaves them as they are."""
+    if quant is None:
+        return
+    if device.type != "cpu":
+        rounding.check(quant, device)
+    elif quant not in ROUNDED:
         raise CannotLoad(
             f"quant {quant!r} is not supported; expected null, the weights as the file has them, or {tuple(ROUNDED)}"
         )
@@ -75,13 +83,13 @@ def _load_gguf(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     file = GgufFile(path)
-    config = gguf_model.read_config(file)
+    config = _native_config(asked, gguf_model.read_config_values(file)) or gguf_model.read_config(file)
     check(config, path)
     if asked.writes_text:
         text_files.write_once(asked.text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
     asked.progress("weights", 0.1)
     eos_ids = text_files.gguf_eos_ids(file)
-    if _is_native(asked, config):
+    if isinstance(config, NativeConfig):
         files = gguf_model.GgufFiles(file, config)
         return _load_native(asked, config, files, files.factors, eos_ids)
     _refuse_quant(asked)
@@ -92,15 +100,15 @@ def _load_gguf(asked: Asked) -> LoadedModel:
 def _load_folder(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = _native_config(asked, text_files.read_json(path / "config.json"))
+    config = config or AutoConfig.from_pretrained(path, local_files_only=True)
     check(config, path)
+    prequantised.check(config, asked)
     if asked.writes_text:
-        text_files.write_once(
-            asked.text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder)
-        )
+        text_files.write_anew(asked.text_dir, lambda folder: text_files.write_from_folder(path, folder))
     asked.progress("weights", 0.1)
     eos_ids = _folder_eos_ids(path, config)
-    if _is_native(asked, config):
+    if isinstance(config, NativeConfig):
         return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
     _refuse_quant(asked)
     module = _modules().of_folder(asked, config)
@@ -115,12 +123,18 @@ def _modules() -> Any:
     return module_loader
 
 
-def _is_native(asked: Asked, config: Any) -> bool:
-    return asked.on_cpu and asked.collectives is None and native_model.is_native(config)
+def _native_config(asked: Asked, values: dict[str, Any]) -> NativeConfig | None:
+    """The config of a model that the kernels compute here, whole."""
+    kind = native_config.CLASSES.get(values.get("model_type", ""))
+    if kind is None or not asked.on_cpu or asked.collectives is not None:
+        return None
+    config: NativeConfig = kind.from_dict(values)
+    is_plain = prequantised.settings(config) is None
+    return config if is_plain and native_model.is_native(config) else None
 
 
 def _load_native(
-    asked: Asked, config: Any, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
+    asked: Asked, config: NativeConfig, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
 ) -> LoadedModel:
     def progress(share: float) -> None:
         asked.progress("weights", 0.1 + 0.7 * share)
@@ -130,10 +144,10 @@ def _load_native(
 
 
 def _refuse_quant(asked: Asked) -> None:
-    if asked.quant is not None:
+    if asked.on_cpu and asked.quant is not None:
         raise CannotLoad(
             f"{asked.path}: quant {asked.quant!r} is not supported for this model here; expected null: only the native "
-            f"kernels round weights, on one CPU rank, where they are built, for {native_model.MODEL_TYPES}"
+            f"kernels round weights on a CPU, on one rank, where they are built, for {native_model.MODEL_TYPES}"
         )
 
 
@@ -141,8 +155,6 @@ def check(config: Any, path: Path) -> None:
     """Raises CannotLoad for a decoder that is not supported."""
     if config.model_type not in MODEL_TYPES:
         raise CannotLoad(f"{path}: model_type {config.model_type!r} is not supported, expected one of {MODEL_TYPES}")
-    if quantisation := getattr(config, "quantization_config", None):
-        raise CannotLoad(f"{path}: quant_method {quantisation.get('quant_method')!r} is not supported, expected none")
     rope = getattr(config, "rope_parameters", None) or {}
     for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         if one.get("rope_type", "default") not in ROPE_TYPES:

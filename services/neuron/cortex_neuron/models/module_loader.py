@@ -15,9 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cortex_neuron.layers import attention
+from cortex_neuron.layers.fused_norm import fuse_norms
 from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, sharded_model
+from cortex_neuron.models import gguf_model, prequantised, rounding, sharded_model
 from cortex_neuron.models.asked import Asked
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.sharding import Sharding
@@ -46,6 +47,8 @@ def of_folder(asked: Asked, config: Any) -> Any:
     dtype = torch.float32 if asked.on_cpu else None
     if asked.collectives is None:
         options = {"dtype": dtype or "auto", "attn_implementation": attention.NAME}
+        if prequantised.settings(config) is not None:
+            options["config"] = prequantised.as_read(config)
         module = from_folder(AutoModelForCausalLM, asked.path, **options)
     else:
         source = SafetensorsFolder(asked.path)
@@ -79,6 +82,10 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 def _placed(module: Any, asked: Asked) -> Any:
     if asked.on_cpu:
         order_for_cpu(module)
+    else:
+        fuse_norms(module)
+        if asked.quant is not None:
+            rounding.round_weights(module, asked.quant, asked.device)
     return module.to(asked.device).eval()
 
 

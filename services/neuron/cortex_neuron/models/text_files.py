@@ -26,16 +26,23 @@ _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|en
 
 
 def write_once(text_dir: Path, source: Path, write: Callable[[Path], None]) -> None:
-    """Run `write` unless the folder has this source's files already."""
+    """Run `write` unless the folder has the files of this one file already."""
     facts = source.stat()
     wanted = {"source": str(source), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
     marker = text_dir / MARKER
     if marker.exists() and json.loads(marker.read_text()) == wanted:
         return
-    text_dir.mkdir(parents=True, exist_ok=True)
-    marker.unlink(missing_ok=True)
+    write_anew(text_dir, write)
+    begun = marker.with_suffix(".begun")  # or half a marker would be left by a rank that is killed
+    begun.write_text(json.dumps(wanted))
+    begun.rename(marker)
+
+
+def write_anew(text_dir: Path, write: Callable[[Path], None]) -> None:
+    """Run `write` on an empty folder."""
+    shutil.rmtree(text_dir, ignore_errors=True)
+    text_dir.mkdir(parents=True)
     write(text_dir)
-    marker.write_text(json.dumps(wanted))
 
 
 # ---- a Hugging Face folder

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron import model_types
-from cortex_neuron.models import gguf_model, loader, module_loader, text_files
+from cortex_neuron.models import gguf_model, loader, module_loader, prequantised, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.vector_model import VectorModel
@@ -38,6 +38,8 @@ def load(frame: Load, threads: int, progress: Progress) -> VectorModel:
             raise CannotLoad(f"quant {frame.quant!r} is not supported with task {frame.task}, expected null")
         if frame.speculative is not None:
             raise CannotLoad(f"speculative is not supported with task {frame.task}, expected none")
+        if frame.kv_cache_dtype is not None:
+            raise CannotLoad(f"kv_cache_dtype is not supported with task {frame.task}, expected none")
         device = find_device(frame.devices[0])
         disable_progress_bar()
         progress("metadata", 0.0)
@@ -61,7 +63,8 @@ def _read(frame: Load, device: torch.device, threads: int, progress: Progress) -
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     if config.model_type not in ENCODER_TYPES:
         loader.check(config, path)
-    text_files.write_once(text_dir, path / "config.json", lambda folder: text_files.write_from_folder(path, folder))
+    prequantised.refuse(config, path)
+    text_files.write_anew(text_dir, lambda folder: text_files.write_from_folder(path, folder))
     progress("weights", 0.1)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else "auto"

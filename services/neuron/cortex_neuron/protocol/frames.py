@@ -44,11 +44,18 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):
-    """Drafts by prompt lookup (engine.prompt_lookup): what a text goes on with where it has been before."""
+    """How drafts are made: by prompt lookup (engine.prompt_lookup), or by the model of `source` (engine.draft_model).
+
+    Only rank 0 has that model. Every rank leaves as much room as it takes, so that all have caches of one size: the
+    leader tells its workers how much that is.
+    """
 
     num_speculative_tokens: int
     prompt_lookup_min: int
     prompt_lookup_max: int
+    source: str | None = None  # a local folder or GGUF file
+    weight_bytes: int = 0
+    token_bytes: int = 0  # of its KV cache
 
 
 class Load(Frame, tag="load", frozen=True, kw_only=True):
@@ -72,6 +79,7 @@ class Load(Frame, tag="load", frozen=True, kw_only=True):
     task: Task = "generate"
     pooling: Pooling | None = None  # with task embed
     speculative: Speculation | None = None
+    kv_cache_dtype: Literal["fp8"] | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +96,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
 
 
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """From where on a grammar binds: one of these tokens, outside of thoughts. The grammar begins with it."""
+
+    tokens: list[int]
+    thought: tuple[int, int] | None = None  # the tokens that begin and end one
+    in_thought: bool = False  # the prompt ends within one
+    required: bool = True  # who cannot have the grammar is refused; else it goes on without
+
+
 class Submit(Frame, tag="submit", frozen=True, kw_only=True):
     """Start a sequence. `id` is unique in the group's life; prompt is int32 bytes."""
 
@@ -100,6 +117,7 @@ class Submit(Frame, tag="submit", frozen=True, kw_only=True):
     prompt_logprobs: bool = False
     priority: PriorityClass = "normal"
     grammar: str | None = None  # what the answer must keep to, in llguidance's words
+    opening: Opening | None = None  # of the grammar; without one it binds from the first token on
 
 
 class Encode(Frame, tag="encode", frozen=True, kw_only=True):
@@ -207,6 +225,7 @@ class Loaded(Frame, tag="loaded", frozen=True, kw_only=True):
     kv_blocks: int
     eos_ids: list[int]
     vector_size: int = 0  # numbers of a vector; of a model that makes none, 0
+    backend: str = ""  # what attends and why, for the log
     weights_mb: int = 0  # of `vram_mb`: what goes to host memory when it sleeps
 
 
@@ -237,6 +256,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     queue_ms: float = 0.0  # set with the first output
     prefill_ms: float = 0.0  # set with the first output
     vector: bytes | None = None  # little-endian float32; of an encoded input alone
+    opened_at: int | None = None  # which of the tokens is the opening of the grammar
 
 
 class Stepped(Frame, tag="stepped", frozen=True, kw_only=True):

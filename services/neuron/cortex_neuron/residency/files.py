@@ -26,7 +26,8 @@ async def wait_for(resident: Resident, model: Model, harness: Harness, judged: a
             resident.become(ModelStatus.PENDING)
         judged.set()
         try:
-            await _fetch(model.source)
+            for source in model.sources:
+                await _fetch(source)
         except SourceUnreachable as unreachable:
             attempts += 1
             resident.failure = Failure(kind="source_unreachable", message=str(unreachable))
@@ -38,8 +39,9 @@ async def wait_for(resident: Resident, model: Model, harness: Harness, judged: a
 
 
 async def _fetch(source: str) -> None:
-    """Fetch a repository. Raises LoadFailed, or SourceUnreachable where trying again may help."""
+    """Fetch a repository, if it is one. Raises LoadFailed, or SourceUnreachable where trying again may help."""
     try:
-        await asyncio.to_thread(sources.fetch, source)
+        if not sources.is_local(source):
+            await asyncio.to_thread(sources.fetch, source)
     except SourceMissing as failure:
         raise LoadFailed(Failure(kind="source_invalid", message=str(failure))) from failure

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +19,12 @@ from cortex_contracts.wire.neuron import Failure, Progress
 from cortex_neuron.group.death import GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
-from cortex_neuron.residency import architecture_check, sources
+from cortex_neuron.residency import architecture_check, sources, text_folders
 from cortex_neuron.residency.group_serving import GroupServing, failure_of, progress_of
 from cortex_neuron.residency.harness import LoadFailed, Order
 from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 from cortex_neuron.residency.sources import SourceMissing
+from cortex_neuron.residency.text_folders import TextFolders
 from cortex_neuron.text import text_model
 from cortex_serving import logs
 
@@ -39,7 +39,11 @@ class Loader:
     settings: NeuronSection
     rank_module: str
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _text_folders: TextFolders = field(init=False)
     present = True
+
+    def __post_init__(self) -> None:
+        self._text_folders = TextFolders(Path(self.settings.runtime_dir, text_folders.NAME))
 
     async def check(self, model: Model) -> Path | None:
         """Harness.check: also that the architecture is one that the engine has (case T11)."""
@@ -47,6 +51,9 @@ class Loader:
             path = await asyncio.to_thread(sources.find, model.source)
             if path is not None:
                 await _judge(model, path)
+            drafter = await _drafter(model)
+            if drafter is None and len(model.sources) > 1:
+                return None
         except UnsupportedArchitecture as failure:
             raise LoadFailed(Failure(kind=failure.code, message=failure.message)) from failure
         except (SourceMissing, FilesInvalid) as failure:
@@ -65,10 +72,8 @@ class Loader:
 
     async def _bring_up(self, order: Order, path: Path, on_progress: Callable[[Progress], None]) -> GroupServing:
         started = asyncio.get_running_loop().time()
-        purpose = await _judge(order.model, path)
+        purpose, drafter = await _judge(order.model, path), await _drafter(order.model)
         name = f"g{next(self._numbers)}"
-        text_dir = Path(self.settings.runtime_dir, f"{name}.text")
-        text_dir.mkdir(parents=True)
         settings = self.settings
         limits = GroupLimits(
             settings.load_timeout_s, settings.step_timeout_s, self.rank_module, settings.init_timeout_s
@@ -77,18 +82,23 @@ class Loader:
         try:
             group = await Group.start(Path(settings.runtime_dir, f"{name}.ipc"), limits, len(order.rank_devices))
             left_s = max(0.1, started + limits.load_timeout_s - asyncio.get_running_loop().time())
-            frame = self._frame(order, purpose, path, text_dir, left_s)
-            loaded = await group.load(frame, left_s, lambda each: on_progress(progress_of(each)))
-            text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
+            # Of a folder its files are copied, which takes no time.
+            with self._text_folders.lent(order.model.id, keep=path.is_file()) as text_dir:
+                frame = self._frame(order, purpose, (path, drafter), text_dir, left_s)
+                loaded = await group.load(frame, left_s, lambda each: on_progress(progress_of(each)))
+                if loaded.backend:
+                    logs.info("engine_backend", model=order.model.id, backend=loaded.backend)
+                text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
             if group is not None:
                 await group.end(grace_s=0.0)
             raise
-        finally:
-            shutil.rmtree(text_dir, ignore_errors=True)
 
-    def _frame(self, order: Order, purpose: Purpose, path: Path, text_dir: Path, left_s: float) -> frames.Load:
+    def _frame(
+        self, order: Order, purpose: Purpose, paths: tuple[Path, Path | None], text_dir: Path, left_s: float
+    ) -> frames.Load:
+        path, drafter = paths
         return frames.Load(
             model_id=order.model.id,
             source=str(path),
@@ -104,7 +114,8 @@ class Loader:
             load_timeout_s=left_s * _RANKS_SHARE,
             task=purpose.task,
             pooling=purpose.pooling,
-            speculative=_speculation(order.model.speculative),
+            speculative=_speculation(order.model.speculative, drafter),
+            kv_cache_dtype=order.model.kv_cache_dtype,
         )
 
 
@@ -114,6 +125,19 @@ async def _judge(model: Model, path: Path) -> Purpose:
     return replace(purpose, may_be_cut=purpose.may_be_cut or model.matryoshka)
 
 
-def _speculation(asked: Speculative | None) -> frames.Speculation | None:
-    """`ngram` is the one method there is."""
-    return None if asked is None else frames.Speculation(**asked.model_dump(exclude={"method"}))
+async def _drafter(model: Model) -> Path | None:
+    """The files of the model that drafts for it, where it has one. Raises SourceMissing, UnsupportedArchitecture or
+    FilesInvalid."""
+    source = model.speculative.model if model.speculative is not None else None
+    path = await asyncio.to_thread(sources.find, source) if source is not None else None
+    if path is not None:
+        await asyncio.to_thread(architecture_check.check, path, 1, "generate")
+    return path
+
+
+def _speculation(asked: Speculative | None, drafter: Path | None) -> frames.Speculation | None:
+    """By the draft model where there is one, else by prompt lookup."""
+    if asked is None:
+        return None
+    counts = asked.model_dump(exclude={"method", "model"})
+    return frames.Speculation(source=str(drafter) if drafter is not None else None, **counts)

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cortex_contracts.inventory.fleet import AskedTask, Task
-from cortex_contracts.wire.errors import InvalidParameter, UnsupportedArchitecture
+from cortex_contracts.wire.errors import UnsupportedArchitecture
 from cortex_neuron.protocol.frames import Mode, Pooling
 from cortex_neuron.residency import architectures
 
-ASKED_BY = {"generate": "/v1/chat/completions and its like", "embed": "/v1/embeddings", "rerank": "/v1/rerank"}
 # Older files have a flag for each, `pooling_mode_` and the longer name; newer ones say it in a word.
 _MODES: dict[str, Mode] = {
     "mean_tokens": "mean",
@@ -44,15 +43,6 @@ class Purpose:
     lowers: bool = False  # texts, before they are tokenised
     may_be_cut: bool = False
     cuts: frozenset[int] | None = None
-
-    def check(self, model_id: str, wanted: Task) -> None:
-        """Raises InvalidParameter where a route is not for this model."""
-        if self.task != wanted:
-            raise InvalidParameter(
-                f"model: {model_id} is a model to {self.task}, which {ASKED_BY[self.task]} asks for; "
-                f"this takes one to {wanted}",
-                param="model",
-            )
 
 
 def of_gguf(path: Path, asked: AskedTask) -> Purpose:

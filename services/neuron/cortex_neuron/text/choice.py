@@ -24,7 +24,8 @@ from cortex_neuron.text.detokenizer import Detokenizer
 from cortex_neuron.text.reasoning import THINK, ReasoningSplit
 from cortex_neuron.text.stop_strings import StopStrings
 from cortex_neuron.text.text_model import TextModel
-from cortex_neuron.text.tool_calls.split import ToolSplit
+from cortex_neuron.text.tool_calls.bound_calls import Begun, More
+from cortex_neuron.text.tool_calls.split import Piece, ToolSplit
 from cortex_neuron.text.tool_calls.tool_format import Call
 
 # Tokens of a text prompt that are enough to know how it goes on.
@@ -46,6 +47,7 @@ class Choice:
         num_top: int | None,
         tool_use: ToolUse | None = None,
     ) -> None:
+        """`tool_use` that is forced: a grammar sees to it."""
         self.num_tokens = 0
         self.num_thoughts = 0  # tokens of reasoning, its markers' included
         self.finished: Finished | None = None
@@ -60,18 +62,24 @@ class Choice:
         )
         self._tools = ToolSplit(model.tool_format, tool_use) if tool_use and model.tool_format else None
         self._ends_with_call = tool_use is not None and not tool_use.parallel
-        self._num_calls = 0
+        self._may_bind = not stop
+        self._num_begun = 0  # calls
+        if tool_use is not None and tool_use.forced:
+            self._bind()
         self._num_top = num_top
 
     def take(self, output: Output) -> Iterator[Event]:
         """The events of one step's output; tokens after the end of a stop string, or of the one call, are nobody's."""
-        for part in _one_by_one(output) if self._ends_with_call else (output,):
+        places = range(1, len(output.tokens)) if self._ends_with_call or self._num_top is not None else ()
+        for part in _parts(output, places or [output.opened_at or 0]):
             if self.finished is None:
                 yield from self._take(part)
 
     def _take(self, output: Output) -> Iterator[Event]:
         probabilities: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.tokens)
         reasoning, answer, seen, shown = "", "", [], []
+        if output.opened_at == 0 and not self._reasoning.is_thinking:
+            self._bind()
         for token, probability in zip(output.tokens, probabilities, strict=True):
             self.num_tokens += 1
             seen.append(token)
@@ -86,10 +94,15 @@ class Choice:
             thought, said = self._rest()
             reasoning, answer = reasoning + thought, answer + said
         yield from self._deltas(reasoning, answer, tuple(seen), tuple(shown))
-        if self._num_calls and self._ends_with_call:
+        if self._ends_with_call and self._num_calls:
             yield from self._end("stop")
         elif ends:
             yield from self._end("stop" if self._stop.found is not None else _REASONS[output.finish or "stop"])
+
+    def _bind(self) -> None:
+        """What comes is calls. A stop string may break one that a grammar lets not: then it is told once complete."""
+        if self._tools is not None and self._may_bind:
+            self._tools.bind()
 
     def _think(self, text: str) -> tuple[str, str]:
         before = self._reasoning.is_thinking
@@ -113,27 +126,34 @@ class Choice:
     ) -> Iterator[Event]:
         if reasoning:
             yield ReasoningDelta(self._index, reasoning)
-        pieces: list[str | Call] = [answer] if self._tools is None else self._tools.push(answer)
+        pieces: list[Piece] = [answer] if self._tools is None else self._tools.push(answer)
         if tokens and not (pieces and isinstance(pieces[0], str)):
             pieces = ["", *pieces]
         for place, piece in enumerate(pieces):
-            if isinstance(piece, Call):
+            if not isinstance(piece, str):
                 yield from self._call(piece)
             elif place == 0 and (piece or tokens):
                 yield TextDelta(self._index, piece, shown, tokens)
             elif piece:
                 yield TextDelta(self._index, piece)
 
-    def _call(self, call: Call) -> Iterator[Event]:
+    def _call(self, piece: Call | Begun | More) -> Iterator[Event]:
         assert self._model.tool_format is not None, "it has told a call"
-        number, self._num_calls = self._num_calls, self._num_calls + 1
-        yield ToolCallDelta(self._index, number, "", self._model.tool_format.new_id(), call.name)
-        yield ToolCallDelta(self._index, number, call.arguments)
+        if not isinstance(piece, More):
+            self._num_begun += 1
+            new_id = self._model.tool_format.new_id()
+            yield ToolCallDelta(self._index, self._num_begun - 1, "", new_id, piece.name)
+        if not isinstance(piece, Begun):
+            yield ToolCallDelta(self._index, self._num_begun - 1, piece.arguments)
+
+    @property
+    def _num_calls(self) -> int:
+        """Those that are complete."""
+        return 0 if self._tools is None else self._tools.num_calls
 
     def _end(self, reason: FinishReason) -> Iterator[Event]:
-        for piece in self._tools.end() if self._tools is not None else ():
-            assert isinstance(piece, str), "what is held at the end is no call"
-            yield TextDelta(self._index, piece)
+        for text in self._tools.end() if self._tools is not None else ():
+            yield TextDelta(self._index, text)
         called = reason == "stop" and self._num_calls > 0
         self.finished = Finished(self._index, "tool_calls" if called else reason, self._stop.found)
         yield self.finished
@@ -144,13 +164,14 @@ class Choice:
         return TokenLogprob(*self._model.token(token), probability.chosen, top)
 
 
-def _one_by_one(output: Output) -> Iterator[Output]:
-    """As if each token had come in a step of its own."""
-    last = len(output.tokens) - 1
-    for place, token in enumerate(output.tokens):
-        logprobs = None if output.logprobs is None else output.logprobs[place : place + 1]
+def _parts(output: Output, places: Sequence[int]) -> Iterator[Output]:
+    """The output as if what stands from each of these places on had come in a step of its own."""
+    starts = [0, *filter(None, places)]
+    for start, end in zip(starts, [*starts[1:], len(output.tokens)], strict=True):
         yield msgspec.structs.replace(
-            output, tokens=[token], logprobs=logprobs, finish=output.finish if place == last else None
+            output,
+            tokens=output.tokens[start:end],
+            logprobs=None if output.logprobs is None else output.logprobs[start:end],
+            finish=output.finish if end == len(output.tokens) else None,
+            opened_at=0 if output.opened_at == start else None,
         )
-    if not output.tokens:
-        yield output

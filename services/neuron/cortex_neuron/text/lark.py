@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# oneOf, which no grammar can count, is taken as anyOf. White space without end is how a model that has lost its way
-# fills an answer: indentation is still possible.
-_JSON_OPTIONS = {"coerce_one_of": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,40}"}
+# White space without end is how a model that has lost its way fills an answer: indentation is still possible.
+_JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,40}"}
 
 
 class Lark:
@@ -32,9 +31,15 @@ def text(words: str) -> str:
     return json.dumps(words, ensure_ascii=False)
 
 
-def anything(before: str) -> str:
-    """The attributes and body of a rule: any text up to these words, which are part of it."""
-    return f"[suffix={text(before)}]: /(?s:.*)/"
+def anything(before: str, least: int = 0, most: int | None = None) -> str:
+    """The attributes and body of a rule: any text of so many characters up to these words, which are part of it."""
+    number = "*" if (least, most) == (0, None) else f"{{{least},{'' if most is None else most}}}"
+    return f"[suffix={text(before)}]: /(?s:.{number})/"
+
+
+def without(name: str, words: str) -> str:
+    """A terminal of this name: any text that does not hold these words."""
+    return f"{name}: /(?s:.*)/ & ~{name}_NOT\n{name}_NOT: /(?s:.*)/ {text(words)} /(?s:.*)/"
 
 
 def schema(shape: Mapping[str, Any]) -> str:

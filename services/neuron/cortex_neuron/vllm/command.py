@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cortex_contracts.inventory.files import NeuronSection
-from cortex_contracts.inventory.fleet import Model
+from cortex_contracts.inventory.fleet import Model, Speculative
 from cortex_neuron.residency.harness import Order
 
 # What `quant` may say that is a type of numbers to vLLM; all else is one of its quantisations.
@@ -36,8 +36,9 @@ def arguments(order: Order, source: Path, socket: Path, settings: NeuronSection)
         *_if("--max-model-len", model.context),
         *_parallel(model),
         *_numbers(model),
+        *_if("--kv-cache-dtype", model.kv_cache_dtype),
         *_tools(model),
-        *_if("--speculative-config", model.speculative.model_dump_json() if model.speculative else None),
+        *_if("--speculative-config", _drafts(model.speculative) if model.speculative else None),
         *_if("--override-generation-config", json.dumps(model.sampling) if model.sampling else None),
         *model.engine_args,
     ]  # fmt: skip
@@ -82,6 +83,12 @@ def _tools(model: Model) -> list[str]:
     if model.tool_parser is None:
         return []
     return ["--enable-auto-tool-choice", "--tool-call-parser", _TOOL_PARSERS.get(model.tool_parser, model.tool_parser)]
+
+
+def _drafts(asked: Speculative) -> str:
+    """Its names are the inventory's; what is for another method is left out."""
+    lookup = {"prompt_lookup_max", "prompt_lookup_min"} if asked.method == "draft_model" else None
+    return asked.model_dump_json(exclude=lookup, exclude_none=True)
 
 
 def _if(name: str, value: object) -> list[str]:

@@ -8,6 +8,7 @@ from cortex_dialects.generation import ToolUse
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.lark import text as quoted
 from cortex_neuron.text.tool_calls.json_rules import alternatives, repeated
+from cortex_neuron.text.tool_calls.layout import plain_layout
 from cortex_neuron.text.tool_calls.tool_format import (
     Malformed,
     Parsed,
@@ -68,7 +69,7 @@ def _plain(text: str, at: int, name: str) -> Parsed | None:
 
 def _rules(body: Callable[[Lark, str, str], str], between: str) -> Callable[[ToolUse, Lark], str]:
     def rules(use: ToolUse, lark: Lark) -> str:
-        all_calls = f"calls: {lark.mark(OPEN_ALL)} several {lark.mark(CLOSE_ALL)}"
+        all_calls = f"calls: {lark.mark(OPEN_ALL)} several {lark.mark(CLOSE_ALL)} | several"
         several = repeated(use, between).replace("calls:", "several:", 1)
         call = f"call: {lark.mark(OPEN)} tool {lark.mark(CLOSE)}"
         return "\n".join([all_calls, several, call, alternatives(use, lambda name, args: body(lark, name, args))])
@@ -88,5 +89,9 @@ def _plain_body(lark: Lark, name: str, arguments: str) -> str:
 
 _MARKERS = (OPEN_ALL, CLOSE_ALL, OPEN, SEPARATOR, CLOSE)
 _OPENINGS, _CLOSERS = (OPEN_ALL, OPEN), (CLOSE_ALL,)
-DEEPSEEK_V3 = ToolFormat("deepseek_v3", _OPENINGS, _parse, _rules(_fenced_body, '"\\n"'), _MARKERS, _CLOSERS)
-DEEPSEEK_V31 = ToolFormat("deepseek_v31", _OPENINGS, _parse, _rules(_plain_body, ""), _MARKERS, _CLOSERS)
+_FENCED = plain_layout(
+    f"{OPEN}function{SEPARATOR}", "\n", _FENCE, f"{_FENCE_END}{CLOSE}\n", f"{_FENCE_END}{CLOSE}{CLOSE_ALL}"
+)
+_PLAIN = plain_layout(OPEN, SEPARATOR, "", CLOSE, f"{CLOSE}{CLOSE_ALL}")
+DEEPSEEK_V3 = ToolFormat("deepseek_v3", _OPENINGS, _parse, _rules(_fenced_body, '"\\n"'), _FENCED, _MARKERS, _CLOSERS)
+DEEPSEEK_V31 = ToolFormat("deepseek_v31", _OPENINGS, _parse, _rules(_plain_body, ""), _PLAIN, _MARKERS, _CLOSERS)

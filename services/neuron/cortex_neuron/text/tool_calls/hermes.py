@@ -5,6 +5,7 @@ from __future__ import annotations
 from cortex_dialects.generation import ToolUse
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.tool_calls.json_rules import alternatives, named, repeated
+from cortex_neuron.text.tool_calls.layout import json_layout
 from cortex_neuron.text.tool_calls.tool_format import Parsed, ToolFormat, after_space, call_of, expect, json_value
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -25,4 +26,5 @@ def _rules(use: ToolUse, lark: Lark) -> str:
     return "\n".join([repeated(use, '"\\n"'), call, alternatives(use, named("arguments"))])
 
 
-HERMES = ToolFormat("hermes", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE))
+_LAYOUT = json_layout("arguments", f"}}\n{CLOSE}\n")
+HERMES = ToolFormat("hermes", (OPEN,), _parse, _rules, _LAYOUT, markers=(OPEN, CLOSE))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from cortex_dialects.generation import ToolUse
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.tool_calls.json_rules import alternatives, named
+from cortex_neuron.text.tool_calls.layout import json_layout
 from cortex_neuron.text.tool_calls.tool_format import (
     Malformed,
     Parsed,
@@ -37,4 +38,5 @@ def _rules(use: ToolUse, _: Lark) -> str:
     return "\n".join(["calls: tool", alternatives(use, named("parameters"))])
 
 
-LLAMA3_JSON = ToolFormat("llama3_json", (TAG,), _parse, _rules, markers=(TAG,), closers=(";",), bare=True)
+_LAYOUT = json_layout("parameters", "}")
+LLAMA3_JSON = ToolFormat("llama3_json", (TAG,), _parse, _rules, _LAYOUT, markers=(TAG,), closers=(";",), bare=True)

@@ -13,6 +13,7 @@ from cortex_dialects.generation import ToolUse
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.lark import text as quoted
 from cortex_neuron.text.tool_calls.json_rules import alternatives, named, repeated
+from cortex_neuron.text.tool_calls.layout import json_layout, plain_layout
 from cortex_neuron.text.tool_calls.tool_format import (
     Malformed,
     Parsed,
@@ -63,7 +64,7 @@ def _single(text: str, at: int) -> Parsed | None:
 
 def _list_rules(use: ToolUse, lark: Lark) -> str:
     several = '(", " tool)*' if use.parallel else ""
-    calls = f'calls: {lark.mark(OPEN)} "[" tool {several} "]"'
+    calls = f'calls: {lark.mark(OPEN)} " "? "[" tool {several} "]"'
     return "\n".join([calls, alternatives(use, named("arguments"))])
 
 
@@ -76,5 +77,7 @@ def _single_rules(use: ToolUse, lark: Lark) -> str:
 
 
 _MARKERS = (OPEN, ARGS, CALL_ID)
-MISTRAL = ToolFormat("mistral", (OPEN,), _parse, _list_rules, markers=_MARKERS, new_id=_new_id)
-MISTRAL_ARGS = ToolFormat("mistral_args", (OPEN,), _parse, _single_rules, markers=_MARKERS, new_id=_new_id)
+_LIST = json_layout("arguments", "}, ", "}]")
+_SINGLE = plain_layout(OPEN, ARGS, "", "")
+MISTRAL = ToolFormat("mistral", (OPEN,), _parse, _list_rules, _LIST, markers=_MARKERS, new_id=_new_id)
+MISTRAL_ARGS = ToolFormat("mistral_args", (OPEN,), _parse, _single_rules, _SINGLE, markers=_MARKERS, new_id=_new_id)

@@ -9,21 +9,35 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cortex_contracts.wire.errors import InvalidJson
+from cortex_contracts.wire.errors import InvalidJson, InvalidParameter
 from cortex_dialects.generation import ToolSchema, ToolUse
 from cortex_dialects.json_body import parse_value
 from cortex_neuron.text import lark as rule
 from cortex_neuron.text.lark import Lark
 from cortex_neuron.text.tool_calls.hermes import CLOSE, OPEN
 from cortex_neuron.text.tool_calls.json_rules import repeated
+from cortex_neuron.text.tool_calls.layout import Layout
 from cortex_neuron.text.tool_calls.tool_format import Parsed, ToolFormat, after_space, expect, named_call
+from cortex_neuron.text.tool_calls.xml_arguments import (
+    FUNCTION_END,
+    PARAMETER_END,
+    XmlArguments,
+    is_text,
+    parameter,
+    property_of,
+)
 
 _FUNCTION = "<function="
 _HEAD = re.compile(r"<function=([^>\n]+)>")
 _END = re.compile(r"</function>\s*</tool_call>")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL)
-_PARAMETER_END = "\n</parameter>\n"
 _DEFINITIONS = ("$defs", "definitions")
+# Of all arguments together the format can say nothing, and of a text only its length.
+_OF_ALL = (
+    "$ref", "anyOf", "oneOf", "allOf", "const", "enum", "patternProperties", "minProperties", "maxProperties", "not",
+    "if", "dependentRequired", "dependentSchemas", "propertyNames",
+)  # fmt: skip
+_OF_TEXT = ("$ref", "anyOf", "oneOf", "allOf", "format", "pattern", "not", "if")
 
 
 def _parse(text: str, use: ToolUse) -> Parsed | None:
@@ -47,21 +61,12 @@ def _unwrapped(value: str) -> str:
 
 
 def _value(text: str, schema: dict[str, Any], key: str) -> Any:
-    if _is_text(_property(schema, key)):
+    if is_text(property_of(schema, key)):
         return text
     try:
         return parse_value(text)
     except InvalidJson:
         return text
-
-
-def _property(schema: dict[str, Any], key: str) -> Any:
-    properties = schema.get("properties")
-    return properties.get(key) if isinstance(properties, dict) else None
-
-
-def _is_text(shape: Any) -> bool:
-    return isinstance(shape, dict) and shape.get("type") == "string"
 
 
 def _rules(use: ToolUse, lark: Lark) -> str:
@@ -74,25 +79,49 @@ def _rules(use: ToolUse, lark: Lark) -> str:
 def _tool_rules(tool: ToolSchema, index: int) -> Iterator[str]:
     properties, required = tool.schema.get("properties"), tool.schema.get("required")
     shapes = properties if isinstance(properties, dict) else {}
+    if (reason := _unkept(tool.schema, shapes)) is not None:
+        raise InvalidParameter(f"{tool.place}: this model's calls cannot be kept to {reason}", param=tool.place)
     parts = []
     for k, (key, shape) in enumerate(shapes.items()):
         name = f"value_{index}_{k}"
         needed = isinstance(required, list) and key in required
-        parts.append(f"({rule.text(f'<parameter={key}>{chr(10)}')} {name}){'' if needed else '?'}")
+        parts.append(f"({rule.text(parameter(key))} {name}){'' if needed else '?'}")
         yield _value_rule(name, shape, tool.schema)
-    head, end = rule.text(f"<function={tool.name}>\n"), rule.text("</function>")
+    head, end = rule.text(f"<function={tool.name}>\n"), rule.text(FUNCTION_END)
     yield f"tool_{index}: {head} {' '.join(parts)} {end}"
 
 
+def _unkept(schema: dict[str, Any], shapes: dict[str, Any]) -> str | None:
+    """The first keyword that the rules below have no place for."""
+    if (keyword := next((each for each in _OF_ALL if each in schema), None)) is not None:
+        return f"{keyword} of all arguments together"
+    required = schema.get("required")
+    if isinstance(required, list) and not all(isinstance(each, str) and each in shapes for each in required):
+        return "`required` of what is not in `properties`"
+    return next((f"{reason} of {key}" for key, shape in shapes.items() if (reason := _unkept_value(shape))), None)
+
+
+def _unkept_value(shape: Any) -> str | None:
+    if shape is False:
+        return "`false`"
+    if not is_text(shape):
+        return None
+    if not all(isinstance(shape.get(each, 0), int) and shape.get(each, 0) >= 0 for each in ("minLength", "maxLength")):
+        return "minLength or maxLength"
+    return next((each for each in _OF_TEXT if each in shape), None)
+
+
 def _value_rule(name: str, shape: Any, schema: dict[str, Any]) -> str:
-    end = rule.text(_PARAMETER_END)
-    if _is_text(shape) and isinstance(shape.get("enum"), list):
-        return f"{name}: ({' | '.join(rule.text(str(each)) for each in shape['enum'])}) {end}"
-    if _is_text(shape):
-        return f"{name}{rule.anything(_PARAMETER_END)}"
+    end = rule.text(PARAMETER_END)
+    if is_text(shape):
+        texts = [shape["const"]] if "const" in shape else shape.get("enum")
+        if isinstance(texts, list):
+            return f"{name}: ({' | '.join(rule.text(each) for each in texts if isinstance(each, str))}) {end}"
+        return f"{name}{rule.anything(PARAMETER_END, shape.get('minLength', 0), shape.get('maxLength'))}"
     whole = dict(shape) if isinstance(shape, dict) else {}
     whole |= {key: schema[key] for key in _DEFINITIONS if key in schema}
     return f"{name}: {rule.schema(whole)} {end}"
 
 
-QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, markers=(OPEN, CLOSE), names_arguments=True)
+_LAYOUT = Layout(re.compile(f"{OPEN}\n<function=(.+?)>\n", re.DOTALL), "", (f"\n{CLOSE}\n",), arguments=XmlArguments)
+QWEN_XML = ToolFormat("qwen_xml", (OPEN,), _parse, _rules, _LAYOUT, markers=(OPEN, CLOSE), names_arguments=True)

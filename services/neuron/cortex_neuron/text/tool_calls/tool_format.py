@@ -17,6 +17,7 @@ from cortex_contracts.wire.errors import InvalidJson
 from cortex_dialects.generation import ToolUse
 from cortex_dialects.json_body import parse_value
 from cortex_neuron.text.lark import Lark
+from cortex_neuron.text.tool_calls.layout import Layout
 
 # A whole string, or a bracket; a quote alone is one of a string that has not ended.
 _JSON_PIECE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
@@ -51,6 +52,7 @@ class ToolFormat:
     openings: tuple[str, ...]
     parse: Callable[[str, ToolUse], Parsed | None]
     rules: Callable[[ToolUse, Lark], str]  # of a grammar; `calls` is what an answer is to be
+    layout: Layout  # of what these rules allow
     markers: tuple[str, ...] = ()  # all of its texts that may be special tokens
     closers: tuple[str, ...] = ()  # what may follow a call, and says nothing
     bare: bool = False  # an answer that begins with { may be a call

@@ -1,0 +1,123 @@
+"""The configs of the models that native kernels compute, as transformers' classes of the same names have them.
+
+Owns: the fields that are read here, and their defaults, both of transformers' `configuration_*.py`; a test holds them
+to be the same. Does not own: reading rope parameters, which transformers' base class does. Called by: models.loader.
+
+Importing transformers' own class brings in torch's compiler, 1.3 s of each load, in a rank that has no other use for
+it. Annotations are values here, not text: `strict` checks what a config.json says by them.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+TokenIds = int | list[int] | None
+
+
+@strict
+class NativeConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types here
+    """What all of them have."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    rope_parameters: dict[str, Any] | None = None
+    bos_token_id: int | None = None
+    eos_token_id: TokenIds = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+
+@strict
+class _Llama(NativeConfig):
+    model_type = "llama"
+    bos_token_id: int | None = 1
+    eos_token_id: TokenIds = 2
+
+
+@strict
+class _Mistral(NativeConfig):
+    model_type = "mistral"
+    intermediate_size: int = 14336
+    num_key_value_heads: int | None = 8
+    max_position_embeddings: int = 4096 * 32
+    sliding_window: int | None = 4096
+    bos_token_id: int | None = 1
+    eos_token_id: TokenIds = 2
+
+
+@strict
+class _Qwen2(NativeConfig):
+    model_type = "qwen2"
+    vocab_size: int = 151936
+    intermediate_size: int = 22016
+    num_key_value_heads: int | None = 32
+    max_position_embeddings: int = 32768
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    max_window_layers: int = 28
+    layer_types: list[str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.sliding_window = self.sliding_window if self.use_sliding_window else None
+        if self.layer_types is None:
+            slides = [
+                self.sliding_window is not None and i >= self.max_window_layers for i in range(self.num_hidden_layers)
+            ]
+            self.layer_types = ["sliding_attention" if each else "full_attention" for each in slides]
+        super().__post_init__(**kwargs)
+
+
+@strict
+class _Qwen3(_Qwen2):
+    model_type = "qwen3"
+    head_dim: int | None = 128
+
+
+@strict
+class _SmolLM3(NativeConfig):
+    model_type = "smollm3"
+    default_theta = 2000000.0
+    vocab_size: int = 128256
+    hidden_size: int = 2048
+    num_hidden_layers: int = 36
+    num_attention_heads: int = 16
+    num_key_value_heads: int | None = 4
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = True
+    use_sliding_window: bool = False
+    sliding_window: int | None = None
+    no_rope_layers: list[int] | None = None
+    no_rope_layer_interval: int = 4
+    layer_types: list[str] | None = None
+    bos_token_id: int | None = 128000
+    eos_token_id: TokenIds = 128001
+    pad_token_id: int | None = 128004
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.no_rope_layers is None:
+            layers = range(1, self.num_hidden_layers + 1)
+            self.no_rope_layers = [int(layer % self.no_rope_layer_interval != 0) for layer in layers]
+        if self.layer_types is None:
+            may_slide = self.use_sliding_window and self.sliding_window is not None
+            slides = [may_slide and not rotated for rotated in self.no_rope_layers]
+            self.layer_types = ["sliding_attention" if each else "full_attention" for each in slides]
+        super().__post_init__(**kwargs)
+
+
+CLASSES = {each.model_type: each for each in (_Llama, _Mistral, _Qwen2, _Qwen3, _SmolLM3)}

@@ -1,0 +1,65 @@
+"""What a model takes of a GPU besides its cache. The readings need one; what is made of them does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cortex_neuron.engine import footprint
+from cortex_neuron.engine.footprint import Footprint, Largest, Readings, largest_batch, run_largest
+from cortex_neuron.engine.kv_cache import CacheSize, Demand, KVCache, size_cache
+from cortex_neuron.engine.runner import Runner
+from cortex_neuron.models import native_model
+from cortex_neuron.models.loaded import CacheShape
+from cortex_neuron.models.loader import load
+from cortex_neuron.protocol.failures import CannotLoad
+
+MB = 1 << 20
+SHAPE = CacheShape(layers=4, kv_heads=2, head_dim=64, dtype=torch.float32)  # 4 KiB a token, 1 MiB a block of 256
+SMALL = {
+    "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def test_all_that_is_taken_is_counted_once() -> None:
+    """Of 1000, weights 300, a step 50 more, libraries 20, graphs 30: 400, and 600 are left for a cache."""
+    read = Readings(free_before=1000, free_after=680, kept=300, peak=350, graphs=30)
+    assert footprint.footprint(read) == Footprint(taken=400, room=600)
+
+
+def test_what_others_give_back_meanwhile_is_no_gain() -> None:
+    """A model that is unloaded beside it makes the device emptier than before."""
+    read = Readings(free_before=1000, free_after=1200, kept=300, peak=350, graphs=0)
+    assert footprint.footprint(read).taken == 350
+
+
+def test_the_cache_takes_no_more_than_the_device_has() -> None:
+    """Whatever the catalogue grants: another process may have taken it."""
+    assert size_cache(SHAPE, 40 * MB, Demand(100, None, 4096, 64, 20 * MB), 256).num_blocks == 20
+    assert size_cache(SHAPE, 40 * MB, Demand(100, None, 4096, 64, 500 * MB), 256).num_blocks == 60
+    with pytest.raises(CannotLoad, match=r"the device has 3 MiB left beside the model, .* 1024 tokens takes 4 MiB"):
+        size_cache(SHAPE, 40 * MB, Demand(100, 1024, 4096, 64, 3 * MB), 256)
+    with pytest.raises(CannotLoad, match=r"vram_mb 41 is too little: the weights and the largest step take 40 MiB"):
+        size_cache(SHAPE, 40 * MB, Demand(41, 1024, 4096, 64, 500 * MB), 256)
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(40, 8), (8, 40)])
+def test_the_largest_step_has_a_row_for_each_sequence_and_fits_one_block(
+    tokens: int, sequences: int, tmp_path, make_folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tokens come to lie in block 0 again and again."""
+    batch = largest_batch(Largest(tokens, sequences), 16)
+    assert (batch.num_rows, len(batch.wanted)) == (tokens, min(tokens, sequences))
+    assert batch.wanted[-1] == tokens - 1
+    assert np.unique(batch.slots // 16).tolist() == [0]
+    monkeypatch.setattr(native_model, "is_native", lambda _: False)
+    make_folder(tmp_path / "model", "llama", SMALL)
+    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    run_largest(Runner(model, KVCache(model.shape, CacheSize(16, 1, 512), model.device), None), Largest(40, 8), 16)
+
+
+def test_a_cpu_has_nothing_to_measure() -> None:
+    """Nor a host without CUDA, whose load says so."""
+    assert footprint.free_bytes("cpu") == 0

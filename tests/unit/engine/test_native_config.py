@@ -1,0 +1,85 @@
+"""The configs that native kernels are given say what transformers' own classes say of the same config.json."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig
+
+from cortex_neuron.models.native_config import CLASSES
+from cortex_neuron.models.native_model import MODEL_TYPES
+
+_LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+_ROTATIONS: list[dict[str, Any]] = [
+    {},
+    {"rope_theta": 5000.0},
+    {"rope_theta": 5000.0, "rope_scaling": None},
+    {"rope_theta": 5000.0, "rope_scaling": _LLAMA3},
+    {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5000.0, "factor": 4.0}},
+    {"rope_scaling": {"type": "linear", "factor": 2.0}},
+]
+_SAID = st.fixed_dictionaries(
+    {},
+    optional={
+        "vocab_size": st.just(640), "hidden_size": st.sampled_from([256, 512]), "intermediate_size": st.just(96),
+        "num_hidden_layers": st.integers(1, 9), "num_attention_heads": st.sampled_from([4, 8]),
+        "num_key_value_heads": st.sampled_from([2, 4]), "head_dim": st.sampled_from([16, 64]),
+        "hidden_act": st.sampled_from(["silu", "gelu"]), "max_position_embeddings": st.just(512),
+        "rms_norm_eps": st.just(1e-5), "tie_word_embeddings": st.booleans(), "use_sliding_window": st.booleans(),
+        "sliding_window": st.sampled_from([None, 64]), "max_window_layers": st.integers(0, 4),
+        "no_rope_layer_interval": st.integers(2, 4), "eos_token_id": st.sampled_from([None, 7, [7, 8]]),
+        "torch_dtype": st.just("bfloat16"), "architectures": st.just(["Any"]), "unknown": st.just({"a": 1}),
+    },
+)  # fmt: skip
+
+
+def test_there_is_a_class_for_each_kind_of_model() -> None:
+    """That the kernels compute."""
+    assert set(CLASSES) == set(MODEL_TYPES)
+
+
+@settings(max_examples=300, deadline=None)
+@given(kind=st.sampled_from(sorted(CLASSES)), said=_SAID, rotation=st.sampled_from(_ROTATIONS))
+def test_whatever_is_said_and_left_out_means_the_same(
+    kind: str, said: dict[str, Any], rotation: dict[str, Any]
+) -> None:
+    """Every field, the defaults of what config.json does not say, and the rotation."""
+    said = {"model_type": kind, **said, **rotation}
+    ours = CLASSES[kind].from_dict(deepcopy(said))
+    theirs = AutoConfig.for_model(kind).from_dict(deepcopy(said))
+    for name in sorted({each.name for each in fields(CLASSES[kind])} | {"layer_types", "dtype"}):
+        if name == "head_dim" and not hasattr(theirs, name):
+            assert ours.head_dim == theirs.hidden_size // theirs.num_attention_heads
+        else:
+            assert getattr(ours, name, None) == getattr(theirs, name, None), name
+
+
+@pytest.mark.parametrize("said", [{"hidden_size": "wide"}, {"vocab_size": 1.5}, {"rms_norm_eps": "small"}])
+def test_a_value_of_the_wrong_type_is_refused_in_the_same_words(said: dict[str, Any]) -> None:
+    """As a config.json that was written by hand may have it."""
+    with pytest.raises(Exception) as theirs:
+        AutoConfig.for_model("llama").from_dict(said)
+    with pytest.raises(theirs.type) as ours:
+        CLASSES["llama"].from_dict(said)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_neither_class_nor_values_bring_in_the_compiler() -> None:
+    """Which would be a second of each load."""
+    asked = "import cortex_neuron.models.native_config as it; it.CLASSES['qwen3'].from_dict({'hidden_size': 64})"
+    program = f"import cortex_neuron.engine.preload, sys; {asked}; print('torch._dynamo' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "False\n"
