@@ -24,14 +24,14 @@ from cortex_neuron.engine.sequence import Sequence
 from cortex_neuron.protocol.frames import TokenLogprobs
 
 
-class Given(msgspec.Struct):
+class Given(msgspec.Struct, gc=False):
     """What a step gave one sequence: tokens, and then how it ended, if it did.
 
-    Each step makes one for every sequence: a dataclass takes three times as long.
+    Each step makes one for every sequence: so it is small, and none that the garbage collector would look through.
     """
 
-    tokens: list[int] = []
-    logprobs: list[TokenLogprobs] = []
+    tokens: list[int]
+    logprobs: list[TokenLogprobs] | None = None
     finish: str | None = None
     opened_at: int | None = None  # the token with which the sequence's grammar has begun to bind it
     fault: NotFinite | Verdict | None = None
@@ -44,15 +44,22 @@ class Given(msgspec.Struct):
 
 def give(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
     """What each of `work.wanted` is given, its tokens appended to it; logits [rows, vocab] as the work orders them."""
-    given = [Given() for _ in work.wanted]
+    if work.drafts:
+        return _give_by_rounds(logits, work, eos)
+    all_drawn = sample(logits, work.wanted)
+    return [_take(Given([]), one, drawn, eos) for one, drawn in zip(work.wanted, all_drawn, strict=True)]
+
+
+def _give_by_rounds(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
+    given = [Given([]) for _ in work.wanted]
     going = list(range(len(given)))
     first_rows = list(accumulate((1 + len(draft) for draft in work.drafts), initial=0))
     num_round = 0
     while going:
-        rows = logits if len(going) == len(logits) else logits[[first_rows[i] + num_round for i in going]]
+        rows = logits[[first_rows[i] + num_round for i in going]]
         for i, drawn in zip(going, sample(rows, [work.wanted[i] for i in going]), strict=True):
             _take(given[i], work.wanted[i], drawn, eos)
-        going = [i for i in going if _goes_on(given[i], work.drafts[i], num_round)] if work.drafts else []
+        going = [i for i in going if _goes_on(given[i], work.drafts[i], num_round)]
         num_round += 1
     return given
 
@@ -63,17 +70,19 @@ def _goes_on(given: Given, draft: list[int], num_round: int) -> bool:
     return not ended and num_round < len(draft) and given.tokens[-1] == draft[num_round]
 
 
-def _take(given: Given, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, eos: Set[int]) -> None:
+def _take(given: Given, sequence: Sequence, drawn: Drawn | NotFinite | Verdict, eos: Set[int]) -> Given:
     if not isinstance(drawn, Drawn):
         given.fault = drawn
-        return
-    length, constraint = sequence.append(drawn.token), sequence.constraint
+        return given
+    token, constraint = drawn.token, sequence.constraint
+    length = sequence.append(token)
     if constraint is not None and constraint.has_opened:
         given.opened_at = len(given.tokens)
-    given.tokens.append(drawn.token)
+    given.tokens.append(token)
     if drawn.logprobs is not None:
-        given.logprobs.append(drawn.logprobs)
-    if (drawn.token in eos and not sequence.ignore_eos) or (constraint is not None and constraint.ended):
+        given.logprobs = [*(given.logprobs or ()), drawn.logprobs]
+    if (token in eos and not sequence.ignore_eos) or (constraint is not None and constraint.ended):
         given.finish = "stop"
     elif length >= sequence.max_length:
         given.finish = "length"
+    return given

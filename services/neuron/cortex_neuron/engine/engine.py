@@ -289,15 +289,14 @@ class Engine:
     def _output(self, sequence: Sequence, given: Given, now_s: float) -> Output:
         if given.finish is not None:
             self._finish(sequence)
-        logprobs = given.logprobs or None
         if sequence.length - len(given.tokens) > sequence.prompt_length:
-            return Output(sequence.id, given.tokens, given.finish, logprobs, opened_at=given.opened_at)
+            return Output(sequence.id, given.tokens, given.finish, given.logprobs, opened_at=given.opened_at)
         started_s = sequence.started_s or now_s
         return Output(
             id=sequence.id,
             tokens=given.tokens,
             finish=given.finish,
-            logprobs=logprobs,
+            logprobs=given.logprobs,
             cached_tokens=sequence.cached or 0,
             queue_ms=(started_s - sequence.submitted_s) * 1000,
             prefill_ms=(now_s - started_s) * 1000,

@@ -243,7 +243,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: list[float]
 
 
-class Output(msgspec.Struct, frozen=True, array_like=True):
+class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one step gave one sequence. `finish` None: it goes on. The eos token itself is in `tokens`."""
 
     id: int
