@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from schedules import EVENTS, TREE, play
 from stand_in import VOCAB, StandIn, answer, prompt_of, start_drafted
 from torch.nn.functional import pad
 
@@ -23,7 +24,6 @@ from cortex_neuron.protocol.failures import CannotLoad
 from cortex_neuron.protocol.frames import Load, Speculation
 
 BLOCK = 4
-TREE = [prompt_of(np.random.default_rng(seed), 60) for seed in range(3)]
 CONFIG = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
@@ -48,21 +48,9 @@ def _says(prompt: list[int], length: int, context: int = 24 * BLOCK) -> list[int
 # ---- where both say the same
 
 
-prompts = st.builds(
-    lambda tree, shared, own, seed: TREE[tree][:shared] + prompt_of(np.random.default_rng(seed), own),
-    st.integers(0, 2), st.integers(0, 50), st.integers(1, 12), st.integers(0, 3),
-)  # fmt: skip
-events = st.one_of(
-    st.tuples(st.just("submit"), prompts, st.integers(1, 30)),
-    st.tuples(st.just("cancel"), st.integers(0, 9)),
-    st.tuples(st.just("steps"), st.integers(1, 6)),
-    st.tuples(st.just("fail")),
-)
-
-
 @settings(max_examples=150, deadline=None)
 @given(
-    schedule=st.lists(events, min_size=1, max_size=30),
+    schedule=st.lists(EVENTS, min_size=1, max_size=30),
     blocks=st.integers(24, 60),
     sequences=st.integers(1, 6),
     step_tokens=st.integers(1, 40),
@@ -70,20 +58,7 @@ events = st.one_of(
 def test_a_model_that_says_the_same_is_always_right(start_session, schedule, blocks, sequences, step_tokens) -> None:
     """Shared beginnings, chunks, preemption, cancels, faults: no draft is wrong, so no block of its cache is."""
     session, runs, _ = _session(start_session, blocks, sequences, step_tokens)
-    asked: dict[int, tuple[list[int], int]] = {}
-    for event in schedule:
-        match event:
-            case ("submit", prompt, max_tokens):
-                asked[session.submit(prompt, max_tokens=max_tokens, ignore_eos=True)] = prompt, max_tokens
-            case ("cancel", number) if asked:
-                session.engine.cancel([list(asked)[number % len(asked)]])
-            case ("steps", number):
-                for _ in range(number):
-                    session.step()
-            case ("fail",) if session.engine.has_work:
-                runs.fails = True
-                session.step()
-    runs.fails = False
+    asked = play(session, runs, schedule, ignore_eos=True)
     session.finish()
     assert session.engine._pool.num_free == blocks
     for number, (prompt, max_tokens) in asked.items():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from guesses import Guesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import answer, prompt_of, start_engine
+from schedules import EVENTS, TREE, play
+from stand_in import answer, start_engine
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Trail
 from cortex_neuron.engine.kv_cache import CacheSize
@@ -18,7 +18,6 @@ SMALL = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
 }  # fmt: skip
-TREE = [prompt_of(np.random.default_rng(seed), 60) for seed in range(3)]
 
 
 def _session(
@@ -38,24 +37,10 @@ def _session(
 
 # ---- any schedule
 
-prompts = st.builds(
-    lambda tree, shared, own, seed: TREE[tree][:shared] + prompt_of(np.random.default_rng(seed), own),
-    st.integers(0, 2),
-    st.integers(0, 50),
-    st.integers(1, 12),
-    st.integers(0, 3),
-)
-events = st.one_of(
-    st.tuples(st.just("submit"), prompts, st.integers(1, 30)),
-    st.tuples(st.just("cancel"), st.integers(0, 9)),
-    st.tuples(st.just("steps"), st.integers(1, 6)),
-    st.tuples(st.just("fail")),
-)
-
 
 @settings(max_examples=300, deadline=None)
 @given(
-    schedule=st.lists(events, min_size=1, max_size=40),
+    schedule=st.lists(EVENTS, min_size=1, max_size=40),
     blocks=st.integers(24, 60),
     sequences=st.integers(1, 6),
     step_tokens=st.integers(1, 40),
@@ -68,21 +53,7 @@ def test_any_schedule_gives_each_prompt_its_own_answer_and_leaves_every_block_fr
     are accounted for."""
     context = 24 * BLOCK
     session, runs = _session(start_session, blocks, sequences, step_tokens, context, chance)
-    asked: dict[int, tuple[list[int], int]] = {}
-    for event in schedule:
-        match event:
-            case ("submit", prompt, max_tokens):
-                asked[session.submit(prompt, max_tokens=max_tokens)] = prompt, max_tokens
-            case ("cancel", number) if asked:
-                session.engine.cancel([list(asked)[number % len(asked)]])
-            case ("steps", number):
-                for _ in range(number):
-                    session.step()
-                    _check_accounts(session.engine)
-            case ("fail",) if session.engine.has_work:
-                runs.fails = True
-                session.step()
-    runs.fails = False
+    asked = play(session, runs, schedule, lambda: _check_accounts(session.engine))
     for _ in range(3000):
         if not session.engine.has_work:
             break

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from cortex_neuron.models import native_config
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import HEAD_SIZE, Decoder, Ends, Rotation, Shape
 from cortex_neuron.native.library import Layer, Weight, library
@@ -25,7 +26,7 @@ from cortex_neuron.native.matrices import COLUMNS, ROUNDED, Matrices, Stored, ro
 from cortex_neuron.protocol.failures import CannotLoad
 
 # Those whose layers are what kernels/decoder.cpp computes; each agrees with transformers' logits, by test.
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = tuple(native_config.CLASSES)
 _ENDS = ("model.embed_tokens.weight", "lm_head.weight")
 _STORED_DTYPES = {
     torch.float32: GGMLQuantizationType.F32,
