@@ -199,6 +199,18 @@ def make_folder() -> Callable[..., Any]:
     return _make_folder
 
 
+@pytest.fixture
+def torch_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, Any]], LoadedModel]:
+    """`torch_model(model_type, config)` loads one with random weights that torch computes, as on hosts of GPUs."""
+
+    def make(model_type: str, config: dict[str, Any]) -> LoadedModel:
+        _make_folder(tmp_path / "model", model_type, config)
+        monkeypatch.setattr(native_model, "is_native", lambda _: False)
+        return load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def oracle() -> list[dict[str, Any]]:
     """The reference's answers: greedy, float32, one prompt at a time."""

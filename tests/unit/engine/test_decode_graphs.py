@@ -15,8 +15,6 @@ from cortex_neuron.engine.decode_graphs import padded, sizes
 from cortex_neuron.layers import page_kernels
 from cortex_neuron.layers.backend import Backend, Kernel
 from cortex_neuron.layers.batch import Tables, make_batch
-from cortex_neuron.models import native_model
-from cortex_neuron.models.loader import load
 
 SMALL = {
     "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -47,12 +45,10 @@ def test_padding_repeats_the_row_with_the_shortest_text() -> None:
 
 
 def test_a_model_comes_out_the_same_from_steps_that_are_recorded(
-    tmp_path, make_folder, start_with, monkeypatch: pytest.MonkeyPatch
+    torch_model, start_with, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches of every size, padded or not; what records just keeps the step and runs it again."""
-    make_folder(tmp_path / "model", "mistral", SMALL)
-    monkeypatch.setattr(native_model, "is_native", lambda _: False)
-    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = torch_model("mistral", SMALL)
     replayed: list[int] = []
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
@@ -74,12 +70,10 @@ def test_a_model_comes_out_the_same_from_steps_that_are_recorded(
 
 
 def test_a_device_that_records_nothing_is_served_without_graphs(
-    tmp_path, make_folder, start_with, monkeypatch: pytest.MonkeyPatch
+    torch_model, start_with, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are for speed alone: what they failed of is told, and steps go on."""
-    make_folder(tmp_path / "model", "mistral", SMALL)
-    monkeypatch.setattr(native_model, "is_native", lambda _: False)
-    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = torch_model("mistral", SMALL)
 
     def record(_: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")

@@ -13,8 +13,6 @@ import torch
 from cortex_neuron.engine import runner
 from cortex_neuron.layers import backend, kernel_trial, page_kernels
 from cortex_neuron.layers.backend import Backend, Facts, Kernel, choose
-from cortex_neuron.models import native_model
-from cortex_neuron.models.loader import load
 
 AMPERE = Facts("cuda", (8, 0), 128, torch.bfloat16, torch.bfloat16, False, True, True)
 FP8 = torch.float8_e4m3fn
@@ -104,12 +102,10 @@ def test_whether_torch_reads_pages_is_seen_by_what_its_function_takes() -> None:
 @pytest.mark.parametrize("chunks", [Kernel.VARLEN, Kernel.GATHER])
 @pytest.mark.parametrize("family", [("llama", {}), ("gemma2", {**WINDOWS, "attn_logit_softcapping": 3.0})])
 def test_a_model_comes_out_the_same_by_kernels_that_read_pages(
-    family: tuple[str, dict[str, Any]], chunks: Kernel, tmp_path, make_folder, start_with, monkeypatch
+    family: tuple[str, dict[str, Any]], chunks: Kernel, torch_model, start_with, monkeypatch
 ) -> None:
     """The block tables and lengths that they are given; the kernels' place is taken by plain arithmetic."""
-    make_folder(tmp_path / "model", family[0], {**SMALL, **family[1]})
-    monkeypatch.setattr(native_model, "is_native", lambda _: False)
-    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = torch_model(family[0], {**SMALL, **family[1]})
     told: list[list[Any]] = []
     calls: list[Kernel] = []
 

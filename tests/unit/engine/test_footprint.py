@@ -10,9 +10,7 @@ from cortex_neuron.engine import footprint
 from cortex_neuron.engine.footprint import Footprint, Largest, Readings, largest_batch, run_largest
 from cortex_neuron.engine.kv_cache import CacheSize, Demand, KVCache, size_cache
 from cortex_neuron.engine.runner import Runner
-from cortex_neuron.models import native_model
 from cortex_neuron.models.loaded import CacheShape
-from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.failures import CannotLoad
 
 MB = 1 << 20
@@ -47,16 +45,14 @@ def test_the_cache_takes_no_more_than_the_device_has() -> None:
 
 @pytest.mark.parametrize(("tokens", "sequences"), [(40, 8), (8, 40)])
 def test_the_largest_step_has_a_row_for_each_sequence_and_fits_one_block(
-    tokens: int, sequences: int, tmp_path, make_folder, monkeypatch: pytest.MonkeyPatch
+    tokens: int, sequences: int, torch_model
 ) -> None:
     """All tokens come to lie in block 0 again and again."""
     batch = largest_batch(Largest(tokens, sequences), 16)
     assert (batch.num_rows, len(batch.wanted)) == (tokens, min(tokens, sequences))
     assert batch.wanted[-1] == tokens - 1
     assert np.unique(batch.slots // 16).tolist() == [0]
-    monkeypatch.setattr(native_model, "is_native", lambda _: False)
-    make_folder(tmp_path / "model", "llama", SMALL)
-    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = torch_model("llama", SMALL)
     run_largest(Runner(model, KVCache(model.shape, CacheSize(16, 1, 512), model.device), None), Largest(40, 8), 16)
 
 

@@ -10,8 +10,6 @@ import torch
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.part import with_fp8_cache
 from cortex_neuron.layers.stored import FP8, pack, read, write
-from cortex_neuron.models import native_model
-from cortex_neuron.models.loader import load
 from cortex_neuron.protocol.failures import CannotLoad
 
 SMALL = {
@@ -38,13 +36,9 @@ def test_what_float8_cannot_hold_is_cut_and_not_made_nan() -> None:
     assert pack(torch.tensor([1e4, -500.0, 3.0]), FP8).float().tolist() == [448.0, -448.0, 3.0]
 
 
-def test_a_model_with_a_cache_in_float8_answers_nearly_the_same(
-    tmp_path, make_folder, start_with, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_with_a_cache_in_float8_answers_nearly_the_same(torch_model, start_with) -> None:
     """Chunked prompts and decoding, over a cache of a quarter of float32's size."""
-    make_folder(tmp_path / "model", "llama", SMALL)
-    monkeypatch.setattr(native_model, "is_native", lambda _: False)
-    model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 1, lambda *_: None)
+    model = torch_model("llama", SMALL)
     rounded = replace(model, shape=replace(model.shape, dtype=FP8))
     told = []
     for each in (model, rounded):
