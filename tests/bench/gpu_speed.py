@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,23 +105,24 @@ def _engine(model: LoadedModel, crowd: int) -> Engine:
 
 
 class _Timed:
-    """The runner, and the device's time for each step between two events."""
+    """The runner, with an event before and after each step."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self.events: list[tuple[Any, Any]] = []
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
-        logits: Tensor = self._inner.run(batch)
+        logits: Tensor = self._inner.run(batch, drawn)
         after.record()
         self.events.append((before, after))
         return logits
 
 
 def _one(engine: Engine, name: str, limit: float, figures: dict[str, float]) -> None:
-    """A sequence alone: what a step takes, and for how much of it the device had nothing of the model's to do."""
+    """A sequence alone: what a step takes, and how long of it the device has nothing of the model's to do. That is the
+    draw's kernels and whatever the host keeps it waiting for, so more than the host's gap."""
     _submit(engine, 1)
     _until_all_decode(engine)
     inner, timed = engine._runner, _Timed(engine._runner)
@@ -138,7 +140,9 @@ def _one(engine: Engine, name: str, limit: float, figures: dict[str, float]) -> 
     figures[f"{name}_share_of_limit"] = 1000 / step_ms / limit
     if timed.events:
         torch.cuda.synchronize()
-        figures[f"{name}_host_gap_ms"] = step_ms - statistics.median(a.elapsed_time(b) for a, b in timed.events)
+        gaps = [after.elapsed_time(before) for (_, after), (before, _) in pairwise(timed.events)]
+        figures[f"{name}_gap_ms"] = statistics.median(gaps)
+        figures[f"{name}_worst_gap_share"] = max(gaps) / step_ms
 
 
 def _crowd(engine: Engine, crowd: int) -> float:

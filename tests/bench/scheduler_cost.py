@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cortex_neuron.engine import draws
+from cortex_neuron.engine import flight
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
-from cortex_neuron.engine.sampler import sample
+from cortex_neuron.engine.sampler import Draw
 from cortex_neuron.layers.backend import CPU_BLOCK
 from cortex_neuron.layers.batch import Batch
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
@@ -63,7 +63,8 @@ def _engine(running: int, context: int) -> tuple[Engine, _Elsewhere]:
     model = LoadedModel(nn.Module(), torch.device("cpu"), shape, context, _VOCAB, ())
     size = CacheSize(CPU_BLOCK, running * context // CPU_BLOCK, context)
     elsewhere = _Elsewhere()
-    draws.sample = elsewhere.timing(sample)  # type: ignore[attr-defined]
+    flight.Draw = elsewhere.timing(Draw)  # type: ignore[attr-defined]
+    Draw.read = elsewhere.timing(Draw.read)  # type: ignore[method-assign]
     return Engine(model, size, running, 1 << 20, lead=lambda _: elsewhere), elsewhere
 
 
@@ -74,7 +75,7 @@ class _Elsewhere:
         self.spent_s = 0.0
         self._logits = torch.zeros(max(_RUNNING), _VOCAB)
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         """Logits [wanted, vocab]"""
         return self._logits[: len(batch.wanted)]
 

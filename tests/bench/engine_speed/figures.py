@@ -49,6 +49,7 @@ ROWS = (
     Row("c32_ttft_worst_s", "slowest first token of 32", "s", more_is_better=False),
     Row("shared_prefix_tok_s", "8 that share 512 tokens and differ in 32, 32 out", "tok/s"),
     Row("unshared_prefix_tok_s", "the same with nothing shared", "tok/s"),
+    Row("shared_prefix_c32_tok_s", "32 that share 512 tokens and differ in 32, 32 out", "tok/s"),
     Row("cold_start_s", "from the start of the server's command to its first token", "s", more_is_better=False),
     Row("load_s", "from `POST /models/load` to the first token", "s", more_is_better=False),
     Row("rss_mb", "memory after the loads, shared pages once", "MB", more_is_better=False),

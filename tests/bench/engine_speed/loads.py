@@ -20,7 +20,7 @@ _LONG_PROMPT = 1024
 _CROWD_ANSWER = 64
 _CONCURRENCY = (1, 2, 4, 8, 16, 32)
 _CONTEXT, _CONTEXT_ANSWER = (128, 512, 1024, 2048, 4096), 64
-_SHARED_HEAD, _SHARED_TAIL, _SHARED_ANSWER, _SHARERS = 512, 32, 32, 8
+_SHARED_HEAD, _SHARED_TAIL, _SHARED_ANSWER, _SHARERS, _MANY_SHARERS = 512, 32, 32, 8, 32
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Loads:
         """All of them."""
         return {
             "single": self.single, "prefill": self.prefill, "c8": lambda: self.crowd(8), "c32": lambda: self.crowd(32),
-            "shared_prefix": self.shared_prefix,
+            "shared_prefix": self.shared_prefix, "shared_prefix_c32": self.many_shared_prefixes,
         }  # fmt: skip
 
     def swept(self) -> dict[str, Callable[[], Awaitable[dict[str, float]]]]:
@@ -85,15 +85,23 @@ class Loads:
 
     async def shared_prefix(self) -> dict[str, float]:
         """Requests that begin alike, after one that did; and as many that do not."""
-        tail, answer = self._length(_SHARED_TAIL), self._length(_SHARED_ANSWER)
-        head = self._length(_SHARED_HEAD)
+        head, tail, answer = map(self._length, (_SHARED_HEAD, _SHARED_TAIL, _SHARED_ANSWER))
+        shared = await self._alike(_SHARERS)
+        unlike = [self.prompts.text(head + tail) for _ in range(_SHARERS)]
+        unshared = _SHARERS * answer / (await self._ask(unlike, head + tail, answer)).wall_s
+        return {"shared_prefix_tok_s": shared, "unshared_prefix_tok_s": unshared}
+
+    async def many_shared_prefixes(self) -> dict[str, float]:
+        """More that begin alike, after one that did."""
+        return {"shared_prefix_c32_tok_s": await self._alike(_MANY_SHARERS)}
+
+    async def _alike(self, num_requests: int) -> float:
+        """Tokens a second of so many at once."""
+        head, tail, answer = map(self._length, (_SHARED_HEAD, _SHARED_TAIL, _SHARED_ANSWER))
         shared = self.prompts.text(head)
         await self._ask([self.prompts.text(tail, shared)], head + tail, answer)
-        alike = [self.prompts.text(tail, shared) for _ in range(_SHARERS)]
-        unlike = [self.prompts.text(head + tail) for _ in range(_SHARERS)]
-        seconds = [(await self._ask(texts, head + tail, answer)).wall_s for texts in (alike, unlike)]
-        names = ("shared_prefix_tok_s", "unshared_prefix_tok_s")
-        return {name: _SHARERS * answer / each for name, each in zip(names, seconds, strict=True)}
+        alike = [self.prompts.text(tail, shared) for _ in range(num_requests)]
+        return num_requests * answer / (await self._ask(alike, head + tail, answer)).wall_s
 
     def _length(self, num_tokens: int) -> int:
         return max(2, round(num_tokens * self.scale))

@@ -117,11 +117,13 @@ def new_session(
     plan: ThreadPlan | None = None,
     draft: Callable[[int], Drafts] | None = None,
     drafter: LoadedModel | None = None,
+    overlaps: bool | None = None,
 ) -> Session:
     size = CacheSize(BLOCK, blocks, context or min(model.context, blocks * BLOCK))
     limits = DraftLimits(DRAFT_TOKENS, sequences, step_tokens, model.vocab_size)
     draft_model = DraftModel(drafter, size, limits) if drafter is not None else None
-    return Session(Engine(model, size, sequences, step_tokens, plan, draft=draft, draft_model=draft_model))
+    engine = Engine(model, size, sequences, step_tokens, plan, draft=draft, draft_model=draft_model, overlaps=overlaps)
+    return Session(engine)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ positions. So a block of another text, one that was not computed, or one that wa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -20,6 +21,7 @@ from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.sequence import Drafts
 from cortex_neuron.layers.batch import Batch
+from cortex_neuron.layers.paged import filled_in
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 
 VOCAB = 50
@@ -60,8 +62,11 @@ class StandIn:
         self.fails = False
         self.num_computed = 0
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         """Logits [wanted, vocab]"""
+        tokens = filled_in(torch.from_numpy(batch.tokens), drawn).numpy()
+        assert (tokens >= 0).all(), "an unknown token is one that has been drawn"
+        batch = replace(batch, tokens=tokens)
         if self.fails:
             self.fails = False
             for slot in batch.slots[: len(batch.slots) // 2 + 1].tolist():
@@ -88,12 +93,17 @@ class StandIn:
 
 
 def start_engine(
-    size: CacheSize, max_sequences: int, step_tokens: int, draft: Callable[[int], Drafts] | None = None
+    size: CacheSize,
+    max_sequences: int,
+    step_tokens: int,
+    draft: Callable[[int], Drafts] | None = None,
+    overlaps: bool = False,
 ) -> tuple[Engine, StandIn]:
     """An engine whose batches the stand-in computes."""
     model = LoadedModel(nn.Module(), torch.device("cpu"), _SHAPE, size.context, VOCAB, (EOS,))
     runs = StandIn(size.num_blocks * size.block_size)
-    return Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs, draft=draft), runs
+    engine = Engine(model, size, max_sequences, step_tokens, lead=lambda _: runs, draft=draft, overlaps=overlaps)
+    return engine, runs
 
 
 def start_drafted(

@@ -47,7 +47,8 @@ def test_padding_repeats_the_row_with_the_shortest_text() -> None:
 def test_a_model_comes_out_the_same_from_steps_that_are_recorded(
     torch_model, start_with, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of every size, padded or not; what records just keeps the step and runs it again."""
+    """Batches of every size, padded or not, also of tokens that only the device knows; what records just keeps the step
+    and runs it again."""
     model = torch_model("mistral", SMALL)
     replayed: list[int] = []
 
@@ -59,13 +60,13 @@ def test_a_model_comes_out_the_same_from_steps_that_are_recorded(
     monkeypatch.setattr(page_kernels, "attend", _decoding_only)
     monkeypatch.setattr(runner, "backend_for", lambda _: Backend(Kernel.TRITON, Kernel.GATHER, 16, ""))
     told: list[list[Any]] = []
-    for refusal in ("not now", None):
+    for refusal, overlaps in (("not now", False), (None, False), (None, True)):
         monkeypatch.setattr(runner, "graphs_refusal", lambda *_, refusal=refusal: refusal)
-        session = start_with(model, blocks=64, sequences=6, step_tokens=24)
+        session = start_with(model, blocks=64, sequences=6, step_tokens=24, overlaps=overlaps)
         ids = [session.submit(p, max_tokens=4 + n, logprobs=5, ignore_eos=True) for n, p in enumerate(PROMPTS)]
         session.finish()
         told.append([row.top for i in ids for row in session.answers[i].logprobs])
-    assert told[1] == [pytest.approx(row, abs=1e-4) for row in told[0]]
+    assert told[1] == told[2] == [pytest.approx(row, abs=1e-4) for row in told[0]]
     assert len(replayed) >= 4
 
 

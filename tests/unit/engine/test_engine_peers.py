@@ -166,7 +166,7 @@ class Failing:
     def __init__(self, ranks: Ranks, entered: int) -> None:
         self.ranks, self.entered, self.failed = ranks, entered, False
 
-    def run(self, batch: Any) -> torch.Tensor:
+    def run(self, batch: Any, drawn: torch.Tensor | None = None) -> torch.Tensor:
         if self.failed:
             return torch.zeros(1)
         self.failed = True

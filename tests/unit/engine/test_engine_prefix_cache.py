@@ -27,11 +27,12 @@ def _session(
     step_tokens: int = 32,
     context: int | None = None,
     chance: float | None = None,
+    overlaps: bool = False,
 ):
     """`chance`: with drafts, of which each token is right by it."""
     size = CacheSize(BLOCK, blocks, context or blocks * BLOCK)
     draft = None if chance is None else lambda _: Guesses(chance, size.context)
-    engine, runs = start_engine(size, sequences, step_tokens, draft)
+    engine, runs = start_engine(size, sequences, step_tokens, draft, overlaps)
     return start_session(engine), runs
 
 
@@ -44,15 +45,16 @@ def _session(
     blocks=st.integers(24, 60),
     sequences=st.integers(1, 6),
     step_tokens=st.integers(1, 40),
-    chance=st.sampled_from([None, 0.3, 0.8, 1.0]),
+    kind=st.sampled_from([None, "overlapping", 0.3, 0.8, 1.0]),
 )
 def test_any_schedule_gives_each_prompt_its_own_answer_and_leaves_every_block_free(
-    start_session, schedule, blocks, sequences, step_tokens, chance
+    start_session, schedule, blocks, sequences, step_tokens, kind
 ) -> None:
-    """Shared beginnings, chunks, preemption, cancels, ends, faults, drafts right and wrong; after each step all blocks
-    are accounted for."""
+    """Shared beginnings, chunks, preemption, cancels, ends, faults, steps that overlap, drafts right and wrong; after
+    each step all blocks are accounted for."""
     context = 24 * BLOCK
-    session, runs = _session(start_session, blocks, sequences, step_tokens, context, chance)
+    chance, overlaps = (None, True) if kind == "overlapping" else (kind, False)
+    session, runs = _session(start_session, blocks, sequences, step_tokens, context, chance, overlaps)
     asked = play(session, runs, schedule, lambda: _check_accounts(session.engine))
     for _ in range(3000):
         if not session.engine.has_work:

@@ -154,9 +154,9 @@ def test_a_row_that_is_not_finite_fails_its_sequence_after_what_came_before_it(s
     assert session.ask(PROMPT, max_tokens=1).first.cached_tokens == 0
 
 
-def _spoiling(runs: StandIn, row: int) -> Callable[[Batch], Tensor]:
-    def run(batch: Batch) -> Tensor:
-        logits = StandIn.run(runs, batch)
+def _spoiling(runs: StandIn, row: int) -> Callable[[Batch, Tensor | None], Tensor]:
+    def run(batch: Batch, drawn: Tensor | None) -> Tensor:
+        logits = StandIn.run(runs, batch, drawn)
         logits[row] = torch.nan
         return logits
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from cortex_neuron.layers.backend import Kernel
 from cortex_neuron.layers.batch import Batch, Ints
 from cortex_neuron.layers.page_kernels import Pages, padded_tables
-from cortex_neuron.layers.paged import Layout
+from cortex_neuron.layers.paged import Layout, filled_in
+from cortex_neuron.layers.transfer import upload
 
 _SIZES = (1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, 513, 32))
 _FIELDS = 4  # of a row: token, position, slot, length
@@ -67,16 +68,15 @@ class DecodeGraphs:
         """The graph of one size."""
         self._recorded[size] = self._record(lambda: self._step(size))
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         """Logits [wanted, vocab] after the rows that are wanted."""
         size = self.sizes[bisect_left(self.sizes, batch.num_rows)]
-        self._fill(batch, size)
+        self._fill(batch, size, drawn)
         self._recorded[size]()
         assert self._logits is not None, "it was made with the first graph"
         if np.array_equal(batch.wanted, np.arange(batch.num_rows)):
             return self._logits[: batch.num_rows]
-        wanted = torch.from_numpy(batch.wanted.astype(np.int64))
-        return self._logits[wanted.to(self._logits.device, non_blocking=True)]
+        return self._logits[upload(batch.wanted.astype(np.int64), self._logits.device)]
 
     def drop(self) -> None:
         """Free the graphs. What they hold of a communicator must be gone before that is aborted."""
@@ -84,12 +84,12 @@ class DecodeGraphs:
 
     # ----
 
-    def _fill(self, batch: Batch, size: int) -> None:
+    def _fill(self, batch: Batch, size: int, drawn: Tensor | None) -> None:
         rows, tables = padded(batch, size)
-        flat = torch.from_numpy(np.concatenate((rows.ravel(), tables.ravel())))
-        # One copy. The memory is not pinned, so it has been read when this returns, whenever it arrives.
-        sent = flat.to(self._rows.device, non_blocking=True)
+        sent = upload(np.concatenate((rows.ravel(), tables.ravel())), self._rows.device)  # one copy
         self._rows[: rows.size].copy_(sent[: rows.size])
+        if drawn is not None:
+            self._rows[:size].copy_(filled_in(sent[:size], drawn))
         self._tables[:size, : tables.shape[1]].copy_(sent[rows.size :].view(tables.shape))
 
     def _step(self, size: int) -> None:

@@ -1,7 +1,7 @@
 """The tokens that a step gives: one a sequence, and one more for each draft that turned out to be right.
 
 Owns: what of a draft is kept, and whether a token ends its sequence. Does not own: the draw itself (engine.sampler), or
-where drafts come from (engine.prompt_lookup). Called by: engine.engine, once a step.
+where drafts come from (engine.prompt_lookup). Called by: engine.flight, once a step.
 
 A sequence with drafts has a row of logits after its last token and after each draft. It draws from one after the other,
 each as if it came in a step of its own: with the penalties, the grammar and the random numbers that what it has been
@@ -11,7 +11,7 @@ computed. So drafts change how many steps an answer takes, and nothing else of i
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from itertools import accumulate
 
 import msgspec
@@ -42,15 +42,13 @@ class Given(msgspec.Struct, gc=False):
         return max(0, len(self.tokens) - 1)
 
 
-def give(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
-    """What each of `work.wanted` is given, its tokens appended to it; logits [rows, vocab] as the work orders them."""
-    if work.drafts:
-        return _give_by_rounds(logits, work, eos)
-    all_drawn = sample(logits, work.wanted)
-    return [_take(Given([]), one, drawn, eos) for one, drawn in zip(work.wanted, all_drawn, strict=True)]
+def give(drawn: Iterable[Drawn | NotFinite | Verdict], sequences: Iterable[Sequence], eos: Set[int]) -> list[Given]:
+    """What each of these is given by what was drawn for it, its token appended to it."""
+    return [_take(Given([]), one, each, eos) for one, each in zip(sequences, drawn, strict=True)]
 
 
-def _give_by_rounds(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
+def give_by_rounds(logits: Tensor, work: Work, eos: Set[int]) -> list[Given]:
+    """What each of `work.wanted` is given where some have drafts; logits [rows, vocab] as the work orders them."""
     given = [Given([]) for _ in work.wanted]
     going = list(range(len(given)))
     first_rows = list(accumulate((1 + len(draft) for draft in work.drafts), initial=0))

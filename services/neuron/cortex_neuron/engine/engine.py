@@ -17,8 +17,9 @@ import numpy as np
 
 from cortex_neuron.engine.block_pool import START, BlockPool, Name, Trail
 from cortex_neuron.engine.draft_model import DraftModel
-from cortex_neuron.engine.draws import Given, give
+from cortex_neuron.engine.draws import Given
 from cortex_neuron.engine.failures import Verdict, classify
+from cortex_neuron.engine.flight import Flight
 from cortex_neuron.engine.grammar import Constraint
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runs, runner_for
@@ -42,7 +43,8 @@ class Engine:
 
     `plan`: threads by step, on a CPU that was measured. `lead` makes of a runner one that other ranks run along with.
     `draft` makes what guesses for one sequence of up to so many tokens, or `draft_model` guesses for all; without them
-    each step gives one token.
+    each step gives one token. `overlaps`: the next step is given to the device before this one's tokens are known here;
+    None: where that gains time, which is on one GPU without drafts.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Engine:
         lead: Callable[[Runs], Runs] | None = None,
         draft: Callable[[int], Drafts] | None = None,
         draft_model: DraftModel | None = None,
+        overlaps: bool | None = None,
     ) -> None:
         self.model = model
         self.size = size
@@ -67,8 +70,11 @@ class Engine:
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
         runner = runner_for(model, self.cache, plan, max_sequences if lead is None else None)
-        self.attends = runner.attends
         self._runner: Runs = runner if lead is None else lead(runner)
+        can_overlap = model.device.type == "cuda" and lead is None and self._draft is None
+        self._overlaps = can_overlap if overlaps is None else overlaps
+        self._flight: Flight | None = None
+        self.attends = runner.attends + ("; steps overlap" if self._overlaps else "")
         self._eos = frozenset(model.eos_ids)
         self._by_id: dict[int, Sequence] = {}
         self._waiting: list[Sequence] = []
@@ -92,12 +98,19 @@ class Engine:
         """End these sequences; ids that are not here have ended already."""
         for sequence in [self._by_id[each] for each in set(ids) if each in self._by_id]:
             self._finish(sequence)
+        if not self._by_id:
+            self._flight = None
 
     def step(self) -> Stepped:
-        """Compute one batch. A fault of this batch ends its sequences; a fault of the device is raised."""
+        """What one batch has come to; where steps overlap, the device has the next one by then. A fault of this batch
+        ends its sequences; a fault of the device is raised."""
         started_s = time.monotonic()
-        work = self._schedule(started_s)
-        outputs = self._run(work) if work.sequences else []
+        flight, self._flight = self._flight or self._draw(self._launch(started_s)), None
+        follows = self._overlaps and flight is not None and flight.fault is None
+        following = self._launch(started_s, flight) if follows else None
+        outputs = self._land(flight, following) if flight is not None else []
+        del flight  # what it holds on the device goes before the next draw takes as much
+        self._flight = self._draw(following) if self._by_id else None
         self._num_steps += 1
         return self.report(outputs, (time.monotonic() - started_s) * 1000)
 
@@ -116,8 +129,12 @@ class Engine:
 
     # ---- schedule
 
-    def _schedule(self, now_s: float) -> Work:
+    def _schedule(self, now_s: float, follows: bool) -> Work | None:
+        """None: there is nothing to compute, or a sequence has to give way. That is decided when it is known which have
+        come to their ends."""
         seats, plan = self._seats, self._plan()
+        if follows and plan.preempted:
+            return None
         old = list(seats.sequences)
         for victim in reversed(old[len(old) - plan.preempted :]):
             self._preempt(victim)
@@ -134,7 +151,7 @@ class Engine:
         parts = [(sequence, chunk.tokens) for sequence, chunk in chunks]
         drafts = self._propose(plan, old) if plan.drafts else []
         if not drafts:
-            return seats.work(plan.decode, parts)
+            return seats.work(plan.decode, parts) if len(plan.decode) or parts else None
         others = np.setdiff1d(plan.decode, [place for place, _ in drafts], assume_unique=True)
         return seats.work(others, parts, [(old[place], draft) for place, draft in drafts])
 
@@ -232,19 +249,47 @@ class Engine:
 
     # ---- run
 
-    def _run(self, work: Work) -> list[Output]:
+    def _launch(self, now_s: float, after: Flight | None = None) -> Flight | None:
+        """Give the runner the next step, which may be `after` one whose tokens are still being drawn."""
+        work = self._schedule(now_s, after is not None)
+        if work is None:
+            return None
         try:
-            given = give(self._runner.run(work.batch), work, self._eos)
-        except Exception as error:
-            verdict = classify(error)
-            if verdict.fatal:
-                raise
-            return [self._fail(sequence, verdict) for sequence in work.sequences]
-        self._seats.advance(work, [each.tokens for each in given])
-        self._publish(work)
-        if work.drafts:
-            self._learn(work, given)
-        return self._postprocess(work, given)
+            flight = Flight(work, self._runner.run(work.batch, after.drawn if after is not None else None))
+        except Exception as error:  # noqa: BLE001  the device's is raised
+            flight = Flight(work, _survived(error))
+        self._seats.advance(work)
+        return flight
+
+    def _draw(self, flight: Flight | None) -> Flight | None:
+        """Have its tokens drawn, as those before them are known. With drafts, whoever reads them draws."""
+        if flight is None or flight.fault is not None or flight.work.drafts:
+            return flight
+        try:
+            self._seats.await_tokens(flight.draw())
+        except Exception as error:  # noqa: BLE001  the device's is raised
+            flight.fault = _survived(error)
+        self._publish(flight)
+        return flight
+
+    def _land(self, flight: Flight, following: Flight | None) -> list[Output]:
+        try:
+            sequences, given = flight.read(self._eos) if flight.fault is None else ([], [])
+        except Exception as error:  # noqa: BLE001  the device's is raised
+            flight.fault = _survived(error)
+        if flight.fault is not None:
+            return [self._fail(sequence, flight.fault) for sequence in flight.alive]
+        if following is None:
+            self._seats.settle(flight.work, sequences, [each.tokens for each in given])
+        if flight.work.drafts:
+            self._publish(flight)
+            self._learn(flight.work, given)
+        outputs = self._postprocess(sequences, given)
+        if following is not None:
+            for sequence in filter(following.counts_for, flight.corrected):
+                following.leave_out(sequence)
+                self._seats.rewind(sequence)
+        return outputs
 
     def _learn(self, work: Work, given: list[Given]) -> None:
         """Tell those who drafted what came of it."""
@@ -260,10 +305,12 @@ class Engine:
         self._num_drafted += drafted
         self._num_accepted += accepted
 
-    def _publish(self, work: Work) -> None:
-        """Make findable the blocks that this step has filled."""
+    def _publish(self, flight: Flight) -> None:
+        """Make findable the blocks that this step fills: whoever finds one reads it in a later step."""
         pool, size = self._pool, self.size.block_size
-        for sequence, first, blocks in self._seats.filled(work):
+        for sequence, first, blocks in self._seats.filled(flight.work):
+            if not flight.counts_for(sequence):
+                continue
             mark = pool.mark(blocks[0]) if first else START
             for index, block in enumerate(blocks[1:] if first else blocks, first):
                 named = pool.publish(block, (mark, sequence.piece(index, size)))
@@ -275,10 +322,10 @@ class Engine:
 
     # ---- postprocess
 
-    def _postprocess(self, work: Work, given: list[Given]) -> list[Output]:
+    def _postprocess(self, sequences: list[Sequence], given: list[Given]) -> list[Output]:
         now_s = time.monotonic()
         outputs: list[Output] = []
-        for sequence, each in zip(work.wanted, given, strict=True):
+        for sequence, each in zip(sequences, given, strict=True):
             if each.tokens:  # also of one that failed after a draft of its own: without drafts they had been told
                 outputs.append(self._output(sequence, each, now_s))
             if each.fault is not None:
@@ -321,6 +368,14 @@ class Engine:
             self._waiting.remove(sequence)
         sequence.move(State.FINISHED)
         del self._by_id[sequence.id]
+
+
+def _survived(error: Exception) -> Verdict:
+    """The fault of one batch. Raises the device's."""
+    verdict = classify(error)
+    if verdict.fatal:
+        raise error
+    return verdict
 
 
 def _turn(sequence: Sequence) -> float:

@@ -14,12 +14,12 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask, fill_next_token_bitmask_par
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from cortex_neuron.layers.transfer import upload
 from cortex_neuron.protocol.failures import BadRequest
 from cortex_neuron.protocol.frames import Opening
 
@@ -98,11 +98,10 @@ def constrain(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tenso
     binding = {i: each for i, each in enumerate(constraints) if each is not None and each.binds}
     if not binding:
         return logits
-    bound = list(binding)
-    allowed = torch.from_numpy(_allowed(list(binding.values()), logits.shape[-1]))
-    constrained = logits.clone()  # it may be the model's own, which are still to be told as log-probabilities
-    constrained[bound] = logits[bound].masked_fill(~allowed.to(logits.device), float("-inf"))
-    return constrained
+    refused = upload(~_allowed(list(binding.values()), logits.shape[-1]), logits.device)
+    bound = upload(np.array(list(binding), np.int64), logits.device)
+    # Not in place: they may be the model's own, which are still to be told as log-probabilities.
+    return logits.index_copy(0, bound, logits[bound].masked_fill(refused, float("-inf")))
 
 
 def _allowed(constraints: Sequence[Constraint], vocab_size: int) -> npt.NDArray[np.bool_]:

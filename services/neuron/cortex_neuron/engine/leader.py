@@ -144,9 +144,10 @@ class _Together:
     def __init__(self, runner: Runs, peers: Peers, communicator: Communicator) -> None:
         self._runner, self._peers, self._communicator = runner, peers, communicator
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         """Logits [wanted, vocab]. A step that fails alike on every rank raises what it failed of, and the group goes on
         (case T5); RanksDiverged where some computed on, and wait in a collective that will never be whole."""
+        assert drawn is None, "workers cannot be told of tokens that only the device has"
         for rank, failure in self._peers.failures().items():  # of the last step, which this rank completed
             raise RanksDiverged(f"rank {rank} alone failed in the last step: {failure.message}", rank)
         entered = self._communicator.num_entered

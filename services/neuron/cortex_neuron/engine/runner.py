@@ -28,8 +28,9 @@ from cortex_neuron.native.decoder import Decoder
 class Runs(Protocol):
     """What computes a batch."""
 
-    def run(self, batch: Batch) -> Tensor:
-        """Logits [wanted, vocab] after the rows that are wanted."""
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
+        """Logits [wanted, vocab] after the rows that are wanted. `drawn` are the tokens that the batch does not know,
+        where the model is; an engine whose steps do not overlap has none."""
 
 
 class Describes(Runs, Protocol):
@@ -101,13 +102,13 @@ class Runner:
         self.attends += f"; no graphs: {refusal}" if refusal else "; decode steps are graphs"
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:
         """Logits [wanted, vocab] after the rows that are wanted; the next step may overwrite them."""
         if self._graphs is not None and self._graphs.takes(batch):
-            return self._graphs.run(batch)
+            return self._graphs.run(batch, drawn)
         if self._plan is not None:
             torch.set_num_threads(self._plan.threads(batch.num_rows))
-        return self.compute(lay_out(batch, self._model.device, self._backend))
+        return self.compute(lay_out(batch, self._model.device, self._backend, drawn))
 
     def compute(self, layout: Layout) -> Tensor:
         """Logits [wanted, vocab] of a step that is laid out."""

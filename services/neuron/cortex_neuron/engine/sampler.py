@@ -1,8 +1,8 @@
 """The next token of every row.
 
-Owns: penalties, filters, the draw, log-probabilities, and the check that logits are finite (case T12). Does not own:
-sequences, which it reads; but their grammars are told what was drawn. Called by: engine.engine, once a step, for the
-rows that ended a chunk.
+Owns: the draw and its filters, log-probabilities, and the check that logits are finite (case T12). Does not own:
+penalties (engine.penalties), or sequences, which it reads; but their grammars are told what was drawn. Called by:
+engine.flight, once a step, for the rows that ended a chunk.
 
 Meaning and order are vLLM's: logit_bias, penalties, grammar, temperature, min_p, top_k, top_p. Log-probabilities are
 those of the model itself, before all that. A draw uses one uniform number of the sequence's own generator, and each row
@@ -11,7 +11,7 @@ is computed from its own parameters only, so that a seeded sequence does not dep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from cortex_neuron.engine.failures import Verdict
 from cortex_neuron.engine.grammar import constrain
+from cortex_neuron.engine.penalties import penalise
 from cortex_neuron.engine.sequence import Sequence as Seq
-from cortex_neuron.layers.batch import Ints
+from cortex_neuron.layers.transfer import Fetched, rows_of, send, upload
 from cortex_neuron.protocol.frames import SamplingParams, TokenLogprobs
 
 # Rows that filter look at their best tokens first: a sort of a whole vocabulary costs milliseconds a row on a CPU.
@@ -52,20 +53,54 @@ class Drawn:
 
 def sample(logits: Tensor, sequences: Sequence[Seq]) -> list[Drawn | NotFinite | Verdict]:
     """logits [rows, vocab], a row a sequence."""
-    raw = logits.float()
-    # One pass finds the rows; NaN and infinity survive a sum.
-    finite = raw.sum(-1).isfinite().tolist()
-    if all(finite):
-        return list(_drawn(raw, sequences))
-    good = [i for i, ok in enumerate(finite) if ok or bool(raw[i].isfinite().all())]
-    drawn = dict(zip(good, _drawn(raw[good], [sequences[i] for i in good]), strict=True)) if good else {}
-    return [drawn[i] if i in drawn else _count(raw[i]) for i in range(len(finite))]
+    return Draw(logits, sequences).read()
 
 
-def _drawn(rows: Tensor, sequences: Sequence[Seq]) -> Iterator[Drawn | Verdict]:
-    tokens = _draw(constrain(_penalise(rows, sequences), [s.constraint for s in sequences]), sequences)
-    drawn = map(Drawn, tokens.tolist(), _logprobs(rows, sequences, tokens))
-    return map(_kept_to, sequences, drawn)
+class Draw:
+    """A token a row, drawn where the logits [rows, vocab] are: nothing but `read` waits for them.
+
+    `tokens` [rows] int64 lie there, too. Once they have been read, `corrected` are the rows that were drawn again, of
+    which they are wrong: those whose filters keep more than the best tokens that were looked at.
+    """
+
+    def __init__(self, logits: Tensor, sequences: Sequence[Seq]) -> None:
+        # A GPU may be at the next step, which overwrites the model's logits, when these are looked at again.
+        self._raw = raw = logits.to(torch.float32, copy=logits.is_cuda)
+        self._sequences = sequences
+        self.corrected: list[int] = []
+        shaped = constrain(penalise(raw, sequences), [s.constraint for s in sequences])
+        self.tokens, self._filtered = _draw(shaped, sequences)
+        self._logprobs = _Logprobs.of(raw, sequences, self.tokens)
+        # One pass finds the rows that are not finite; NaN and infinity survive a sum.
+        parts = [self.tokens, raw.sum(-1).isfinite()]
+        parts += [self._filtered.holds_all] if self._filtered is not None else []
+        self._fetched = Fetched(*parts)
+
+    def read(self) -> list[Drawn | NotFinite | Verdict]:
+        """What each row came to."""
+        tokens, finite, *doubts = (each.tolist() for each in self._fetched.wait())
+        bad = {i: _count(self._raw[i]) for i, ok in enumerate(finite) if not (ok or self._raw[i].isfinite().all())}
+        for holds_all in doubts:  # one, where there are rows that filter
+            if not all(holds_all):
+                self._correct(tokens, holds_all, bad)
+        logprobs = self._logprobs.read() if self._logprobs is not None else {}
+        return [
+            bad[i] if i in bad else _kept_to(sequence, Drawn(token, logprobs.get(i)))
+            for i, (sequence, token) in enumerate(zip(self._sequences, tokens, strict=True))
+        ]
+
+    def _correct(self, tokens: list[int], holds_all: list[bool], bad: Mapping[int, NotFinite]) -> None:
+        """Draw again from all tokens, with the same number."""
+        part = self._filtered
+        assert part is not None, "its rows are those in doubt"
+        doubted = [at for at, holds in enumerate(holds_all) if not holds and part.rows[at] not in bad]
+        for at, token in zip(doubted, part.drawn_from_all(doubted), strict=True):
+            if token != tokens[part.rows[at]]:
+                tokens[part.rows[at]] = token
+                self.corrected.append(part.rows[at])
+        if self.corrected:
+            exact = upload(np.array(tokens, np.int64), self.tokens.device)
+            self._logprobs = _Logprobs.of(self._raw, self._sequences, exact)
 
 
 def _kept_to(sequence: Seq, drawn: Drawn) -> Drawn | Verdict:
@@ -90,95 +125,64 @@ def is_filtered(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
-# ---- logit_bias and penalties
-
-
-def _penalise(raw: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    """The rows with bias and penalties; `raw` itself where there are none."""
-    biased = [i for i, s in enumerate(sequences) if s.sampling.logit_bias]
-    repeated = [i for i, s in enumerate(sequences) if s.sampling.repetition_penalty != 1]
-    counted = [i for i, s in enumerate(sequences) if s.sampling.presence_penalty or s.sampling.frequency_penalty]
-    if not (biased or repeated or counted):
-        return raw
-    logits = raw.clone()
-    for i in biased:
-        bias = sequences[i].sampling.logit_bias
-        ids = torch.tensor(list(bias), device=raw.device)
-        logits[i, ids] += torch.tensor(list(bias.values()), dtype=raw.dtype, device=raw.device)
-    if repeated:
-        _repetition(logits, {i: sequences[i] for i in repeated})
-    if counted:
-        _frequency(logits, {i: sequences[i] for i in counted})
-    return logits
-
-
-def _repetition(logits: Tensor, sequences: dict[int, Seq]) -> None:
-    """Over prompt and output, in place: positive logits are divided, negative ones multiplied."""
-    at = _places(logits, {i: s.tokens for i, s in sequences.items()})
-    penalty = _column(logits, list(sequences.values()), lambda p: p.repetition_penalty)
-    per_place = penalty[:, 0].repeat_interleave(torch.tensor([s.length for s in sequences.values()]).to(at[0]))
-    seen = logits[at]  # a token that occurs twice is written twice, with one value
-    logits[at] = torch.where(seen > 0, seen / per_place, seen * per_place)
-
-
-def _frequency(logits: Tensor, sequences: dict[int, Seq]) -> None:
-    """Over the output only, in place."""
-    counted = {i: np.unique(s.output, return_counts=True) for i, s in sequences.items()}
-    penalties = [
-        counted[i][1] * s.sampling.frequency_penalty + s.sampling.presence_penalty for i, s in sequences.items()
-    ]
-    at = _places(logits, {i: tokens for i, (tokens, _) in counted.items()})
-    logits[at] -= torch.from_numpy(np.concatenate(penalties)).to(logits)
-
-
-def _places(logits: Tensor, tokens: Mapping[int, Ints]) -> tuple[Tensor, Tensor]:
-    """The indices of some tokens of some rows: far fewer than rows * vocab."""
-    ids = torch.from_numpy(np.concatenate(list(tokens.values()))).long()
-    rows = torch.tensor(list(tokens)).repeat_interleave(torch.tensor([len(each) for each in tokens.values()]))
-    return rows.to(logits.device), ids.to(logits.device)
-
-
-def _column(like: Tensor, sequences: Sequence[Seq], value: Callable[[SamplingParams], float]) -> Tensor:
-    """[rows, 1] of one parameter."""
-    return torch.tensor([[value(s.sampling)] for s in sequences], dtype=like.dtype, device=like.device)
-
-
 # ---- the draw
 
 
-def _draw(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    """[rows] token ids."""
+def _draw(logits: Tensor, sequences: Sequence[Seq]) -> tuple[Tensor, _Filtered | None]:
+    """[rows] token ids, and the rows among them that may be in doubt."""
     tokens = logits.argmax(-1)
     drawn = [i for i, s in enumerate(sequences) if not is_greedy(s.sampling)]
-    for wants_filter, draw in ((False, _draw_plain), (True, _draw_filtered)):
-        rows = [i for i in drawn if is_filtered(sequences[i].sampling) == wants_filter]
-        if rows:
-            some = [sequences[i] for i in rows]
-            tokens[rows] = draw(logits[rows] / _column(logits, some, lambda p: p.temperature), some)
-    return tokens
+    filtered = [i for i in drawn if is_filtered(sequences[i].sampling)]
+    plain = [i for i in drawn if not is_filtered(sequences[i].sampling)] if len(filtered) < len(drawn) else []
+    if plain:
+        some = [sequences[i] for i in plain]
+        _put(tokens, plain, _invert(_tempered(logits, plain, some).softmax(-1), _uniform(some, logits)))
+    if not filtered:
+        return tokens, None
+    part = _Filtered(_tempered(logits, filtered, [sequences[i] for i in filtered]), filtered, sequences)
+    _put(tokens, filtered, part.tokens)
+    return tokens, part
 
 
-def _draw_plain(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    return _invert(logits.softmax(-1), sequences)
+def _tempered(logits: Tensor, rows: list[int], sequences: Sequence[Seq]) -> Tensor:
+    return rows_of(logits, rows) / _column(logits, sequences, lambda p: p.temperature)
 
 
-def _draw_filtered(logits: Tensor, sequences: Sequence[Seq]) -> Tensor:
-    """Sorted best first, every filter keeps a prefix: a draw over the best few is exact if they hold that prefix."""
-    if any(s.sampling.min_p for s in sequences):
-        floor = logits.amax(-1, keepdim=True) + _column(logits, sequences, lambda p: p.min_p).log()
-        logits = logits.masked_fill(logits < floor, float("-inf"))
-    size = logits.shape[-1]
-    top_k = _column(logits, sequences, lambda p: p.top_k if p.top_k > 0 else size)
-    top_p = _column(logits, sequences, lambda p: p.top_p)
-    values, ids = logits.topk(min(NUM_CANDIDATES, size))
-    probs, holds_all = _filter(logits, values, top_k, top_p)
-    if not holds_all:
+def _put(tokens: Tensor, rows: list[int], values: Tensor) -> None:
+    tokens.index_copy_(0, upload(np.array(rows, np.int64), tokens.device), values)
+
+
+class _Filtered:
+    """Rows that filter. Sorted best first, every filter keeps a prefix: a draw over the best few is exact if they hold
+    that prefix, which `holds_all` [rows] says."""
+
+    def __init__(self, logits: Tensor, rows: list[int], all_sequences: Sequence[Seq]) -> None:
+        sequences = [all_sequences[i] for i in rows]
+        if any(s.sampling.min_p for s in sequences):
+            floor = logits.amax(-1, keepdim=True) + _column(logits, sequences, lambda p: p.min_p).log()
+            logits = logits.masked_fill(logits < floor, float("-inf"))
+        size = logits.shape[-1]
+        self.rows = rows
+        self._logits = logits
+        self._top_k = _column(logits, sequences, lambda p: p.top_k if p.top_k > 0 else size)
+        self._top_p = _column(logits, sequences, lambda p: p.top_p)
+        self._uniform = _uniform(sequences, logits)
+        values, ids = logits.topk(min(NUM_CANDIDATES, size))
+        probs, self.holds_all = _filter(logits, values, self._top_k, self._top_p)
+        self.tokens = ids.gather(-1, _invert(probs, self._uniform)[:, None])[:, 0]
+
+    def drawn_from_all(self, places: list[int]) -> list[int]:
+        """The tokens of the rows at these places, from a sort of the whole vocabulary."""
+        logits, top_k, top_p, uniform = (
+            rows_of(each, places) for each in (self._logits, self._top_k, self._top_p, self._uniform)
+        )
         values, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
         probs, _ = _filter(logits, values, top_k, top_p)
-    return ids.gather(-1, _invert(probs, sequences)[:, None])[:, 0]
+        tokens: list[int] = ids.gather(-1, _invert(probs, uniform)[:, None])[:, 0].tolist()
+        return tokens
 
 
-def _filter(logits: Tensor, values: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, bool]:
+def _filter(logits: Tensor, values: Tensor, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities of the sorted `values` [rows, n] after top_k and top_p, and whether nothing beyond n is kept."""
     n, size = values.shape[-1], logits.shape[-1]
     rank = torch.arange(n, device=values.device)
@@ -189,33 +193,56 @@ def _filter(logits: Tensor, values: Tensor, top_k: Tensor, top_p: Tensor) -> tup
     before = probs.cumsum(-1) - probs
     nothing_beyond = values[:, -1:].isneginf() | (n == size)
     in_view = torch.where(top_k < size, top_k <= n, before[:, -1:] + probs[:, -1:] >= top_p)
-    return probs.masked_fill(before >= top_p, 0), bool((in_view | nothing_beyond).all())
+    return probs.masked_fill(before >= top_p, 0), (in_view | nothing_beyond)[:, 0]
 
 
-def _invert(weights: Tensor, sequences: Sequence[Seq]) -> Tensor:
+def _uniform(sequences: Sequence[Seq], like: Tensor) -> Tensor:
+    """[rows, 1] a number of each one's own."""
+    drawn = torch.stack([torch.rand(1, dtype=torch.float64, generator=s.generator) for s in sequences])
+    return send(drawn, like.device)
+
+
+def _invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """The index where the running sum of weights [rows, n] passes a uniform share of the total."""
-    uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=s.generator) for s in sequences])
     sums = weights.cumsum(-1, dtype=torch.float64)
     total = sums[:, -1:].contiguous()
     # `right`: an index whose own weight is 0 is never met, not even by a share of 0.
-    index = torch.searchsorted(sums, uniform.to(sums.device) * total, right=True)[:, 0]
+    index = torch.searchsorted(sums, uniform * total, right=True)[:, 0]
     last = torch.searchsorted(sums, total)[:, 0]  # where the sum gets there: a share may be rounded up to all of it
-    return torch.minimum(index, last)
+    return torch.minimum(index, last).clamp(max=weights.shape[-1] - 1)  # no sum gets there in a row that is not finite
+
+
+def _column(like: Tensor, sequences: Sequence[Seq], value: Callable[[SamplingParams], float]) -> Tensor:
+    """[rows, 1] of one parameter."""
+    return upload(np.array([[value(s.sampling)] for s in sequences], np.float32), like.device)
 
 
 # ---- log-probabilities
 
 
-def _logprobs(raw: Tensor, sequences: Sequence[Seq], tokens: Tensor) -> list[TokenLogprobs | None]:
-    wanted = [i for i, s in enumerate(sequences) if s.num_logprobs is not None]
-    results: list[TokenLogprobs | None] = [None] * len(sequences)
-    if not wanted:
-        return results
-    logprobs = raw[wanted].log_softmax(-1)
-    chosen = logprobs.gather(-1, tokens[wanted][:, None])[:, 0].tolist()
-    best = logprobs.topk(max(sequences[i].num_logprobs or 0 for i in wanted))
-    for row, i in enumerate(wanted):
-        count = sequences[i].num_logprobs or 0
-        top_ids, top = best.indices[row, :count].tolist(), best.values[row, :count].tolist()
-        results[i] = TokenLogprobs(chosen[row], top_ids, top)
-    return results
+@dataclass(frozen=True, slots=True)
+class _Logprobs:
+    """Of the rows whose sequences ask for them, on their way to the host; a row has as many of the best as `counts`."""
+
+    counts: dict[int, int]
+    fetched: Fetched
+
+    @classmethod
+    def of(cls, raw: Tensor, sequences: Sequence[Seq], tokens: Tensor) -> _Logprobs | None:
+        """None where nobody asks."""
+        counts = {i: s.num_logprobs for i, s in enumerate(sequences) if s.num_logprobs is not None}
+        if not counts:
+            return None
+        rows = list(counts)
+        logprobs = rows_of(raw, rows).log_softmax(-1)
+        chosen = logprobs.gather(-1, rows_of(tokens, rows)[:, None])[:, 0]
+        best = logprobs.topk(max(counts.values()))
+        return cls(counts, Fetched(chosen, best.indices, best.values))
+
+    def read(self) -> dict[int, TokenLogprobs]:
+        """By row."""
+        chosen, ids, best = (each.tolist() for each in self.fetched.wait())
+        return {
+            row: TokenLogprobs(chosen[at], ids[at][:count], best[at][:count])
+            for at, (row, count) in enumerate(self.counts.items())
+        }

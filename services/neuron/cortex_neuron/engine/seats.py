@@ -36,7 +36,7 @@ class Seats:
     def __init__(self, num_seats: int, max_blocks: int, block_size: int) -> None:
         self._block_size = block_size
         self.tables = np.zeros((num_seats, max_blocks), np.int32)
-        self._known, self._computed, self._blocks, self._last = np.zeros((4, num_seats), np.int32)
+        self._known, self._computed, self._blocks, self._last, self._most = np.zeros((5, num_seats), np.int32)
         self._vacant = list(range(num_seats))
         self.sequences: list[Sequence] = []
         self.order: Places = np.zeros(0, np.intp)
@@ -55,6 +55,7 @@ class Seats:
         seat = sequence.seat = self._vacant.pop()
         self._known[seat] = sequence.length
         self._last[seat] = sequence.buffer[sequence.length - 1]
+        self._most[seat] = sequence.max_length
         self._computed[seat] = len(cached) * self._block_size
         self._blocks[seat] = len(cached)
         self.tables[seat, : len(cached)] = cached
@@ -125,17 +126,33 @@ class Seats:
         batch = make_batch(tokens, counts, pasts, tables, wanted)
         return Work(sequences, _at(sequences, places), places, drafted, seats, batch)
 
-    def advance(self, work: Work, tokens: Row[Row[int]]) -> None:
-        """It has been computed, and each of `work.wanted` given these tokens. What follows the last draft that was
-        right counts for nothing: the next step writes over it."""
+    def advance(self, work: Work) -> None:
+        """It is under way: what it computes, drafts included, counts as computed, and each of `work.wanted` has one
+        token more, or has come to its end."""
         seats = work.seats[work.places]
         self._computed[work.seats] = work.batch.lengths
-        self._known[seats] += 1
+        self._known[seats] += self._known[seats] + 1 < self._most[seats]
+
+    def await_tokens(self, sequences: Row[Sequence]) -> None:
+        """Their last tokens are being drawn: -1 in a batch stands for the first one's, -2 for the next one's."""
+        self._last[_seats_of(sequences)] = -1 - np.arange(len(sequences), dtype=np.int32)
+
+    def settle(self, work: Work, sequences: Row[Sequence], tokens: Row[Row[int]]) -> None:
+        """These of `work.wanted` have been given their tokens. What follows the last draft that was right counts for
+        nothing: the next step writes over it."""
+        seats = _seats_of(sequences)
         if work.drafts:
             more = np.array([max(0, len(given) - 1) for given in tokens], np.int32)
             self._known[seats] += more
             self._computed[seats] += more - np.array([len(draft) for draft in work.drafts], np.int32)
         self._last[seats] = [given[-1] if given else 0 for given in tokens]
+
+    def rewind(self, sequence: Sequence) -> None:
+        """What is under way for it counts for nothing: it goes on with the last token that it has."""
+        seat = sequence.seat
+        self._known[seat] = sequence.length
+        self._computed[seat] = sequence.length - 1
+        self._last[seat] = sequence.buffer[sequence.length - 1]
 
     def filled(self, work: Work) -> Iterator[tuple[Sequence, int, list[int]]]:
         """The sequences that have filled blocks in this step: the first of these, and their numbers. Where one comes
@@ -164,6 +181,10 @@ def _with_those_before(rows: Ints, more: Ints) -> Ints:
     counts = more + 1
     ends = np.cumsum(counts, dtype=np.int32)
     return np.repeat(rows + 1 - ends, counts) + np.arange(ends[-1], dtype=np.int32)
+
+
+def _seats_of(sequences: Row[Sequence]) -> Places:
+    return np.fromiter((each.seat for each in sequences), np.intp, len(sequences))
 
 
 def _at(sequences: list[Sequence], places: Places | Ints) -> list[Sequence]:

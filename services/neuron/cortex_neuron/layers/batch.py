@@ -24,7 +24,8 @@ class Batch:
     """Row r is one token; sequence i has the rows `starts[i]` to `starts[i + 1]`, after `pasts[i]` tokens in the cache.
 
     The blocks of sequence i are `tables[table_starts[i]:]`, as many as its length takes. `tables` is the engine's own
-    and changes with the next step: a batch is read before that.
+    and changes with the next step: a batch is read before that. A token below 0 is still being drawn where the model
+    is: -1 is the first of those.
     """
 
     tokens: Ints  # [rows]

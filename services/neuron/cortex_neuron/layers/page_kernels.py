@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cortex_neuron.layers.backend import Kernel
 from cortex_neuron.layers.batch import Batch, Ints, Places
+from cortex_neuron.layers.transfer import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,7 @@ def pages_of(batch: Batch, sequences: Places, start: int, kernel: Kernel, device
     counts, lengths = batch.counts[sequences], batch.lengths[sequences]
     pieces = [padded_tables(batch, sequences), lengths, _running(counts), _running(lengths)]
     flat = np.concatenate([piece.ravel() for piece in pieces])
-    # One copy. The memory is not pinned, so it has been read when this returns, whenever it arrives.
-    sent = torch.from_numpy(flat).to(device, non_blocking=True).split([piece.size for piece in pieces])
+    sent = upload(flat, device).split([piece.size for piece in pieces])  # one copy
     return Pages(
         kernel=kernel,
         rows=slice(start, start + int(counts.sum())),

@@ -21,6 +21,7 @@ from torch import Tensor
 from cortex_neuron.layers.backend import GATHERED, Backend, Kernel
 from cortex_neuron.layers.batch import Batch, Ints, Places
 from cortex_neuron.layers.page_kernels import Pages, pages_of
+from cortex_neuron.layers.transfer import upload
 
 # A group of single-token rows is cut where the next sequence is longer than this factor plus a block's worth.
 GROUP_GROWTH = 1.5
@@ -91,8 +92,8 @@ class Layout:
         return self._masks[key]
 
 
-def lay_out(batch: Batch, device: torch.device, backend: Backend = GATHERED) -> Layout:
-    """The layout of a step over these sequences."""
+def lay_out(batch: Batch, device: torch.device, backend: Backend = GATHERED, drawn: Tensor | None = None) -> Layout:
+    """The layout of a step over these sequences. `drawn` are the tokens that the batch does not know, on the device."""
     counts, lengths = batch.counts, batch.lengths
     singles = np.flatnonzero(counts == 1)
     singles = singles[np.argsort(lengths[singles])]
@@ -105,7 +106,7 @@ def lay_out(batch: Batch, device: torch.device, backend: Backend = GATHERED) -> 
     parts = ((singles, 0, backend.decode), (chunks, len(singles), backend.chunks))
     gathers = [kernel is Kernel.GATHER for _, _, kernel in parts]
     return Layout(
-        tokens=_to(device, batch.tokens[rows]),
+        tokens=filled_in(_to(device, batch.tokens[rows]), drawn),
         positions=_to(device, batch.positions[rows]),
         slots=_to(device, batch.slots[rows]),
         wanted=_to(device, place[batch.wanted]),
@@ -117,6 +118,11 @@ def lay_out(batch: Batch, device: torch.device, backend: Backend = GATHERED) -> 
             if kernel is not Kernel.GATHER and len(sequences)
         ],
     )
+
+
+def filled_in(tokens: Tensor, drawn: Tensor | None) -> Tensor:
+    """Tokens [rows], those below 0 by what was drawn: -1 is the first of `drawn`."""
+    return tokens if drawn is None else torch.where(tokens < 0, drawn[(-1 - tokens).clamp(min=0)], tokens)
 
 
 def _decode_groups(batch: Batch, singles: Places, lengths: Ints, device: torch.device) -> list[DecodeGroup]:
@@ -162,4 +168,4 @@ def _slots(tables: Ints, block_size: int) -> NDArray[np.int64]:
 
 def _to(device: torch.device, numbers: NDArray[np.integer[Any]]) -> Tensor:
     """As int64, which is what torch takes for an index."""
-    return torch.from_numpy(numbers.astype(np.int64, copy=False)).to(device, non_blocking=True)
+    return upload(numbers.astype(np.int64, copy=False), device)
