@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cortex_neuron.engine import sampler
 from cortex_neuron.engine.draft_model import DraftLimits, DraftModel
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
@@ -101,6 +102,19 @@ def test_a_seeded_answer_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     alone = _tokens(_answers(engine, [[504, 28, 99]], 2, sampling=sampling)[0])
     batch = _answers(engine, [[504, 28, 99]] * 4, 2, sampling=sampling)
     assert [_tokens(outputs)[:1] for outputs in batch] == [alone[:1]] * 4
+
+
+def test_steps_that_overlap_change_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do draws that are found to be wrong when the next step is under way, as so few candidates make of many."""
+    monkeypatch.setattr(sampler, "NUM_CANDIDATES", 4)
+    model = load(str(DEMO_MODEL), "cuda:0", None, str(tmp_path / "text"), 4, lambda *_: None)
+    asked = {"sampling": SamplingParams(temperature=0.8, top_p=0.9, seed=3), "logprobs": 2, "ignore_eos": True}
+    told = []
+    for overlaps in (False, True):
+        engine = Engine(model, CacheSize(GPU_BLOCK, 16, 1024), 8, 512, overlaps=overlaps)
+        assert engine.attends.endswith("steps overlap") == overlaps
+        told.append([_tokens(outputs) for outputs in _answers(engine, [[504, 28, 99]], 60, **asked)])
+    assert told[0] == told[1]
 
 
 def test_a_draft_model_guesses_on_the_gpu(tmp_path: Path) -> None:

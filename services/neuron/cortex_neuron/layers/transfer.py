@@ -43,7 +43,8 @@ class Fetched:
         self._here = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # from a GPU to pinned memory
         self._arrived: Any = None
         if tensors[0].is_cuda:
-            self._arrived = torch.cuda.current_stream(tensors[0].device).record_event()
+            self._arrived = torch.cuda.Event(blocking=True)  # who waits sleeps: the daemon may want the core
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
 
     def wait(self) -> list[Tensor]:
         """On the host."""
