@@ -106,11 +106,11 @@ class Engine:
         ends its sequences; a fault of the device is raised."""
         started_s = time.monotonic()
         flight, self._flight = self._flight or self._draw(self._launch(started_s)), None
-        follows = self._overlaps and flight is not None and flight.fault is None
-        following = self._launch(started_s, flight) if follows else None
-        outputs = self._land(flight, following) if flight is not None else []
+        if self._overlaps and flight is not None and flight.fault is None:
+            self._flight = self._launch(started_s, flight)
+        outputs = self._land(flight) if flight is not None else []
         del flight  # what it holds on the device goes before the next draw takes as much
-        self._flight = self._draw(following) if self._by_id else None
+        self._flight = self._draw(self._flight) if self._by_id else None
         self._num_steps += 1
         return self.report(outputs, (time.monotonic() - started_s) * 1000)
 
@@ -266,28 +266,30 @@ class Engine:
         if flight is None or flight.fault is not None or flight.work.drafts:
             return flight
         try:
-            self._seats.await_tokens(flight.draw())
+            sequences = flight.draw()
+            if self._overlaps:
+                self._seats.await_tokens(flight.work, sequences)
         except Exception as error:  # noqa: BLE001  the device's is raised
             flight.fault = _survived(error)
         self._publish(flight)
         return flight
 
-    def _land(self, flight: Flight, following: Flight | None) -> list[Output]:
+    def _land(self, flight: Flight) -> list[Output]:
         try:
             sequences, given = flight.read(self._eos) if flight.fault is None else ([], [])
         except Exception as error:  # noqa: BLE001  the device's is raised
             flight.fault = _survived(error)
         if flight.fault is not None:
-            return [self._fail(sequence, flight.fault) for sequence in flight.alive]
-        if following is None:
+            return [self._fail(sequence, flight.fault) for sequence in flight.still(flight.work.sequences)]
+        if self._flight is None:
             self._seats.settle(flight.work, sequences, [each.tokens for each in given])
         if flight.work.drafts:
             self._publish(flight)
             self._learn(flight.work, given)
         outputs = self._postprocess(sequences, given)
-        if following is not None:
-            for sequence in filter(following.counts_for, flight.corrected):
-                following.leave_out(sequence)
+        if self._flight is not None:
+            for sequence in filter(self._flight.counts_for, flight.corrected):
+                self._flight.leave_out(sequence)
                 self._seats.rewind(sequence)
         return outputs
 
@@ -362,6 +364,8 @@ class Engine:
         return Output(sequence.id, [], finish="error", error_kind=fault.kind, error=fault.message)
 
     def _finish(self, sequence: Sequence) -> None:
+        if self._flight is not None:
+            self._flight.leave_out(sequence)
         if sequence.state is State.RUNNING:
             self._pool.give_back(self._seats.leave(sequence))
         else:

@@ -14,7 +14,7 @@ from cortex_neuron.engine.draws import Given, give, give_by_rounds
 from cortex_neuron.engine.failures import Verdict
 from cortex_neuron.engine.sampler import Draw
 from cortex_neuron.engine.seats import Work
-from cortex_neuron.engine.sequence import Sequence, State
+from cortex_neuron.engine.sequence import Sequence
 from cortex_neuron.layers.transfer import rows_of
 
 
@@ -25,30 +25,29 @@ class Flight:
         self.work = work
         self.fault = logits if isinstance(logits, Verdict) else None
         self._logits = None if isinstance(logits, Verdict) else logits
-        self._void: set[Sequence] = set()
+        self._left_out: set[Sequence] = set()
         self._draw: Draw | None = None
         self._wanted: list[Sequence] = []
 
-    @property
-    def alive(self) -> list[Sequence]:
-        """The sequences that it is still of use to."""
-        return [each for each in self.work.sequences if self.counts_for(each)]
+    def leave_out(self, sequence: Sequence) -> None:
+        """It has ended, or goes on otherwise: what comes of this step is nothing to it."""
+        self._left_out.add(sequence)
 
     def counts_for(self, sequence: Sequence) -> bool:
-        """Whether it is still of use to this one."""
-        return sequence.state is State.RUNNING and sequence not in self._void
+        """Whether something may come of it for this one."""
+        return sequence not in self._left_out
 
-    def leave_out(self, sequence: Sequence) -> None:
-        """It goes on otherwise."""
-        self._void.add(sequence)
+    def still(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Those of them that it counts for."""
+        return [each for each in sequences if self.counts_for(each)] if self._left_out else sequences
 
     def draw(self) -> list[Sequence]:
-        """Have a token drawn for each that it is of use to; these, in the order of `drawn`."""
+        """Have a token drawn for each that wants one; these, in the order of `drawn`."""
         assert self._logits is not None, "it has not failed"
-        rows = [i for i, each in enumerate(self.work.wanted) if self.counts_for(each)]
-        self._wanted = [self.work.wanted[i] for i in rows]
-        if rows:
-            self._draw = Draw(rows_of(self._logits, rows), self._wanted)
+        self._wanted = self.still(self.work.wanted)
+        if self._wanted:
+            rows = [i for i, each in enumerate(self.work.wanted) if self.counts_for(each)] if self._left_out else None
+            self._draw = Draw(self._logits if rows is None else rows_of(self._logits, rows), self._wanted)
         return self._wanted
 
     @property
@@ -63,9 +62,11 @@ class Flight:
             return self.work.wanted, give_by_rounds(self._logits, self.work, eos)
         if self._draw is None:
             return [], []
-        told = [(one, each) for one, each in zip(self._wanted, self._draw.read(), strict=True) if self.counts_for(one)]
-        sequences = [one for one, _ in told]
-        return sequences, give((each for _, each in told), sequences, eos)
+        told = self._draw.read()
+        if self._left_out:
+            told = [each for each, one in zip(told, self._wanted, strict=True) if self.counts_for(one)]
+        sequences = self.still(self._wanted)
+        return sequences, give(told, sequences, eos)
 
     @property
     def corrected(self) -> list[Sequence]:

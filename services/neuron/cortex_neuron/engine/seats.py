@@ -133,14 +133,15 @@ class Seats:
         self._computed[work.seats] = work.batch.lengths
         self._known[seats] += self._known[seats] + 1 < self._most[seats]
 
-    def await_tokens(self, sequences: Row[Sequence]) -> None:
-        """Their last tokens are being drawn: -1 in a batch stands for the first one's, -2 for the next one's."""
-        self._last[_seats_of(sequences)] = -1 - np.arange(len(sequences), dtype=np.int32)
+    def await_tokens(self, work: Work, sequences: Row[Sequence]) -> None:
+        """The last tokens of these of `work.wanted` are being drawn: -1 in a batch stands for the first one's, -2 for
+        the next one's."""
+        self._last[_seats_of(work, sequences)] = -1 - np.arange(len(sequences), dtype=np.int32)
 
     def settle(self, work: Work, sequences: Row[Sequence], tokens: Row[Row[int]]) -> None:
         """These of `work.wanted` have been given their tokens. What follows the last draft that was right counts for
         nothing: the next step writes over it."""
-        seats = _seats_of(sequences)
+        seats = _seats_of(work, sequences)
         if work.drafts:
             more = np.array([max(0, len(given) - 1) for given in tokens], np.int32)
             self._known[seats] += more
@@ -183,7 +184,10 @@ def _with_those_before(rows: Ints, more: Ints) -> Ints:
     return np.repeat(rows + 1 - ends, counts) + np.arange(ends[-1], dtype=np.int32)
 
 
-def _seats_of(sequences: Row[Sequence]) -> Places:
+def _seats_of(work: Work, sequences: Row[Sequence]) -> Places:
+    """Of these of `work.wanted`, which are mostly all."""
+    if len(sequences) == len(work.wanted):
+        return work.seats[work.places]
     return np.fromiter((each.seat for each in sequences), np.intp, len(sequences))
 
 
