@@ -20,6 +20,7 @@ from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.prompt_lookup import PromptLookup
 from cortex_neuron.layers.backend import GPU_BLOCK
 from cortex_neuron.models.loader import load
+from cortex_neuron.models.placing import Placing
 from cortex_neuron.protocol.frames import SamplingParams, Speculation, Submit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -102,6 +103,17 @@ def test_a_seeded_answer_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     alone = _tokens(_answers(engine, [[504, 28, 99]], 2, sampling=sampling)[0])
     batch = _answers(engine, [[504, 28, 99]] * 4, 2, sampling=sampling)
     assert [_tokens(outputs)[:1] for outputs in batch] == [alone[:1]] * 4
+
+
+def test_weights_reach_the_gpu_piece_by_piece() -> None:
+    """Pinned memory is not written to before the device has what was there."""
+    device, stored = torch.device("cuda:0"), torch.randn(1000, 64).to(torch.bfloat16)
+    into = torch.empty(1000, 48, dtype=torch.float32, device=device)
+    placing = Placing(device, 4096)
+    for _ in range(20):
+        placing.copy(into, stored.narrow(1, 8, 48))
+    placing.done()
+    assert torch.equal(into.cpu(), stored[:, 8:56].float())
 
 
 def test_steps_that_overlap_change_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

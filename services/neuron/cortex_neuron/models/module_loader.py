@@ -8,6 +8,7 @@ These classes take two seconds to import, so nothing that does without them impo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cortex_neuron.layers import attention
 from cortex_neuron.layers.fused_norm import fuse_norms
 from cortex_neuron.layers.memory_order import order_for_cpu
-from cortex_neuron.layers.parallel import Collectives
 from cortex_neuron.models import gguf_model, prequantised, rounding, sharded_model
-from cortex_neuron.models.asked import Asked
+from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.sharding import Sharding
 from cortex_neuron.models.weights import SafetensorsFolder, WeightSource, WholeTensors
@@ -35,7 +35,7 @@ def of_gguf(asked: Asked, file: GgufFile, config: Any) -> Any:
     else:
         weights, factors = gguf_model.read_weights(file, config, asked.threads)
         asked.progress("model", 0.7)
-        module = _share(WholeTensors(asked.path, weights), config, dtype, asked.device, asked.collectives)
+        module = _share(WholeTensors(asked.path, weights), config, dtype, asked)
         _rescale(module, factors)
     return _placed(module, asked)
 
@@ -45,15 +45,22 @@ def of_folder(asked: Asked, config: Any) -> Any:
     attention.register()
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if asked.on_cpu else None
-    if asked.collectives is None:
-        options = {"dtype": dtype or "auto", "attn_implementation": attention.NAME}
-        if prequantised.settings(config) is not None:
-            options["config"] = prequantised.as_read(config)
-        module = from_folder(AutoModelForCausalLM, asked.path, **options)
-    else:
+    if asked.collectives is None and prequantised.settings(config) is not None:
+        return _placed(_read_by_transformers(asked, dtype, config=prequantised.as_read(config)), asked)
+    try:
         source = SafetensorsFolder(asked.path)
-        module = _share(source, config, dtype or config.dtype or source.dtype(), asked.device, asked.collectives)
+        module = _share(source, config, dtype or config.dtype or source.dtype(), asked)
+    except CannotLoad:
+        if asked.collectives is not None:
+            raise
+        # It knows more names and formats; and has its own words for what is wrong with a file.
+        module = _read_by_transformers(asked, dtype)
     return _placed(module, asked)
+
+
+def _read_by_transformers(asked: Asked, dtype: torch.dtype | None, **options: Any) -> Any:
+    options |= {"dtype": dtype or "auto", "attn_implementation": attention.NAME}
+    return from_folder(AutoModelForCausalLM, asked.path, **options)
 
 
 def gguf_dtype(device: torch.device) -> torch.dtype:
@@ -89,14 +96,27 @@ def _placed(module: Any, asked: Asked) -> Any:
     return module.to(asked.device).eval()
 
 
-def _share(
-    source: WeightSource, config: Any, dtype: torch.dtype, device: torch.device, collectives: Collectives
-) -> Any:
+def _share(source: WeightSource, config: Any, dtype: torch.dtype, asked: Asked) -> Any:
+    """This rank's of several, or all of it."""
+    rank, world_size = (asked.collectives.rank, asked.collectives.world_size) if asked.collectives else (0, 1)
     try:
-        sharding = Sharding(config, collectives.rank, collectives.world_size)
+        sharding = Sharding(config, rank, world_size)
     except CannotLoad as refusal:
         raise CannotLoad(f"{source.path}: {refusal}") from refusal
-    return sharded_model.build(source, sharding, dtype, device, collectives)
+    return sharded_model.build(source, sharding, dtype, asked.device, asked.collectives, _in_steps(asked.progress))
+
+
+def _in_steps(progress: Progress) -> Callable[[float], None]:
+    """Tells of every hundredth of the weights, as a part of the load."""
+    told = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal told
+        if share >= told + 0.01:
+            told = share
+            progress("weights", 0.1 + 0.7 * share)
+
+    return tell
 
 
 _REPORTED: dict[str, Any] = {

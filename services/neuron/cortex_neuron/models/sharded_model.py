@@ -1,16 +1,19 @@
-"""A rank's share of a model, in memory: built small, filled with its part of the weights, its layers put in parallel.
+"""A rank's share of a model, or all of it, in memory: built small, filled with its part of the weights, its layers put
+in parallel.
 
 Owns: these steps, and what is refused of a checkpoint. Does not own: what a rank has (models.sharding), where it lies
 (models.checkpoint, models.weights), or the layers' arithmetic (layers.parallel). Called by: models.loader.
 
 The share is a model of transformers with a smaller config, so that whatever a model class derives from the numbers of
-its config is right on every rank. Nothing here is global: other models may live in the process.
+its config is right on every rank. Weights go from the files to where they stay, once. Nothing here is global: other
+models may live in the process.
 """
 
 from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from cortex_neuron.layers.parallel import (
     VocabParallelHead,
 )
 from cortex_neuron.models.checkpoint import Piece, pieces
+from cortex_neuron.models.placing import Placing
 from cortex_neuron.models.sharding import EMBEDDING, HEAD, Sharding, Style
 from cortex_neuron.models.weights import WeightSource
 from cortex_neuron.protocol.failures import CannotLoad
@@ -37,17 +41,24 @@ _MOST_NAMES = 8  # in a message
 
 
 def build(
-    source: WeightSource, sharding: Sharding, dtype: torch.dtype, device: torch.device, collectives: Collectives
+    source: WeightSource,
+    sharding: Sharding,
+    dtype: torch.dtype,
+    device: torch.device,
+    collectives: Collectives | None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Any:
-    """The rank's module, on the device. Raises CannotLoad, which names the file and the tensor."""
+    """The rank's module, on the device; without collectives that is the whole model. `progress` is told what share of
+    it is read. Raises CannotLoad, which names the file and the tensor."""
     whole, local = _on_meta(copy.deepcopy(sharding.config), dtype), _on_meta(sharding.local_config(), dtype)
     _make_buffers(local, device)
     shapes = _shapes(whole, source)
     for name, shape in shapes.items():
         expected = cut.shape(shape) if (cut := sharding.cut(name, shape)) else shape
         assert [*local.get_parameter(name).shape] == expected, f"{name} is not cut as the small model has it"
-    _fill(local, _needed(shapes, sharding, source), source, device)
-    _put_in_parallel(local, sharding, collectives)
+    _fill(local, _needed(shapes, sharding, source), source, device, progress)
+    if collectives is not None:
+        _put_in_parallel(local, sharding, collectives)
     return local
 
 
@@ -108,12 +119,23 @@ def _listed(names: list[str]) -> str:
 
 
 @torch.no_grad()
-def _fill(local: Any, needed: dict[str, list[Piece]], source: WeightSource, device: torch.device) -> None:
+def _fill(
+    local: Any,
+    needed: dict[str, list[Piece]],
+    source: WeightSource,
+    device: torch.device,
+    progress: Callable[[float], None],
+) -> None:
+    placing = Placing(device)
+    num_all, num_filled = sum(local.get_parameter(name).numel() for name in needed), 0
     for name, found in needed.items():
         parameter = torch.empty_like(local.get_parameter(name), device=device)
         for piece in found:
-            _place(parameter, piece).copy_(source.read(piece.stored, piece.dim, piece.part))
+            placing.copy(_place(parameter, piece), source.read(piece.stored, piece.dim, piece.part))
         _set(local, name, parameter)
+        num_filled += parameter.numel()
+        progress(num_filled / num_all)
+    placing.done()
     head, embedding = local.get_submodule(HEAD), local.get_submodule(EMBEDDING)
     if local.config.tie_word_embeddings and (head.weight.is_meta or torch.equal(head.weight, embedding.weight)):
         head.weight = embedding.weight  # one tensor, as before; those that differ are two whatever the config says

@@ -74,9 +74,9 @@ class Sharding:
         if words := shards.fault(shards.figures_of(config.to_dict()), world_size):
             raise CannotLoad(words)
         plan = config.base_model_tp_plan
-        if not plan:
+        if not plan and world_size > 1:
             raise CannotLoad(f"model_type {config.model_type!r} has no plan for more than one rank")
-        self._styles = {f"model.{name}": _known(name, style) for name, style in plan.items()}
+        self._styles = {f"model.{name}": _known(name, style) for name, style in (plan or {}).items()}
         self._styles |= {EMBEDDING: Style.OUTPUTS, HEAD: Style.OUTPUTS}
 
     def style(self, module: str) -> Style:
