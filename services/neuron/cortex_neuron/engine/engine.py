@@ -66,7 +66,7 @@ class Engine:
         self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if self._draft else 0)
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
-        runner = runner_for(model, self.cache, plan, max_sequences if lead is None else None)
+        runner = runner_for(model, self.cache, plan, max_sequences)
         self.attends = runner.attends
         self._runner: Runs = runner if lead is None else lead(runner)
         self._eos = frozenset(model.eos_ids)
