@@ -139,9 +139,9 @@ def test_a_mixture_of_experts_has_graphs_where_the_host_need_not_know_which_were
     model = _load(mixture)
     engine = _engine(model)
     if _capability()[0] in (9, 10):
-        assert engine.attends.endswith("; decode steps are graphs"), engine.attends
+        assert "; decode steps are graphs" in engine.attends, engine.attends
     else:
-        assert engine.attends.endswith("; no graphs: experts are chosen on the host"), engine.attends
+        assert "; no graphs: experts are chosen on the host" in engine.attends, engine.attends
     told = _told(engine)
     model.module.set_experts_implementation("eager")
     _assert_close(told, _told(_engine(model)), 0.2)

@@ -119,4 +119,4 @@ async def test_a_model_answers_alike_on_one_gpu_and_on_two(tmp_path: Path) -> No
             await neuron.post("/models/unload", {"model_id": f"tp{size}"})
         told = [line["backend"] for line in neuron.log() if line["event"] == "engine_backend"]
     assert seen[0] == seen[1]
-    assert told[0] == told[1]  # graphs on both, or on neither
+    assert told[0].partition("; steps")[0] == told[1].partition("; steps")[0]  # graphs on both, or on neither
