@@ -120,7 +120,7 @@ def test_the_best_kernels_and_graphs_are_in_use(folder: Path) -> None:
     """On a GPU that has bfloat16; what is missing is said."""
     attends = _engine(_load(folder)).attends
     assert attends.startswith("decode by triton, "), attends
-    assert attends.endswith("; decode steps are graphs"), attends
+    assert "; decode steps are graphs" in attends, attends
     if backend.has_paged_varlen():
         assert "chunks by varlen" in attends
 
