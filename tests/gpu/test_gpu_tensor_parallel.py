@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from neuron_process import REAL, running_neuron
 from tiny_model import write_tiny_model
 from torch import nn
 
+from cortex_neuron.engine import decode_graphs, recording
 from cortex_neuron.engine.communicator import ID_BYTES, Communicator, Rendezvous, join
 from cortex_neuron.layers.parallel import RowParallelLinear
 from cortex_neuron.protocol.failures import CudaDeviceNotFound, NcclInitFailed
@@ -32,6 +34,8 @@ def test_a_group_of_one_joins_adds_up_gathers_and_is_aborted() -> None:
     for _ in range(2):
         ranks = alone()
         assert ranks.observed_sum() == 1
+        assert ranks.smallest(1 << 40) == 1 << 40
+        assert ranks.free_before > 0
         gathered = ranks.gather(torch.full((2, 3), 7.0, device="cuda:0"))
         assert gathered is not None
         assert gathered.tolist() == [[7.0] * 3] * 2
@@ -52,7 +56,7 @@ def test_a_gpu_that_is_not_there_is_found_before_the_id_is_read() -> None:
 
 
 def test_a_sum_over_ranks_can_be_captured_in_a_graph() -> None:
-    """As a decode step of a later version will be: a row-parallel layer, replayed on new input."""
+    """A row-parallel layer, replayed on new input."""
     ranks = alone()
     layer = RowParallelLinear(nn.Linear(64, 32, device="cuda:0"), ranks)
     given = torch.randn(4, 64, device="cuda:0")
@@ -72,6 +76,32 @@ def test_a_sum_over_ranks_can_be_captured_in_a_graph() -> None:
     ranks.abort()
 
 
+def test_a_recorded_step_counts_its_collectives_and_goes_before_its_group() -> None:
+    """As decode steps are recorded, by the same code; a group that is aborted waits for the graphs it is in."""
+    ranks, device = alone(), torch.device("cuda:0")
+    layer = RowParallelLinear(nn.Linear(64, 32, device=device), ranks)
+    given, found = torch.randn(4, 64, device=device), torch.zeros(4, 32, device=device)
+
+    def step() -> None:
+        for _ in range(3):
+            found.copy_(layer(given))
+        gathered = ranks.gather(found)
+        assert gathered is not None
+        found.copy_(gathered)
+
+    with torch.inference_mode():
+        replay: Callable[[], None] | None = recording.counting(decode_graphs.record_on(device), ranks)(step)
+        assert replay is not None
+        assert ranks.num_entered == 2 * 4  # tried, then recorded
+        given.copy_(torch.randn(4, 64, device=device))
+        replay()
+        assert ranks.num_entered == 3 * 4
+        torch.cuda.synchronize()
+        assert torch.allclose(found, layer(given), atol=1e-5)
+    replay = None
+    ranks.abort()
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
 async def test_a_model_answers_alike_on_one_gpu_and_on_two(tmp_path: Path) -> None:
     """Through the daemon, with NCCL between the ranks."""
@@ -87,4 +117,6 @@ async def test_a_model_answers_alike_on_one_gpu_and_on_two(tmp_path: Path) -> No
             answer = await neuron.post("/v1/completions", {"model": f"tp{size}", **GREEDY})
             seen.append(answer.json["choices"][0]["token_ids"])
             await neuron.post("/models/unload", {"model_id": f"tp{size}"})
+        told = [line["backend"] for line in neuron.log() if line["event"] == "engine_backend"]
     assert seen[0] == seen[1]
+    assert told[0].partition("; steps")[0] == told[1].partition("; steps")[0]  # graphs on both, or on neither

@@ -103,6 +103,16 @@ def test_every_rank_observes_the_sum_of_all_and_the_leader_gathers_in_order(worl
     assert results == [(world_size, [total] * 3, None if rank else whole, 3) for rank in range(world_size)]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_every_rank_gets_the_smallest_number_of_all(world_size: int) -> None:
+    """Whole numbers as large as a memory has bytes; it is a collective, and counted as one."""
+
+    def work(ranks: Communicator) -> tuple[int, int]:
+        return ranks.smallest((1 << 40) - ranks.rank), ranks.num_entered
+
+    assert together(world_size, work) == [((1 << 40) - world_size + 1, 1)] * world_size
+
+
 def test_two_groups_live_in_one_process_and_another_after_one_that_failed() -> None:
     """No default group, no state that outlives a group."""
 

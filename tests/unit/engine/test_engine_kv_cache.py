@@ -19,6 +19,17 @@ def test_the_cache_takes_what_the_weights_leave() -> None:
     assert size == CacheSize(block_size=16, num_blocks=640, context=4096)
 
 
+@pytest.mark.parametrize("context", [None, 512])
+@pytest.mark.parametrize("sequences", [1, 2, 64])
+def test_a_size_that_is_cut_is_what_less_room_would_have_come_to(context: int | None, sequences: int) -> None:
+    """Ranks of a group agree on blocks alone: the context follows. Room for 16 blocks of 16 tokens up to 800."""
+    sizes = [
+        size_cache(SHAPE, 0, Demand(mb, context, 4096, sequences), 16)
+        for mb in (1, 2, 16, 20, 32, 50)[context is not None :]
+    ]
+    assert all(size.cut_to(least.num_blocks) == least for n, least in enumerate(sizes) for size in sizes[n:])
+
+
 def test_a_draft_model_s_weights_and_cache_come_out_of_the_same_memory() -> None:
     """100 MiB less 60 and 20 of weights is 20: of 64 and 16 KiB a block 256."""
     demand = Demand(100, None, 4096, 64, draft_bytes=20 * MB, draft_token_bytes=1024)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from thread_ranks import Ranks
 
-from cortex_neuron.engine import footprint
+from cortex_neuron.engine import decode_graphs, footprint
+from cortex_neuron.engine.communicator import Communicator
 from cortex_neuron.engine.footprint import Footprint, Largest, Readings, largest_batch, run_largest
 from cortex_neuron.engine.kv_cache import CacheSize, Demand, KVCache, size_cache
 from cortex_neuron.engine.runner import Runner
+from cortex_neuron.models import devices
 from cortex_neuron.models.loaded import CacheShape
 from cortex_neuron.protocol.failures import CannotLoad
 
@@ -56,6 +64,51 @@ def test_the_largest_step_has_a_row_for_each_sequence_and_fits_one_block(
     run_largest(Runner(model, KVCache(model.shape, CacheSize(16, 1, 512), model.device), None), Largest(40, 8), 16)
 
 
+def test_ranks_measure_together_and_each_finds_what_its_own_device_has(
+    tmp_path: Path, make_folder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest step takes all of them. The readings are made up; nothing else is."""
+    make_folder(tmp_path / "model", "llama", SMALL)
+    ranks = Ranks(2)
+    models = ranks.load(tmp_path / "model", tmp_path / "text")
+    here = threading.local()
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (600 - 100 * here.rank, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 350)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
+
+    def measured(rank: int, communicator: Communicator) -> tuple[Footprint, int]:
+        here.rank = rank
+        return footprint.measure(models[rank], Largest(40, 8), 512, 1000), communicator.num_entered
+
+    (first, entered), (second, too) = ranks.run(measured)
+    assert (first, second) == (Footprint(taken=450, room=550), Footprint(taken=550, room=450))
+    assert entered == too > 1
+
+
+@pytest.mark.parametrize(("fails", "taken"), [(False, 450 + 40 + 3 * 5), (True, 450)])
+def test_two_graphs_tell_what_all_take(
+    fails: bool, taken: int, torch_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four sizes the largest takes 40, and the next 5. Where one cannot be recorded there will be none."""
+    model, free = torch_model("llama", SMALL), iter([900, 860, 855, 600])
+
+    def record(step: Any) -> Any:
+        if fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return step
+
+    monkeypatch.setattr(decode_graphs, "record_on", lambda _: record)
+    monkeypatch.setattr(footprint, "graphs_refusal", lambda *_: None)
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (next(free) if not fails else 600, 0))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 350)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
+    assert footprint.measure(model, Largest(40, 6), 512, 1000).taken == taken
+
+
 def test_a_cpu_has_nothing_to_measure() -> None:
     """Nor a host without CUDA, whose load says so."""
-    assert footprint.free_bytes("cpu") == 0
+    assert devices.free_bytes("cpu") == 0

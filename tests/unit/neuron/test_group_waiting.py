@@ -1,4 +1,4 @@
-"""Who is sent away when a daemon stops: those that wait for a seat, and no other."""
+"""Who is waited for in a load that takes too long, and who is sent away when a daemon stops."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import pytest
 
 from cortex_contracts.inventory.clients import PriorityClass
 from cortex_contracts.wire.errors import ShuttingDown
+from cortex_neuron.group.death import GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.group.stream import Stream
 from cortex_neuron.protocol import frames
 from cortex_neuron.protocol.channel import RankChannel
+
+_LOAD = frames.Load(
+    model_id="m", source="m", devices=["cpu"] * 3, quant=None, vram_mb=1, context=None, max_sequences=1,
+    max_step_tokens=None, cpu_threads=1, text_dir="t", init_timeout_s=1.0, load_timeout_s=1.0,
+)  # fmt: skip
 
 
 class _NoRank:
@@ -23,6 +29,17 @@ class _NoRank:
 def _submit(group: Group, priority: PriorityClass = "normal") -> Stream:
     asked = frames.Submit(id=0, prompt=b"", max_tokens=1, sampling=frames.SamplingParams(), priority=priority)
     return group.submit([asked])
+
+
+async def test_a_load_that_takes_too_long_is_blamed_on_the_rank_that_the_others_wait_for() -> None:
+    """They agree on a cache by a collective, in which whoever has loaded its part waits, be it the leader."""
+    group = Group(cast("RankChannel", _NoRank()), GroupLimits(1.0, 1.0, "no.such.module"))
+    group._pulses.begin(range(3), group._now())
+    for rank, entered in enumerate((2, 2, 1)):
+        group._pulses.heard(rank, group._now(), frames.Pong(rank=rank, world_size=3, device="cpu", entered=entered))
+    with pytest.raises(GroupFailed, match=r"rank 2 did not finish loading within 0 s") as raised:
+        await group.load(_LOAD, 0.0, lambda _: None)
+    assert (raised.value.death.kind, raised.value.death.rank) == ("load_timeout", 2)
 
 
 @pytest.mark.parametrize(("counted", "sent_away"), [(0, 0), (1, 1), (2, 2), (3, 2)])

@@ -26,7 +26,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from cortex_neuron.models.devices import find_device
+from cortex_neuron.models.devices import find_device, free_bytes
 from cortex_neuron.protocol.failures import CudaNotBuilt, NcclInitFailed, NcclNotInitialised, NcclSanityFailed
 
 ID_BYTES = 128
@@ -34,12 +34,17 @@ _MAGIC = b"CORTEXC1"
 _HEAD = struct.Struct("!8s4sH")
 dist: Any = torch.distributed  # whose stubs name neither its stores nor what its groups take
 _LOOPBACK = "127.0.0.1"
-# A watchdog of torch's own would end the process by itself: deadlines are the daemon's, which reports them.
-_WATCHDOG_OFF = {
+_NCCL_SETTINGS = {
+    # A watchdog of torch's own would end the process by itself: deadlines are the daemon's, which reports them.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
     "TORCH_NCCL_ENABLE_MONITORING": "0",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    # What a graph sends is small. To register it ranks would wait for each other while they record, and for one that
+    # has failed for ever.
+    "NCCL_GRAPH_REGISTER": "0",
 }
+# Ranks that load come to it at unlike times. Which one is too late is the daemon's to say, whose deadline is a load's.
+_WHILE_LOADING = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,14 @@ class Rendezvous:
 
 
 class Communicator:
-    """What the ranks of one group compute together. `num_entered` counts collectives, those under way included."""
+    """What the ranks of one group compute together: `layers.parallel.Collectives`.
 
-    def __init__(self, group: Any, store: Any, rank: int, world_size: int, device: torch.device):
+    `free_before`: bytes of the device, before the group took any.
+    """
+
+    def __init__(self, group: Any, store: Any, rank: int, world_size: int, device: torch.device, free_before: int):
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.free_before = free_before
         self.num_entered = 0
         self._group = group
         self._store = store  # what the group was made with lives as long as it
@@ -111,6 +120,15 @@ class Communicator:
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
         self._group.gather([parts], [tensor], options).wait()
         return torch.cat(parts, -1)
+
+    def smallest(self, number: int) -> int:
+        """The smallest number that a rank has come with."""
+        self.num_entered += 1
+        options = dist.AllreduceOptions()
+        options.reduceOp, options.timeout = dist.ReduceOp.MIN, _WHILE_LOADING
+        found = torch.tensor([number], dtype=torch.int64, device=self.device)
+        self._group.allreduce([found], options).wait()
+        return int(found.item())
 
     def observed_sum(self) -> int:
         """What this rank sees when every rank adds 1. Raises NcclSanityFailed."""
@@ -150,6 +168,7 @@ def join(
     if device.type == "cuda" and not dist.is_nccl_available():
         raise CudaNotBuilt(f"device {device_name}: torch {torch.__version__} was built without NCCL")
     met = CommunicatorId.parse(comm_id)
+    free_before = free_bytes(device_name)
     timeout = timedelta(seconds=timeout_s)
     try:
         if store is None:
@@ -160,7 +179,7 @@ def join(
         group = _BACKENDS[device.type](prefixed, rank, world_size, timeout)
     except (RuntimeError, ValueError, OSError) as error:  # torch's own are RuntimeErrors
         raise NcclInitFailed(f"rank {rank} of {world_size} cannot join: {error}") from error
-    return Communicator(group, store, rank, world_size, device)
+    return Communicator(group, store, rank, world_size, device, free_before)
 
 
 def _gloo(store: Any, rank: int, world_size: int, timeout: timedelta) -> Any:
@@ -169,7 +188,7 @@ def _gloo(store: Any, rank: int, world_size: int, timeout: timedelta) -> Any:
 
 
 def _nccl(store: Any, rank: int, world_size: int, timeout: timedelta) -> Any:
-    for name, value in _WATCHDOG_OFF.items():
+    for name, value in _NCCL_SETTINGS.items():
         os.environ.setdefault(name, value)
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout

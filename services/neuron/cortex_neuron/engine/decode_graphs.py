@@ -1,7 +1,8 @@
 """Steps in which every sequence decodes, as CUDA graphs: one launch for the thousand of a step.
 
 Owns: the tensors that graphs read and write, how a batch is padded to the size of one, and the graphs. Does not own:
-what a step computes (engine.runner) or when it is one of these (which the runner asks). Called by: engine.runner.
+what a step computes (engine.runner), when it is one of these (which the runner asks), or what several ranks agree on
+(engine.recording). Called by: engine.runner and engine.recording.
 
 A graph reads its step from one tensor of int32, filled by one copy. Padding repeats the row with the shortest text,
 its slot included: what is written there twice is the same. So padding needs no room in the cache and no kernel that
@@ -59,13 +60,13 @@ class DecodeGraphs:
         """Whether every sequence decodes, and there are not too many."""
         return batch.num_rows == len(batch.counts) <= self.sizes[-1]
 
-    def record_all(self) -> None:
-        """Largest first: the others then find memory enough in what it has left. Writes to block 0, before its use."""
-        for size in reversed(self.sizes):
-            self.record(size)
+    @property
+    def largest_first(self) -> list[int]:
+        """The sizes in the order to record them: the others then find memory enough in what the largest has left."""
+        return self.sizes[::-1]
 
     def record(self, size: int) -> None:
-        """The graph of one size."""
+        """The graph of one size. Writes to block 0, before its use."""
         self._recorded[size] = self._record(lambda: self._step(size))
 
     def run(self, batch: Batch, drawn: Tensor | None = None) -> Tensor:

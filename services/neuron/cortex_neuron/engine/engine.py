@@ -69,7 +69,7 @@ class Engine:
         self._limits = Limits(most_tokens, max_sequences, size.block_size, draft_rows if self._draft else 0)
         self._pool = BlockPool(size.num_blocks)
         self._seats = Seats(max_sequences, -(-size.context // size.block_size), size.block_size)
-        runner = runner_for(model, self.cache, plan, max_sequences if lead is None else None)
+        runner = runner_for(model, self.cache, plan, max_sequences)
         self._runner: Runs = runner if lead is None else lead(runner)
         can_overlap = model.device.type == "cuda" and lead is None and self._draft is None
         self._overlaps = can_overlap if overlaps is None else overlaps

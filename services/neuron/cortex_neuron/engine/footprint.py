@@ -1,7 +1,7 @@
 """What a model takes of a GPU besides its cache: measured by its largest step, before the cache gets the rest.
 
-Owns: the readings and the sum. Does not own: what is made of it (engine.kv_cache). Called by: engine.part, for a model
-on one GPU: ranks that measured each for itself would come to caches of unlike size.
+Owns: the readings and the sum. Does not own: what is made of it (engine.kv_cache), or that several ranks make the same
+of it (engine.part, which calls this). A step is computed by all ranks of a group, so all measure at the same time.
 
 The largest step computes as many rows as a step may have, with a row of logits for each sequence, and does to those
 what the sampler does where nothing is filtered. Its cache is one block, in which all tokens come to lie.
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cortex_neuron.engine import decode_graphs
+from cortex_neuron.engine import recording
+from cortex_neuron.engine.decode_graphs import Bounds
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runner, backend_for, bounds_of, graphs_refusal
 from cortex_neuron.layers.batch import Batch, Tables, make_batch
@@ -24,8 +25,9 @@ from cortex_neuron.models.loaded import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Bytes. `free_before` is of the device before the model was read, `free_after` when all was measured and given
-    back; of torch's own memory `kept` is what is left then, `peak` what it had at most; `graphs` is all of theirs."""
+    """Bytes. `free_before` is of the device before anything of this load was there, `free_after` when all was measured
+    and given back; of torch's own memory `kept` is what is left then, a draft model's weights included, `peak` what it
+    had at most; `graphs` is all of theirs."""
 
     free_before: int
     free_after: int
@@ -57,13 +59,6 @@ def footprint(read: Readings) -> Footprint:
     return Footprint(read.kept + step + libraries + read.graphs, max(0, read.free_after - step - read.graphs))
 
 
-def free_bytes(device: str) -> int:
-    """Of the whole device. 0 where there is none: to say so is the load's."""
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.mem_get_info(torch.device(device))[0]
-
-
 def measure(model: LoadedModel, largest: Largest, context: int, free_before: int) -> Footprint:
     """Run the largest step on the GPU, and record two graphs, of which the second tells what one more costs."""
     device = model.device
@@ -74,7 +69,7 @@ def measure(model: LoadedModel, largest: Largest, context: int, free_before: int
     run_largest(runner, largest, block_size)
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_reserved(device)
-    graphs = _graph_bytes(model, runner, largest.sequences, cache)
+    graphs = _graph_bytes(model, runner, bounds_of(largest.sequences, cache.size))
     del cache, runner
     torch.cuda.empty_cache()
     free_after, _ = torch.cuda.mem_get_info(device)
@@ -98,26 +93,18 @@ def largest_batch(largest: Largest, block_size: int) -> Batch:
     return make_batch(np.zeros(largest.tokens, np.int32), one * largest.tokens, one * 0, tables, wanted)
 
 
-def _graph_bytes(model: LoadedModel, runner: Runner, sequences: int, cache: KVCache) -> int:
-    """Of all graphs; 0 where there will be none."""
-    if graphs_refusal(model, backend_for(model), sequences) is not None:
+def _graph_bytes(model: LoadedModel, runner: Runner, bounds: Bounds) -> int:
+    """Of all graphs; 0 where there will be none, as the runner will find, too, and say."""
+    refusal = graphs_refusal(model, backend_for(model), bounds.sequences)
+    if recording.agreed(refusal, model.collectives) is not None:
         return 0
-    try:
-        return _recorded_bytes(runner, sequences, cache, model.device)
-    except Exception:  # noqa: BLE001  the runner finds it, too, and says so
-        torch.cuda.synchronize(model.device)  # raises if the device is lost
-        return 0
-
-
-@torch.inference_mode()
-def _recorded_bytes(runner: Runner, sequences: int, cache: KVCache, device: torch.device) -> int:
+    device = model.device
     torch.cuda.empty_cache()
-    graphs = decode_graphs.DecodeGraphs(
-        runner.compute, bounds_of(sequences, cache.size), device, decode_graphs.record_on(device)
-    )
+    graphs = recording.graphs_of(model, runner.compute, bounds)
     free = [torch.cuda.mem_get_info(device)[0]]
-    for size in graphs.sizes[:-3:-1]:
-        graphs.record(size)
+    for size in graphs.largest_first[:2]:
+        if recording.record(graphs, [size], model) is not None:
+            return 0
         torch.cuda.synchronize(device)
         free.append(torch.cuda.mem_get_info(device)[0])
     first, *others = (max(0, before - after) for before, after in itertools.pairwise(free))

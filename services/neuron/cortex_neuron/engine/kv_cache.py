@@ -26,6 +26,10 @@ class CacheSize:
     num_blocks: int
     context: int
 
+    def cut_to(self, num_blocks: int) -> CacheSize:
+        """What whoever has room for so many blocks, which are no more, came to from the same demand."""
+        return CacheSize(self.block_size, num_blocks, min(self.context, num_blocks * self.block_size))
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:
@@ -68,7 +72,7 @@ def size_cache(shape: CacheShape, weight_bytes: int, demand: Demand, block_size:
 
 def _too_little(weight_bytes: int, demand: Demand, cache_bytes: int, tokens: int, token_bytes: int) -> str:
     cache = f"a KV cache for one sequence of {tokens} tokens"
-    each = f"({token_bytes} bytes a token){', a draft model included' if demand.draft_bytes else ''}"
+    each = f"({token_bytes} bytes a token){', a draft model included' if demand.draft_token_bytes else ''}"
     if demand.room is not None and demand.room < min(cache_bytes, demand.vram_mb * _MB - weight_bytes):
         return (
             f"the device has {demand.room // _MB} MiB left beside the model, and {cache} takes "

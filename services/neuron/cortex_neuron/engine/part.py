@@ -1,8 +1,8 @@
 """One rank's part of a model, brought up: the weights it holds and the size of the cache that goes with them.
 
 Owns: what a `load` frame means for one rank. Does not own: reading (models.loader) or the cache's memory
-(engine.kv_cache). Called by: engine.rank and engine.worker. All ranks come to the same size by construction: parts are
-of equal size, and so is each one's share of the memory.
+(engine.kv_cache). Called by: engine.rank and engine.worker. On a GPU each rank measures what is left of its share of
+the memory; then all take the size of the one that has room for least.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from cortex_neuron.engine.runner import backend_for
 from cortex_neuron.engine.scheduler import most_step_tokens
 from cortex_neuron.engine.threads import ThreadPlan, measure_threads
 from cortex_neuron.layers.stored import FP8
+from cortex_neuron.models.devices import free_bytes
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.native.decoder import Decoder
@@ -43,32 +44,40 @@ class Part:
 
 def bring_up(frame: Load, rank: int, communicator: Communicator | None, progress: Callable[[str, float], None]) -> Part:
     """Load this rank's part; without a communicator, that is the whole model. Raises CannotLoad."""
-    world_size, threads = len(frame.devices), num_threads(frame)
+    threads = num_threads(frame)
     torch.set_num_threads(threads)
-    free = footprint.free_bytes(frame.devices[rank])
+    free = communicator.free_before if communicator is not None else free_bytes(frame.devices[rank])
     model = load(frame.source, frame.devices[rank], frame.quant, frame.text_dir, threads, progress, communicator)
     progress("cache", 0.9)
     on_cpu = model.device.type == "cpu"
     if frame.kv_cache_dtype is not None:
         model = with_fp8_cache(model)
     step_tokens = frame.max_step_tokens or (_CPU_STEP_TOKENS if on_cpu else _GPU_STEP_TOKENS)
-    taken, room = model.num_bytes, None
-    if not on_cpu and world_size == 1:
-        largest = footprint.Largest(most_step_tokens(step_tokens, frame.max_sequences), frame.max_sequences)
-        found = footprint.measure(model, largest, frame.context or model.context, free)
-        taken, room = found.taken, found.room
-    draft = frame.speculative
-    draft_bytes = (draft.weight_bytes, draft.token_bytes) if draft is not None else (0, 0)
-    demand = Demand(frame.vram_mb // world_size, frame.context, model.context, frame.max_sequences, room, *draft_bytes)
-    size = size_cache(model.shape, taken, demand, backend_for(model).block_size)
+    size = _cache_size(frame, model, step_tokens, free)
+    if communicator is not None:
+        size = size.cut_to(communicator.smallest(size.num_blocks))
     # To measure threads is to run the model, which one rank alone cannot.
     measured = None
     if isinstance(model.module, Decoder):
         # It has threads of its own. To wake torch's would take longer than what is left for them.
         torch.set_num_threads(1)
-    elif on_cpu and world_size == 1:
+    elif on_cpu and communicator is None:
         measured = measure_threads(model.module, threads)
     return Part(model, size, step_tokens, measured)
+
+
+def _cache_size(frame: Load, model: LoadedModel, step_tokens: int, free_before: int) -> CacheSize:
+    """By what this rank has room for. Raises CannotLoad."""
+    demand = Demand(frame.vram_mb // len(frame.devices), frame.context, model.context, frame.max_sequences)
+    taken = model.num_bytes
+    if (draft := frame.speculative) is not None:
+        demand = replace(demand, draft_bytes=draft.weight_bytes, draft_token_bytes=draft.token_bytes)
+    if model.device.type != "cpu":
+        largest = footprint.Largest(most_step_tokens(step_tokens, frame.max_sequences), frame.max_sequences)
+        found = footprint.measure(model, largest, frame.context or model.context, free_before)
+        # A draft model's weights are there already, on the rank that has it, and measured with the rest.
+        taken, demand = found.taken, replace(demand, room=found.room, draft_bytes=0)
+    return size_cache(model.shape, taken, demand, backend_for(model).block_size)
 
 
 def with_fp8_cache(model: LoadedModel) -> LoadedModel:

@@ -98,6 +98,7 @@ class Rank0:
                 if isinstance(frame, Shutdown):
                     if self._leader is not None:
                         self._leader.shutdown()
+                    self._engine = None  # graphs go before the communicator that is in them
                     self._mailbox.send(Bye(seq=frame.seq))
                     return
                 self._answer(frame)

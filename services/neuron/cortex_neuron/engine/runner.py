@@ -6,12 +6,13 @@ choice among kernels (layers.backend). Called by: engine.engine, once a step.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cortex_neuron.engine import decode_graphs
+from cortex_neuron.engine import recording
 from cortex_neuron.engine.decode_graphs import Bounds, DecodeGraphs
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.native_runner import NativeRunner
@@ -21,6 +22,7 @@ from cortex_neuron.layers.attention import PagedStep
 from cortex_neuron.layers.backend import Backend, Kernel
 from cortex_neuron.layers.batch import Batch
 from cortex_neuron.layers.paged import Layout, lay_out
+from cortex_neuron.models import experts
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.native.decoder import Decoder
 
@@ -70,10 +72,10 @@ def graphs_refusal(model: LoadedModel, attends: Backend, most_decoding: int | No
     if model.device.type != "cuda":
         return "they are for CUDA"
     if most_decoding is None:
-        return "several ranks"
+        return "none are asked for"
     if attends.decode is not Kernel.TRITON:
         return f"decode by {attends.decode.value} looks at lengths on the host"
-    if any(getattr(model.module.config, name, None) for name in ("num_experts", "num_local_experts")):
+    if experts.are_chosen_on_host(model.module, model.device):
         return "experts are chosen on the host"
     return None
 
@@ -84,21 +86,25 @@ def bounds_of(sequences: int, size: CacheSize) -> Bounds:
 
 
 class Runner:
-    """This rank's model on the batch, as torch computes it."""
+    """This rank's model on the batch, as torch computes it. `compute` gives logits [wanted, vocab] of what is laid out.
+
+    Of a group every rank makes one at the same time: where graphs are asked for, they come to them together.
+    """
 
     def __init__(
         self, model: LoadedModel, cache: KVCache, plan: ThreadPlan | None, most_decoding: int | None = None
     ) -> None:
         self._plan = plan
         self._model = model
-        self._keys, self._values = cache.flat()
+        # Not a method of its own: graphs go with the last reference to this, before the communicator that is in them.
+        self.compute = partial(_compute, model, *cache.flat())
         self._backend = backend_for(model)
         self.attends = str(self._backend)
         self._graphs: DecodeGraphs | None = None
         refusal = graphs_refusal(model, self._backend, most_decoding)
-        if refusal is None:
-            assert most_decoding is not None, "its absence is a refusal"
-            refusal = self._record(bounds_of(most_decoding, cache.size))
+        if most_decoding is not None:
+            refusal = recording.agreed(refusal, model.collectives)
+            refusal = refusal or self._record(bounds_of(most_decoding, cache.size))
         self.attends += f"; no graphs: {refusal}" if refusal else "; decode steps are graphs"
 
     @torch.inference_mode()
@@ -110,28 +116,21 @@ class Runner:
             torch.set_num_threads(self._plan.threads(batch.num_rows))
         return self.compute(lay_out(batch, self._model.device, self._backend, drawn))
 
-    def compute(self, layout: Layout) -> Tensor:
-        """Logits [wanted, vocab] of a step that is laid out."""
-        out = self._model.module(
-            input_ids=layout.tokens[None],
-            position_ids=layout.positions[None],
-            use_cache=False,
-            logits_to_keep=layout.wanted,
-            paged=PagedStep(layout, self._keys, self._values),
-        )
-        logits: Tensor = out.logits[0]
-        return logits
-
-    @torch.inference_mode()
     def _record(self, bounds: Bounds) -> str | None:
-        """Record the graphs. What they failed of, if the device is well after that: then steps go on without."""
-        device = self._model.device
-        graphs = DecodeGraphs(self.compute, bounds, device, decode_graphs.record_on(device))
-        try:
-            graphs.record_all()
-        except Exception as error:  # noqa: BLE001  they are for speed alone
-            graphs.drop()
-            torch.cuda.synchronize(device)  # raises if the device is lost
-            return f"recording failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        self._graphs = graphs
-        return None
+        """Record the graphs. What they failed of, if the device is well after that: they are for speed alone."""
+        graphs = recording.graphs_of(self._model, self.compute, bounds)
+        fault = recording.record(graphs, graphs.largest_first, self._model)
+        self._graphs = graphs if fault is None else None
+        return fault
+
+
+def _compute(model: LoadedModel, keys: list[Tensor], values: list[Tensor], layout: Layout) -> Tensor:
+    out = model.module(
+        input_ids=layout.tokens[None],
+        position_ids=layout.positions[None],
+        use_cache=False,
+        logits_to_keep=layout.wanted,
+        paged=PagedStep(layout, keys, values),
+    )
+    logits: Tensor = out.logits[0]
+    return logits

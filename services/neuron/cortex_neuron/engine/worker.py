@@ -124,7 +124,10 @@ class Worker:
                 return StepDone(seq=frame.seq)
             case Measure():
                 raise BadRequest("measure: this group is for a model")
-            case Resume() | Shutdown():
+            case Shutdown():
+                self._runner = None  # graphs go before the communicator that is in them
+                return None
+            case Resume():
                 return None
 
     # ----
@@ -188,7 +191,7 @@ class Worker:
 
         def make() -> Loaded:
             cache = KVCache(model.shape, part.size, model.device)
-            self._runner = Runner(model, cache, None)
+            self._runner = Runner(model, cache, None, frame.max_sequences)
             return loaded(frame.seq, part, cache.num_bytes, self._runner.attends)
 
         self._rest = Rest(make, model)

@@ -280,7 +280,7 @@ class Group:
         self._replies[numbered.seq] = reply
         try:
             self._channel.send(0, numbered)
-            answer = await self._reply(reply, timeout_s, kind, failing)
+            answer = await self._reply(reply, timeout_s, kind, failing, None)
         except RankUnreachable as failure:
             raise GroupFailed(Death("rank_died", str(failure))) from failure
         finally:
@@ -289,13 +289,16 @@ class Group:
             raise GroupFailed(Death(answer.kind, answer.message, answer.rank))
         return answer
 
-    async def _reply(self, reply: asyncio.Future[T], timeout_s: float, kind: str, failing: str, rank: int = 0) -> T:
+    async def _reply(self, reply: asyncio.Future[T], timeout_s: float, kind: str, failing: str, rank: int | None) -> T:
+        """`rank`: who is to reply; None where all ranks have a part in it."""
         ends: set[asyncio.Future[Any]] = {reply, self.died}
         await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if reply.done():
             return reply.result()
         if self.died.done():
             raise GroupFailed(self.died.result())
+        if rank is None:
+            rank = self._pulses.late(self._now() - 2 * self._pause_s())
         raise GroupFailed(Death(kind, f"rank {rank} {failing} within {round(timeout_s, 2):g} s", rank))
 
     async def _watch(self) -> None:

@@ -17,16 +17,23 @@ from torch import Tensor, nn
 
 
 class Collectives(Protocol):
-    """What ranks compute together. Every rank calls the same ones in the same order, or all wait."""
+    """What ranks compute together. Every rank calls the same ones in the same order, or all wait.
+
+    `num_entered` counts them, those under way included; who runs some that were recorded counts them himself.
+    """
 
     rank: int
     world_size: int
+    num_entered: int
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place; `tensor` is contiguous and of one shape on every rank."""
 
     def gather(self, tensor: Tensor) -> Tensor | None:
         """[..., n] of each rank -> [..., n * world_size] at rank 0, None elsewhere."""
+
+    def smallest(self, number: int) -> int:
+        """Of the numbers that the ranks give; every rank gets it."""
 
 
 class RowParallelLinear(nn.Module):

@@ -1,6 +1,7 @@
-"""The device a model is put on, checked before anything touches it.
+"""The device a model is put on, checked before anything touches it, and what is free of it.
 
-Called by: models.loader. Never falls back: a load that asks for a GPU gets one or an error.
+Called by: models.loader, engine.communicator, engine.part. Never falls back: a load that asks for a GPU gets one or an
+error.
 """
 
 from __future__ import annotations
@@ -26,3 +27,11 @@ def find_device(name: str) -> torch.device:
     if device.index >= torch.cuda.device_count():
         raise CudaDeviceNotFound(f"device {name}: this host has {torch.cuda.device_count()}")
     return device
+
+
+def free_bytes(name: str) -> int:
+    """Of the whole device, had this process's torch nothing there. 0 where there is none: to say so is the load's."""
+    if not name.startswith("cuda") or not torch.cuda.is_available():
+        return 0
+    device = torch.device(name)
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cortex_neuron.layers.parallel import Collectives
 from cortex_neuron.native.decoder import Decoder
 
 
@@ -29,12 +30,15 @@ class CacheShape:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
+    """`collectives`: those of the ranks that have the other shares of it; None for a whole model."""
+
     module: Any  # a transformers *ForCausalLM whose attention is layers.attention, or a native Decoder
     device: torch.device
     shape: CacheShape
     context: int  # tokens the model was made for
     vocab_size: int
     eos_ids: tuple[int, ...]
+    collectives: Collectives | None = None
 
     @property
     def num_bytes(self) -> int:

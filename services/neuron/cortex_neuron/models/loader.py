@@ -94,7 +94,7 @@ def _load_gguf(asked: Asked) -> LoadedModel:
         return _load_native(asked, config, files, files.factors, eos_ids)
     _refuse_quant(asked)
     module = _modules().of_gguf(asked, file, config)
-    return _loaded(module, module.config, asked.device, eos_ids, config.vocab_size)
+    return _loaded(asked, module, module.config, eos_ids, config.vocab_size)
 
 
 def _load_folder(asked: Asked) -> LoadedModel:
@@ -112,7 +112,7 @@ def _load_folder(asked: Asked) -> LoadedModel:
         return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
     _refuse_quant(asked)
     module = _modules().of_folder(asked, config)
-    return _loaded(module, module.config, asked.device, eos_ids, config.vocab_size)
+    return _loaded(asked, module, module.config, eos_ids, config.vocab_size)
 
 
 def _modules() -> Any:
@@ -140,7 +140,7 @@ def _load_native(
         asked.progress("weights", 0.1 + 0.7 * share)
 
     decoder = native_model.build(files, config, asked.quant, asked.threads, factors, progress)
-    return _loaded(decoder, config, asked.device, eos_ids, config.vocab_size)
+    return _loaded(asked, decoder, config, eos_ids, config.vocab_size)
 
 
 def _refuse_quant(asked: Asked) -> None:
@@ -168,7 +168,7 @@ def _folder_eos_ids(path: Path, config: Any) -> list[int]:
     return sorted({i for ids in said if ids is not None for i in (ids if isinstance(ids, list) else [ids])})
 
 
-def _loaded(module: Any, config: Any, device: torch.device, eos_ids: list[int], vocab_size: int) -> LoadedModel:
+def _loaded(asked: Asked, module: Any, config: Any, eos_ids: list[int], vocab_size: int) -> LoadedModel:
     """`module` is whole or a share; `config` says how many kv heads it has itself."""
     heads = config.num_attention_heads
     shape = CacheShape(
@@ -179,9 +179,10 @@ def _loaded(module: Any, config: Any, device: torch.device, eos_ids: list[int], 
     )
     return LoadedModel(
         module=module,
-        device=device,
+        device=asked.device,
         shape=shape,
         context=config.max_position_embeddings,
         vocab_size=vocab_size,
         eos_ids=tuple(eos_ids),
+        collectives=asked.collectives,
     )

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cortex_neuron.layers import attention
 from cortex_neuron.layers.fused_norm import fuse_norms
 from cortex_neuron.layers.memory_order import order_for_cpu
-from cortex_neuron.models import gguf_model, prequantised, rounding, sharded_model
+from cortex_neuron.models import experts, gguf_model, prequantised, rounding, sharded_model
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.sharding import Sharding
@@ -87,6 +87,7 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 
 
 def _placed(module: Any, asked: Asked) -> Any:
+    experts.choose(module)
     if asked.on_cpu:
         order_for_cpu(module)
     else:

@@ -46,8 +46,8 @@ class Pooling(msgspec.Struct, frozen=True, kw_only=True):
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):
     """How drafts are made: by prompt lookup (engine.prompt_lookup), or by the model of `source` (engine.draft_model).
 
-    Only rank 0 has that model. Every rank leaves as much room as it takes, so that all have caches of one size: the
-    leader tells its workers how much that is.
+    Only rank 0 has that model. The leader tells its workers how much it takes: where nothing is measured, each leaves
+    as much room.
     """
 
     num_speculative_tokens: int
