@@ -46,6 +46,7 @@ async def test_a_model_sleeps_in_its_processes_and_wakes_in_them(tmp_path: Path)
         assert neuron.engines() == engines
         row = await neuron.row()
         assert (row["status"], row["vram_used_mb"], row["host_memory_mb"], row["devices"]) == ("sleeping", 0, 5, [0])
+        assert (await neuron.metrics())['neuron_model_host_memory_mb{model="echo"}'] == 5
         refused = await neuron.chat({"reply": "x"})
         assert (refused.status, refused.json["error"]["code"]) == (503, "unavailable")
         assert await put_to_sleep(neuron, "echo") == "sleeping"
