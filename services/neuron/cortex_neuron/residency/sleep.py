@@ -24,7 +24,7 @@ _SPARE_MB = 1024  # of the host's memory: a copy that takes the last of it ends 
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """A model with host memory for its sleep, as it is chosen by. One that is `wanted`, by requests, goes for nobody."""
+    """A model with host memory for its sleep, as it is chosen by. One that is `wanted` now goes for nobody."""
 
     since: float
     model_id: str
