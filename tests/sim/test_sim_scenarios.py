@@ -121,7 +121,9 @@ def test_a_model_that_is_wanted_while_it_is_to_make_room_is_woken(fleets: list[S
     assert all_of(simulation, simulation.ask(gateway, "b")) == ["ok"]
     simulation.pass_time(1.0)
     assert falling.done()
-    assert [str(neuron.residents[name].status) for name in "abc"] == ["unloaded", "loaded", "unloaded"]
+    assert [str(neuron.residents[name].status) for name in "ab"] == ["unloaded", "loaded"]
+    assert neuron.residents["b"].loads == 2
+    assert simulation.witness.checks["no request waits for a sleeper that is unloaded"] == 1
 
 
 def test_a_model_that_dies_asleep_is_loaded_anew_for_whoever_asks(fleets: list[Simulation]) -> None:
