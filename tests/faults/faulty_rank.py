@@ -1,6 +1,6 @@
 """The real ranks with one fault, once: `fault.json` beside the daemon's runtime folder says which rank does what, when.
 
-    {"phase": "spawn" | "init" | "sanity" | "load" | "step" | "unload", "rank": n,
+    {"phase": "spawn" | "init" | "sanity" | "load" | "step" | "unload" | "sleep" | "wake", "rank": n,
      "action": "kill" | "hang" | "raise" | "twice" | "garbage" | "late", "late_s": seconds}
 
 The first process that comes to the point leaves `fired` beside it; those after it are whole. Run through run_rank, as
@@ -30,6 +30,8 @@ _PHASES: dict[type[frames.Frame], str] = {
     frames.Load: "load",
     frames.Step: "step",
     frames.Shutdown: "unload",
+    frames.Sleep: "sleep",
+    frames.Wake: "wake",
 }
 # What rank 0 says to the daemon while it is in a phase.
 _SAID: dict[str, type[frames.Frame]] = {
@@ -126,7 +128,7 @@ def _spoil_mailbox(fault: Fault) -> None:
 
     def spoilt(self: Mailbox, frame: Any) -> None:
         phase = fault._order["phase"]
-        says = phase == "spawn" or (self._rank == 0 and isinstance(frame, _SAID[phase]))
+        says = phase == "spawn" or (self._rank == 0 and isinstance(frame, _SAID.get(phase, ())))
         match fault.spoilt() if says else "":
             case "twice":
                 send(self, frame)
@@ -153,3 +155,5 @@ def _spoil_rank0(fault: Fault) -> None:
         rank.bring_up = wrapped(rank.bring_up, "load")
         Runner.run = wrapped(Runner.run, "step")  # type: ignore[method-assign]
         leader.Leader.shutdown = wrapped(leader.Leader.shutdown, "unload")  # type: ignore[method-assign]
+        rank.Rank0._sleep = wrapped(rank.Rank0._sleep, "sleep")  # type: ignore[method-assign]
+        rank.Rank0._wake = wrapped(rank.Rank0._wake, "wake")  # type: ignore[method-assign]

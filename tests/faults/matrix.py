@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,10 +25,19 @@ FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_daemon.py"))]
 PHASES = ("spawn", "init", "sanity", "load", "step", "unload")
 ACTIONS = ("kill", "hang", "raise", "twice", "garbage", "late")
 WORLD_SIZES = (2, 4)
+# What befalls a model at rest, by phase: the only rank of a group of one, and the other one of a group of two.
+REST = {
+    "sleep": ("kill", "hang", "raise", "late"),
+    "asleep": ("kill", "hang"),
+    "wake": ("kill", "hang", "raise", "late"),
+}
+REST_RANKS = ((1, 0), (2, 1))
 LOAD_S, INIT_S, STEP_S = 12.0, 3.0, 2.0
 # By phase: what the group may take until it is given up; a late answer is later than that, but where that is long.
 DEADLINES = {"spawn": LOAD_S, "init": INIT_S, "sanity": INIT_S, "load": LOAD_S, "step": STEP_S + 1.0, "unload": 4.0}
+DEADLINES |= dict.fromkeys(REST, STEP_S + 1.0)
 LATE = {"spawn": 1.0, "init": INIT_S + 1, "sanity": INIT_S + 1, "load": 1.0, "step": STEP_S + 2, "unload": 1.5}
+LATE |= dict.fromkeys(REST, 1.0)
 GRACE_S = 2.0  # from its deadline until a group is gone
 NOTHING_WRONG = "served"
 _CONTROL_S = 0.1
@@ -51,7 +62,7 @@ class Case:
 
 @dataclass(slots=True)
 class Result:
-    """What came of it. `told` is the error's code and the failure's kind, or "served"."""
+    """What came of it. `told` is the error's code, or "unloaded", and the failure's kind; or "served"."""
 
     case: Case
     told: str = ""
@@ -63,11 +74,19 @@ class Result:
 
 def cases(world_sizes: Iterable[int] = WORLD_SIZES) -> list[Case]:
     """All of them."""
-    return [
+    at_work = [
         Case(world_size, phase, rank, action)
         for world_size in world_sizes
         for phase, rank, action in itertools.product(PHASES, range(world_size), ACTIONS)
     ]
+    at_rest = [
+        Case(world_size, phase, rank, action)
+        for world_size, rank in REST_RANKS
+        for phase, actions in REST.items()
+        for action in actions
+        if (world_size, action) != (1, "late")  # alone it keeps nobody waiting
+    ]
+    return at_work + at_rest
 
 
 async def survive(
@@ -80,9 +99,10 @@ async def survive(
     async def one_daemon() -> None:
         entries = [
             {"id": f"tp{size}", "source": str(model), "vram_mb": 400, "context": 512, "tensor_parallel": size}
-            for size in WORLD_SIZES
+            for size in (1, *WORLD_SIZES)
         ]
         limits = {"load_timeout_s": LOAD_S, "init_timeout_s": INIT_S, "step_timeout_s": STEP_S, "cpu_threads": 1}
+        limits |= {"sleep_host_memory_mb": 100}
         async with running_neuron(entries, FAULTY, **limits) as neuron:
             await _warm_up(neuron)
             while waiting:
@@ -130,14 +150,9 @@ async def _survived(neuron: RunningNeuron, case: Case) -> Result:
 
 
 async def _provoke(neuron: RunningNeuron, case: Case, result: Result) -> None:
-    """Load, ask, unload, as far as the phase takes; notes what a client was told first of anything wrong."""
+    """Load, ask, unload, sleep and wake, as far as the phase takes; notes what was told first of anything wrong."""
     name = f"tp{case.world_size}"
-    await neuron.post("/models/load", {"model_id": name})
-    row = await until(lambda: _settled(neuron, name), LOAD_S * 2)
-    if row["status"] == "failed":
-        result.told = f"503 model_failed, {row['failure']['kind']}"
-        if row["failure"]["rank"] not in (case.rank, 0) and case.action in ("kill", "hang", "raise"):
-            result.problems.append(f"rank {row['failure']['rank']} was blamed: {row['failure']['message']}")
+    if not await _loads(neuron, case, result):
         return
     answer = await _ask(neuron, name)
     if answer.status != 200:
@@ -146,7 +161,42 @@ async def _provoke(neuron: RunningNeuron, case: Case, result: Result) -> None:
     if case.phase == "unload":
         unloaded = await neuron.post("/models/unload", {"model_id": name})
         assert unloaded.json.get("status") == "unloaded", unloaded.text
-    result.told = NOTHING_WRONG
+    if case.phase not in REST or await _rests(neuron, case, result):
+        result.told = NOTHING_WRONG
+
+
+async def _loads(neuron: RunningNeuron, case: Case, result: Result) -> bool:
+    """Have it loaded, or woken. False where that has failed, which is noted."""
+    name = f"tp{case.world_size}"
+    await neuron.post("/models/load", {"model_id": name})
+    row = await until(lambda: _settled(neuron, name), LOAD_S * 2)
+    if row["status"] == "failed":
+        _note(row["failure"], "503 model_failed", case, result)
+    return bool(row["status"] == "loaded")
+
+
+async def _rests(neuron: RunningNeuron, case: Case, result: Result) -> bool:
+    """Put it to sleep and, where the fault is not before, have it woken. False where it is unloaded, which is noted."""
+    name = f"tp{case.world_size}"
+    answer = await neuron.post("/models/unload", {"model_id": name, "level": "sleep"})
+    assert answer.status == 200, answer.text
+    if case.phase == "asleep":  # from outside: it does nothing itself
+        pid = neuron.logged("model_loaded")[-1]["pids"][case.rank]
+        (neuron.folder / "fired").touch()
+        os.kill(pid, signal.SIGKILL if case.action == "kill" else signal.SIGSTOP)
+        await neuron.until_status("unloaded", name, LOAD_S)
+    row = await neuron.row(name)
+    if row["status"] == "unloaded":
+        assert row["failure"] is not None, "it was unloaded without a reason"
+        _note(row["failure"], "unloaded", case, result)
+        return False
+    return case.phase == "sleep" or await _loads(neuron, case, result)
+
+
+def _note(failure: dict[str, Any], code: str, case: Case, result: Result) -> None:
+    result.told = f"{code}, {failure['kind']}"
+    if failure["rank"] not in (case.rank, 0) and case.action in ("kill", "hang", "raise"):
+        result.problems.append(f"rank {failure['rank']} was blamed: {failure['message']}")
 
 
 async def _come_back(neuron: RunningNeuron, case: Case, result: Result) -> None:
@@ -154,7 +204,7 @@ async def _come_back(neuron: RunningNeuron, case: Case, result: Result) -> None:
     name = f"tp{case.world_size}"
     fired = neuron.folder / "fired"
     assert fired.exists(), "the fault has not come to pass"
-    if (await neuron.row(name))["status"] in ("failed", "unloaded"):
+    if (await neuron.row(name))["status"] in ("failed", "unloaded", "sleeping"):
         await neuron.post("/models/load", {"model_id": name})
     await neuron.until_status("loaded", name, LOAD_S * 2)
     answer = await _ask(neuron, name)
@@ -259,10 +309,12 @@ def is_told_by_another(result: Result) -> bool:
 def table(results: Sequence[Result]) -> str:
     """What clients are told, by phase, fault and rank, as a Markdown table."""
     lines = ["| in | a rank | rank 0 | another rank |", "|---|---|---|---|"]
-    for phase, action in itertools.product(PHASES, ACTIONS):
+    for phase, action in itertools.product((*PHASES, *REST), ACTIONS):
         some = [each for each in results if (each.case.phase, each.case.action) == (phase, action)]
+        if not some:
+            continue
         cells = (sorted({each.told for each in some if bool(each.case.rank) is other}) for other in (False, True))
-        lines.append(f"| {phase} | {_WORDS[action]} | " + " | ".join("; ".join(each) for each in cells) + " |")
+        lines.append(f"| {phase} | {_WORDS[action]} | " + " | ".join("; ".join(each) or "-" for each in cells) + " |")
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ class ScriptedNeuron:
     sent: list[Sent] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
-    orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m", "sleep m"
+    orders: list[str] = field(default_factory=list)  # both of these in turn: "unload m", "sleep m for n"
     polls: int = 0
     discoveries: int = 0
     version: str = "1"
@@ -196,7 +196,8 @@ class ScriptedNeuron:
             return web.json_response({"error": {"message": "it is in use", "code": "model_busy"}}, status=409)
         level = wanted.get("level", "unload")
         self.unloads.append(model_id)
-        self.orders.append(f"{level} {model_id}")
+        newcomer = wanted.get("newcomer")
+        self.orders.append(f"{level} {model_id}" + (f" for {newcomer}" if newcomer else ""))
         self.models[model_id]["status"] = "draining"
         await asyncio.sleep(self.unload_s)
         freed = self.models.pop(model_id)["vram_used_mb"]

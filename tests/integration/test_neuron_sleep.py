@@ -28,9 +28,9 @@ async def load(neuron: RunningNeuron, model: str) -> None:
     await neuron.until_status("loaded", model, 60.0)
 
 
-async def put_to_sleep(neuron: RunningNeuron, model: str) -> str:
+async def put_to_sleep(neuron: RunningNeuron, model: str, **more: str) -> str:
     """What became of it."""
-    answer = await neuron.post(UNLOAD, {"model_id": model, "level": "sleep"})
+    answer = await neuron.post(UNLOAD, {"model_id": model, "level": "sleep", **more})
     assert answer.status == 200, answer.text
     return str(answer.json["status"])
 
@@ -46,6 +46,7 @@ async def test_a_model_sleeps_in_its_processes_and_wakes_in_them(tmp_path: Path)
         assert neuron.engines() == engines
         row = await neuron.row()
         assert (row["status"], row["vram_used_mb"], row["host_memory_mb"], row["devices"]) == ("sleeping", 0, 5, [0])
+        assert (await neuron.metrics())['neuron_model_host_memory_mb{model="echo"}'] == 5
         refused = await neuron.chat({"reply": "x"})
         assert (refused.status, refused.json["error"]["code"]) == (503, "unavailable")
         assert await put_to_sleep(neuron, "echo") == "sleeping"
@@ -60,7 +61,8 @@ async def test_a_model_sleeps_in_its_processes_and_wakes_in_them(tmp_path: Path)
 
 
 async def test_the_longest_asleep_makes_room_and_what_has_none_is_unloaded(tmp_path: Path) -> None:
-    """The budget holds for all that sleep together, and a neuron without one has none that sleep."""
+    """The budget holds for all that sleep together, and a neuron without one has none that sleep. Another goes than the
+    one that is to be woken next."""
     sizes = {"one": 4, "two": 4, "three": 4, "large": 9}
     models = [entry(write_model(tmp_path / name, weights_mb=mb), name) for name, mb in sizes.items()]
     async with running_neuron(models, sleep_host_memory_mb=8) as neuron:
@@ -71,6 +73,10 @@ async def test_the_longest_asleep_makes_room_and_what_has_none_is_unloaded(tmp_p
         statuses = {row["id"]: row["status"] for row in await neuron.get("/models")}
         assert statuses == {"one": "sleeping", "two": "unloaded", "three": "sleeping", "large": "unloaded"}
         assert len(neuron.engines()) == 2
+        await load(neuron, "two")
+        assert await put_to_sleep(neuron, "two", newcomer="one") == "sleeping"
+        statuses = {row["id"]: row["status"] for row in await neuron.get("/models")}
+        assert (statuses["one"], statuses["three"]) == ("sleeping", "unloaded")
     async with running_neuron(models[:1]) as neuron:
         await load(neuron, "one")
         assert await put_to_sleep(neuron, "one") == "unloaded"

@@ -66,15 +66,22 @@ async def test_a_disk_that_is_full_does_not_keep_an_operator_from_draining(echo_
 
 
 async def test_a_drained_neuron_verifies_its_models_and_takes_nothing_else(echo_model: Path) -> None:
-    """Preloads wait, requests and loads are refused; each model is brought up by whoever asks for this (case D2)."""
+    """Preloads wait, requests and loads are refused; each model is brought up, or woken, by whoever asks for this (case
+    D2)."""
     models = [_model(echo_model, "echo", preload_on=["here"], aliases=["nick"]), _model(echo_model, "other")]
-    async with running_neuron(models, drained=True) as neuron:
+    async with running_neuron(models, drained=True, sleep_host_memory_mb=100) as neuron:
         answer = await _verify(neuron, "nick")
         told = answer.json
         assert (answer.status, told["model_id"], told["text"], told["completion_tokens"]) == (200, "echo", "ok", 3)
         assert told["load_s"] > 0
         assert told["completion_s"] > 0
         assert (await _verify(neuron, "echo")).json["load_s"] == 0
+        await neuron.until_idle()
+        slept = await neuron.post("/models/unload", {"model_id": "echo", "level": "sleep"})
+        assert slept.json["status"] == "sleeping"
+        assert _refusal(await neuron.post(LOAD, {"model_id": "echo"})) == (503, "draining")
+        assert (await _verify(neuron, "echo")).json["load_s"] > 0
+        assert [line["woken"] for line in neuron.logged("model_loaded")] == [False, True]
         assert (await neuron.get("/health"))["state"] == "draining"
         assert _refusal(await neuron.chat({})) == (503, "draining")
         assert _refusal(await neuron.post(LOAD, {"model_id": "other"})) == (503, "draining")
@@ -82,7 +89,7 @@ async def test_a_drained_neuron_verifies_its_models_and_takes_nothing_else(echo_
         await neuron.until_idle()
         assert (await neuron.post("/undrain", {})).json["state"] == "ready"
         assert (await neuron.chat({"reply": "x"})).status == 200
-        assert (await neuron.row())["loads"] == 1
+        assert (await neuron.row())["loads"] == 2
 
 
 async def test_a_model_that_does_not_work_is_an_error_with_the_reason(tmp_path: Path) -> None:

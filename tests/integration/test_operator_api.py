@@ -419,9 +419,10 @@ async def _free(gateway: RunningGateway, megabytes: int, neuron: int) -> bool:
 
 
 async def test_a_model_that_sleeps_is_shown_and_ended_by_an_unload(tmp_path: Path) -> None:
-    """It has nothing on a device, but processes, and memory of the host; an unload gives that back, too."""
+    """It has nothing on a device, but processes, and memory of the host; an unload gives that back, too. It can be
+    unpinned, not pinned; of a drained neuron nobody has it."""
     async with scripted("one") as neuron, operated(tmp_path, [neuron], ENTRIES) as gateway:
-        neuron.has(MODEL, "sleeping", vram_used_mb=0, host_memory_mb=900)
+        neuron.has(MODEL, "sleeping", vram_used_mb=0, host_memory_mb=900, pinned=True)
 
         async def shown() -> bool:
             (model,) = (await see(gateway, "status"))["neurons"][0]["models"] or [{}]
@@ -429,5 +430,15 @@ async def test_a_model_that_sleeps_is_shown_and_ended_by_an_unload(tmp_path: Pat
 
         await until_async(shown)
         assert (await see(gateway, "status"))["models"][0]["status"] == "sleeping"
+        assert (await gateway.metrics())[f'cortex_model_status{{model="{MODEL}",neuron="one",status="sleeping"}}'] == 1
+        assert (await see(gateway, f"explain?model={MODEL}"))["considered"][0]["reason"] == (
+            "has it asleep, and it fits in what is free"
+        )
+        assert (await tell(gateway, "models/pin", model=MODEL))[1]["code"] == "model_not_loaded"
+        assert (await tell(gateway, "models/unpin", model=MODEL))[1]["neurons"] == ["one"]
+        assert not neuron.models[MODEL]["pinned"]
+        await tell(gateway, "neurons/drain", neuron="one")
+        async with gateway.ask(MODEL) as response:
+            assert (await response.json())["error"]["code"] == "no_healthy_neuron"
         assert (await tell(gateway, "models/unload", model=MODEL))[1]["neurons"] == ["one"]
         assert neuron.orders == [f"unload {MODEL}"]

@@ -91,6 +91,9 @@ async def test_it_shows_neurons_devices_models_and_requests_live(tmp_path: Path)
         await expect(bars.first).to_have_attribute("aria-valuenow", "75")
         await expect(page.locator("#models tr").filter(has_text=LOADED)).to_contain_text(re.compile("loaded.*tower"))
         await expect(page.locator("#models tr").filter(has_text=COLD)).to_contain_text("unloaded")
+        spare.has(LOADED, "sleeping", vram_used_mb=0, host_memory_mb=900)
+        where = re.compile(r"loaded.*spare \(sleeping\), tower")
+        await expect(page.locator("#models tr").filter(has_text=LOADED)).to_contain_text(where)
         tower.fault, tower.pace_s = Fault.SLOW, 1.5
         async with gateway.ask("alias-a", stream=True) as response:
             await response.content.readany()

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from tests.sim.neuron import Life, Seat, SimNeuron, refused
+from tests.sim.neuron import Life, Seat, SimNeuron
 
 from cortex_contracts.wire.errors import CortexError, GroupDied
 from cortex_gateway.forwarding.response import Response
@@ -76,7 +76,8 @@ class SimAnswer:
 
     def refuse(self, failure: CortexError) -> None:
         """A status, or an error event where that is sent already (case S6)."""
-        body = msgspec.json.encode(refused(failure))
+        told = {"message": failure.message, "type": "server_error", "code": failure.code}
+        body = msgspec.json.encode({"error": told})
         if self.response.status:
             self.feed(b"data: " + body + b"\n\n")
         else:

@@ -135,12 +135,17 @@ class SimClient:
         return await self._ask(url, load, _COMMAND_TIMEOUT_S)
 
     async def unload(
-        self, url: str, model_id: str, if_idle: bool = False, level: wire.UnloadLevel | None = None
+        self,
+        url: str,
+        model_id: str,
+        if_idle: bool = False,
+        level: wire.UnloadLevel | None = None,
+        newcomer: str | None = None,
     ) -> wire.StatusAnswer:
         async def unload(neuron: SimNeuron) -> wire.StatusAnswer:
             if level is not None:
                 self._witness.put_to_sleep(self._gateway, neuron, model_id)
-            resident = await neuron.unload(model_id, if_idle, level)
+            resident = await neuron.unload(model_id, if_idle, level, newcomer)
             return wire.StatusAnswer(model_id=model_id, status=resident.status)
 
         return await self._ask(url, unload, _COMMAND_TIMEOUT_S)

@@ -12,10 +12,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.wire import neuron as wire
@@ -106,11 +105,16 @@ class SimNeuron:
         self.inside: set[asyncio.Task[None]] = set()  # requests, whose connections die with it
         self.connections: set[asyncio.Protocol] = set()  # those that polls come on
         self.on_unload: Callable[[Resident], None] = lambda resident: None  # told before it begins
+        self.on_demotion: Callable[[Resident, str | None], None] = lambda resident, newcomer: (
+            None
+        )  # the same, of sleepers
+        self.on_sleep: Callable[[], None] = lambda: None  # told once one sleeps
         self._begin()
 
     def _begin(self) -> None:
         self.mode = NeuronState.READY
         self.residents: dict[str, Resident] = {}
+        self._turn = asyncio.Lock()  # one falls asleep at a time
         self._report: bytes | None = None
 
     # ---- what befalls it
@@ -138,10 +142,8 @@ class SimNeuron:
             connection.connection_lost(ConnectionResetError("the neuron died"))
 
     def _preload(self, model: Model) -> None:
-        try:
+        with suppress(CortexError):  # no room: somebody asks for it later
             self._start_load(self._resident(model.id), None)
-        except CortexError:
-            return  # no room: somebody asks for it later
 
     def furnish(self, model_id: str) -> None:
         """Have a model loaded already. Raises NoCapacity."""
@@ -152,14 +154,18 @@ class SimNeuron:
             self._loaded(resident)
 
     def crash(self, model_id: str) -> None:
-        """End a loaded model's group from outside: it recovers by itself, if it does not do so too often."""
+        """End a model's group from outside: one that is loaded recovers by itself, if it does not do so too often; one
+        that sleeps is unloaded."""
         resident = self.residents[model_id]
+        if resident.status is ModelStatus.SLEEPING:
+            resident.become(ModelStatus.DRAINING)
+            resident.unloading = asyncio.create_task(self._unload(resident, None))
         if resident.status is ModelStatus.LOADED:
             resident.become(ModelStatus.RECOVERING, wire.Failure(kind="device_lost", message="the group died"))
             self._end_seats(resident, GroupDied("the group died"))
             resident.taken_mb = 0
             resident.work = asyncio.create_task(self._recover(resident))
-            self.touch()
+        self.touch()
 
     def drain(self, drained: bool) -> None:
         self.mode = NeuronState.DRAINING if drained else NeuronState.READY
@@ -230,7 +236,9 @@ class SimNeuron:
         self._start_load(resident, list(slept_on) if resident.asleep and self.host.kind == "cuda" else wanted.devices)
         return resident
 
-    async def unload(self, model_id: str, if_idle: bool, level: wire.UnloadLevel | None = None) -> Resident:
+    async def unload(
+        self, model_id: str, if_idle: bool, level: wire.UnloadLevel | None = None, newcomer: str | None = None
+    ) -> Resident:
         """Let running requests end, up to a bound, then free its memory; one unload however many ask.
 
         With `level` sleep it keeps its place, where there is room. Raises ModelBusy with `if_idle`, where it is in use.
@@ -244,7 +252,7 @@ class SimNeuron:
             self.on_unload(resident)
             resident.become(ModelStatus.DRAINING)
             self.touch()
-            resident.unloading = asyncio.create_task(self._unload(resident, level))
+            resident.unloading = asyncio.create_task(self._unload(resident, level, newcomer))
         await asyncio.shield(resident.unloading)
         return resident
 
@@ -319,13 +327,13 @@ class SimNeuron:
         return placement.choose(need, free, reserved, known, span)
 
     async def _load(self, resident: Resident) -> None:
-        resident.asleep, woken = None, resident.asleep is not None
-        half_s = 0.2 if woken else (2.0 + resident.model.vram_mb / 8000) * self.rng.uniform(0.4, 0.7)
+        half_s = 0.2 if resident.asleep else (2.0 + resident.model.vram_mb / 8000) * self.rng.uniform(0.4, 0.7)
         for fraction in (0.5, 1.0):
             await self.spend(half_s)
             resident.taken_mb = int(resident.model.vram_mb * _TAKEN_SHARE)
             resident.progress = wire.Progress(phase="weights", fraction=fraction)
             self.touch()
+        resident.asleep = None
         if self.failing[resident.model.id]:
             self.failing[resident.model.id] -= 1
             resident.taken_mb = 0
@@ -353,7 +361,7 @@ class SimNeuron:
         self.touch()
         await self._load(resident)
 
-    async def _unload(self, resident: Resident, level: wire.UnloadLevel | None) -> None:
+    async def _unload(self, resident: Resident, level: wire.UnloadLevel | None, newcomer: str | None = None) -> None:
         if resident.work is not None:
             resident.work.cancel()
             await asyncio.gather(resident.work, return_exceptions=True)
@@ -364,7 +372,7 @@ class SimNeuron:
         except TimeoutError:
             self._end_seats(resident, Draining("the model is being unloaded"))
         await self.spend(self.rng.uniform(0.1, 0.5))
-        if level is not None and await self._bed(resident):
+        if level is not None and await self._bed(resident, newcomer):
             resident.taken_mb, resident.unloading = 0, None
             resident.become(ModelStatus.SLEEPING)
         else:
@@ -372,22 +380,22 @@ class SimNeuron:
             resident.become(ModelStatus.UNLOADED)
         self.touch()
 
-    async def _bed(self, resident: Resident) -> bool:
+    async def _bed(self, resident: Resident, newcomer: str | None) -> bool:
         """Whether there is room for it to sleep; who has slept longest makes some."""
-        beds = [each.asleep for each in self.residents.values() if each.asleep is not None]
-        gone = demoted(resident.taken_mb, self.host.sleep_mb, beds)
-        for model_id in gone or ():
-            await self.unload(model_id, if_idle=False)
-        if gone is None:
-            return False
-        resident.asleep = Bed(asyncio.get_running_loop().time(), resident.model.id, resident.taken_mb)
-        return True
+        async with self._turn:
+            while gone := demoted(resident.taken_mb, self.host.sleep_mb, self._beds(newcomer)):
+                self.on_demotion(self.residents[gone[0]], newcomer)
+                await self.unload(gone[0], if_idle=False)
+            if gone is not None:
+                resident.asleep = Bed(asyncio.get_running_loop().time(), resident.model.id, resident.taken_mb)
+                self.on_sleep()
+        return gone is not None
+
+    def _beds(self, newcomer: str | None) -> list[Bed]:
+        sleepers = [each for each in self.residents.values() if each.asleep is not None]
+        wanted = {each.model.id for each in sleepers if each.status is ModelStatus.LOADING} | {newcomer}
+        return [replace(each.asleep, wanted=each.model.id in wanted) for each in sleepers]
 
     def _end_seats(self, resident: Resident, why: CortexError) -> None:
         for seat in list(resident.seats):
             seat.end(why)
-
-
-def refused(failure: CortexError) -> dict[str, Any]:
-    """The envelope of a refusal."""
-    return {"error": {"message": failure.message, "type": "server_error", "code": failure.code}}

@@ -163,6 +163,8 @@ class Simulation:
             neuron = SimNeuron(host, self.models, self.rng)
             self.neurons[host.name] = self.network.neurons[host.url] = neuron
             neuron.on_unload = partial(self.witness.unloading, neuron)
+            neuron.on_demotion = partial(self.witness.demoting, neuron)
+            neuron.on_sleep = partial(self.witness.asleep, neuron)
             neuron.live(Life.DEAD)
             neuron.live(Life.UP)  # with its preloads
 

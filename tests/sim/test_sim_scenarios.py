@@ -74,17 +74,87 @@ def test_two_models_that_displace_each_other_both_go_on(fleets: list[Simulation]
 
 def test_models_that_take_turns_sleep_and_wake_and_the_longest_asleep_is_unloaded(fleets: list[Simulation]) -> None:
     """Where a host has memory for that: each is loaded from its files once, but for those that had to make room."""
-    fleets.append(Simulation([Host("n0", sleep_mb=32000)], [model(name) for name in "abcd"]))
-    gateway = fleets[-1].add_gateway("g")
+    fleets.append(Simulation([Host("n0", sleep_mb=46000)], [model(name) for name in "abcde"]))
+    gateway, witness = fleets[-1].add_gateway("g"), fleets[-1].witness
     neuron = fleets[-1].neurons["n0"]
     for name in "abcabc":
         assert all_of(fleets[-1], fleets[-1].ask(gateway, name)) == ["ok"]
     assert {name: str(each.status) for name, each in neuron.residents.items()} == {
         "a": "sleeping", "b": "sleeping", "c": "loaded"
     }  # fmt: skip
-    assert all_of(fleets[-1], fleets[-1].ask(gateway, "d")) == ["ok"]
+    assert not witness.checks["no request waits for a sleeper that is unloaded"]
+    for name in "de":
+        assert all_of(fleets[-1], fleets[-1].ask(gateway, name)) == ["ok"]
     assert neuron.residents["a"].status is ModelStatus.UNLOADED
-    assert fleets[-1].witness.sleeps == fleets[-1].witness.evictions == 6
+    assert witness.sleeps == witness.evictions == witness.checks["no more host memory than is set aside"] == 7
+    assert witness.checks["no request waits for a sleeper that is unloaded"] == 1
+
+
+def test_who_is_to_be_woken_is_not_unloaded_for_the_sleep_of_whoever_goes_for_it(fleets: list[Simulation]) -> None:
+    """It has slept longest, as is usual of models that take turns: the one after it makes room."""
+    fleets.append(Simulation([Host("n0", sleep_mb=32000)], [model(name) for name in "abc"]))
+    gateway, neuron = fleets[-1].add_gateway("g"), fleets[-1].neurons["n0"]
+    for name in "abca":
+        assert all_of(fleets[-1], fleets[-1].ask(gateway, name)) == ["ok"]
+    assert {name: str(each.status) for name, each in neuron.residents.items()} == {
+        "a": "loaded", "b": "unloaded", "c": "sleeping"
+    }  # fmt: skip
+
+
+def test_a_model_that_is_wanted_while_it_is_to_make_room_is_woken(fleets: list[Simulation]) -> None:
+    """Two are to go for a newcomer that falls asleep; the second is asked for while the first ends, and serves."""
+    models = [model("a", 8000), model("b", 8000), model("c", 15000)]
+    fleets.append(Simulation([Host("n0", (24000, 24000), sleep_mb=16000)], models))
+    simulation, neuron = fleets[-1], fleets[-1].neurons["n0"]
+    gateway = simulation.add_gateway("g")
+
+    async def sleep(*names: str) -> None:
+        for name in names:
+            await neuron.unload(name, if_idle=True, level="sleep")
+
+    assert all_of(simulation, *(simulation.ask(gateway, name) for name in "abc")) == ["ok"] * 3
+    simulation.run(sleep("a", "b"))
+    simulation.pass_time(3.0)
+    falling = simulation.loop.create_task(sleep("c"))
+    while neuron.residents["a"].status is not ModelStatus.DRAINING:
+        simulation.pass_time(0.01)
+    assert all_of(simulation, simulation.ask(gateway, "b")) == ["ok"]
+    simulation.pass_time(1.0)
+    assert falling.done()
+    assert [str(neuron.residents[name].status) for name in "ab"] == ["unloaded", "loaded"]
+    assert neuron.residents["b"].loads == 2
+    assert simulation.witness.checks["no request waits for a sleeper that is unloaded"] == 1
+
+
+def test_a_model_that_dies_asleep_is_loaded_anew_for_whoever_asks(fleets: list[Simulation]) -> None:
+    """The gateway's last poll has it asleep still; nobody waits for what is gone."""
+    fleets.append(Simulation([Host("n0", sleep_mb=32000)], [model("a"), model("b")]))
+    simulation, neuron = fleets[-1], fleets[-1].neurons["n0"]
+    gateway = simulation.add_gateway("g")
+    assert [all_of(simulation, simulation.ask(gateway, name))[0] for name in "ab"] == ["ok", "ok"]
+    assert neuron.residents["a"].status is ModelStatus.SLEEPING
+    simulation.call(lambda: neuron.crash("a"))
+    while neuron.residents["a"].status is not ModelStatus.UNLOADED:
+        simulation.pass_time(0.01)
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+
+
+def test_a_sleeper_is_woken_where_it_sleeps_and_elsewhere_only_if_that_neuron_is_gone(fleets: list[Simulation]) -> None:
+    """Across the fleet: a neuron beside it has more room, and is taken once the one where it sleeps is drained."""
+    fleets.append(Simulation([Host("n0", sleep_mb=32000), Host("n1", (48000,))], [model("a")]))
+    simulation, neuron = fleets[-1], fleets[-1].neurons["n0"]
+    gateway = simulation.add_gateway("g")
+    simulation.call(lambda: neuron.furnish("a"))
+    for _ in range(2):
+        simulation.run(neuron.unload("a", if_idle=True, level="sleep"))
+        simulation.pass_time(3.0)
+        assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    assert (neuron.residents["a"].loads, simulation.witness.loads) == (3, 2)
+    simulation.run(neuron.unload("a", if_idle=True, level="sleep"))
+    neuron.drain(True)
+    simulation.pass_time(3.0)
+    assert all_of(simulation, simulation.ask(gateway, "a")) == ["ok"]
+    assert neuron.residents["a"].status is ModelStatus.SLEEPING
 
 
 def test_two_gateways_that_want_the_same_room_both_go_on(fleets: list[Simulation]) -> None:

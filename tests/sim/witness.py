@@ -138,6 +138,23 @@ class Witness:
             lambda: f"{gateway}: {model_id} on {host}",
         )
 
+    def demoting(self, neuron: SimNeuron, resident: Resident, newcomer: str | None) -> None:
+        """A neuron is about to unload a model that sleeps, for another to sleep, which goes for a newcomer."""
+        self.check(
+            "no request waits for a sleeper that is unloaded",
+            resident.status is not ModelStatus.LOADING and resident.model.id != newcomer,
+            lambda: f"{resident.model.id} on {neuron.host.name}, {resident.status}, for {newcomer}",
+        )
+
+    def asleep(self, neuron: SimNeuron) -> None:
+        """One more model of a neuron sleeps."""
+        beds = [each.asleep for each in neuron.residents.values() if each.asleep is not None]
+        self.check(
+            "no more host memory than is set aside",
+            sum(bed.host_mb for bed in beds) <= neuron.host.sleep_mb,
+            lambda: f"{neuron.host}: {beds}",
+        )
+
     def load_asked(self, gateway: str, neuron: SimNeuron, model_id: str) -> None:
         """A gateway's load has come to the neuron, while it may be loading the model elsewhere."""
         self.loads += 1

@@ -169,7 +169,7 @@ class Loads:
         """Whether it is gone. Another gateway may have come to use it since the last poll: then it stays (case L6)."""
         try:
             sleeps = neuron.puts_to_sleep and victim != newcomer.id
-            await self._unload(neuron, victim, if_idle=True, level="sleep" if sleeps else None)
+            await self._unload(neuron, victim, if_idle=True, falls_asleep_for=newcomer.id if sleeps else None)
         except NeuronRefused as refused:
             if refused.code != ModelBusy.code:
                 raise
@@ -184,9 +184,10 @@ class Loads:
         return True
 
     async def _unload(
-        self, neuron: NeuronView, victim: str, if_idle: bool = False, level: UnloadLevel | None = None
+        self, neuron: NeuronView, victim: str, if_idle: bool = False, falls_asleep_for: str | None = None
     ) -> None:
-        await self._client.unload(neuron.url, victim, if_idle, level)
+        level: UnloadLevel | None = "sleep" if falls_asleep_for else None
+        await self._client.unload(neuron.url, victim, if_idle, level, falls_asleep_for)
         ends = _GONE if level else {ModelStatus.UNLOADED}
         async with asyncio.timeout(_UNLOAD_TIMEOUT_S):
             # The neuron is another process: there is nothing to wait on but its answers.

@@ -34,6 +34,7 @@ _MOST_LOADS = 3
 _REMEDY = "wait, or use force"
 _Answer = TypeVar("_Answer")
 _HELD = frozenset({ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.PENDING, ModelStatus.RECOVERING})
+_THERE = _HELD | {ModelStatus.SLEEPING}  # with what has memory of the host alone
 
 
 class Operations:
@@ -73,7 +74,7 @@ class Operations:
     async def unload(self, command: ModelCommand, force: bool) -> CommandDone:
         """Have a model unloaded, on the named neuron or everywhere. Raises ModelBusy unless `force`."""
         model_id = self._model_id(command.model)
-        replicas = self._replicas(model_id, command.neuron, _HELD | {ModelStatus.SLEEPING})
+        replicas = self._replicas(model_id, command.neuron, _THERE)
         if not force:
             self._refuse_busy(model_id, replicas)
         names = [replica.neuron.name for replica in replicas]
@@ -85,7 +86,7 @@ class Operations:
     async def pin(self, command: ModelCommand, pinned: bool) -> CommandDone:
         """Have a model never evicted, on the named neuron or wherever it is, or take that back."""
         model_id = self._model_id(command.model)
-        replicas = self._replicas(model_id, command.neuron)
+        replicas = self._replicas(model_id, command.neuron, _HELD if pinned else _THERE)
         if pinned and not replicas:
             where = f"on {command.neuron}" if command.neuron else "anywhere"
             raise ModelNotLoaded(f"model {model_id!r} is not {where}: load it, then pin it")
@@ -143,7 +144,7 @@ class Operations:
             return name
         return self._state.config.catalogue.resolve(name).id
 
-    def _replicas(self, model_id: str, neuron: str | None, statuses: frozenset[ModelStatus] = _HELD) -> list[Replica]:
+    def _replicas(self, model_id: str, neuron: str | None, statuses: frozenset[ModelStatus]) -> list[Replica]:
         """Where a model is, or comes to be."""
         replicas = self._snapshot(neuron).replicas_of(model_id)
         return sorted(

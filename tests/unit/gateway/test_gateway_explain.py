@@ -55,6 +55,20 @@ def test_the_ways_to_place_it_are_told_apart() -> None:
     }
 
 
+def test_where_it_sleeps_is_said_also_where_it_cannot_wake() -> None:
+    """It wakes on the devices that it fell asleep on, or is loaded from its files."""
+    asleep = on("m", ModelStatus.SLEEPING, 0, devices=(0,))
+    assert words(
+        neuron("full", asleep, free=(10,)),
+        neuron("elsewhere", asleep, free=(10, 20000)),
+        neuron("roomy", asleep, free=(2000,)),
+    ) == {
+        "full": "impossible: has it asleep, but 10 MB free on its emptiest device, 1000 MB needed",
+        "elsewhere": "possible: has it asleep, but not where it fits in what is free",
+        "roomy": "chosen: has it asleep, and it fits in what is free",
+    }
+
+
 def test_replicas_say_how_they_are() -> None:
     """Requests under way, a circuit that is open, a load that is half done, a recovery."""
     known = Rules({"m": M}, Outstanding({("busy", "m"): 1}))

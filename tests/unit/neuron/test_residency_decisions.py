@@ -104,6 +104,13 @@ def test_those_longest_asleep_make_room_and_no_more_of_them_than_must(need_mb: i
     assert demoted(need_mb, 100, BEDS) == gone
 
 
+@pytest.mark.parametrize(("need_mb", "gone"), [(10, []), (20, ["old"]), (80, ["old", "young"]), (81, None)])
+def test_one_that_is_being_woken_goes_for_nobody(need_mb: int, gone: list[str] | None) -> None:
+    """Requests wait for it; until it is awake its host memory is taken."""
+    beds = [Bed(1.0, "waking", 20, wanted=True), Bed(3.0, "young", 40), Bed(2.0, "old", 30)]
+    assert demoted(need_mb, 100, beds) == gone
+
+
 def test_nothing_sleeps_where_no_memory_is_set_aside_for_it() -> None:
     """The default: eviction ends the processes, as it always has."""
     assert demoted(1, 0, []) is None

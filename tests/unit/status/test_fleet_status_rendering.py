@@ -97,6 +97,15 @@ async def test_a_model_that_sleeps_shows_what_it_takes_of_the_host(
     assert shown.startswith("llama rack1 sleeping (15.5 GiB of the host) torch - 0.0 GiB")
 
 
+async def test_a_model_that_has_died_asleep_shows_of_what(
+    ask_them: Callable[[], Awaitable[Asked]], neuron_answers: Answers
+) -> None:
+    """Nobody waits for it, so that it is unloaded, and no finding; who looks for it finds why it is gone."""
+    failure = {"kind": "rank_died", "message": "it died asleep: rank 0 was killed by signal 9 (SIGKILL)", "rank": 0}
+    neuron_answers["/models"][2] |= {"status": "unloaded", "failure": failure}
+    assert " ".join((await ask_them()).line("llama", "rack1")).startswith("llama rack1 unloaded: rank_died torch")
+
+
 async def test_a_declared_model_that_is_nowhere_has_a_row(ask_them: Callable[[], Awaitable[Asked]]) -> None:
     """The catalogue is shown whole, not only what is loaded."""
     assert (await ask_them()).line("llama") == ["llama", "-", "not", "loaded"]

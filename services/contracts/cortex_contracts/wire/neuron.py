@@ -166,12 +166,14 @@ class LoadRequest(Request):
 class UnloadRequest(Request):
     """POST /models/unload. With `if_idle` a model that serves somebody, or is being loaded, stays: that is refused.
 
-    With `level` sleep it gives its devices back, and a load wakes it; where it cannot sleep it is unloaded.
+    With `level` sleep it gives its devices back, and a load wakes it; where it cannot sleep it is unloaded. It goes for
+    `newcomer`, which is not the one to make room for its sleep.
     """
 
     model_id: str
     if_idle: bool = False
     level: UnloadLevel | None = None
+    newcomer: str | None = None
 
 
 class PinRequest(Request):

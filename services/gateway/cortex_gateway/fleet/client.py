@@ -82,14 +82,19 @@ class NeuronClient:
         return await self._ask("POST", f"{url}/models/load", StatusAnswer, request, _COMMAND_TIMEOUT)
 
     async def unload(
-        self, url: str, model_id: str, if_idle: bool = False, level: UnloadLevel | None = None
+        self,
+        url: str,
+        model_id: str,
+        if_idle: bool = False,
+        level: UnloadLevel | None = None,
+        newcomer: str | None = None,
     ) -> StatusAnswer:
         """POST /models/unload; with `if_idle` refused (model_busy) where it is in use."""
         return await self._ask(
             "POST",
             f"{url}/models/unload",
             StatusAnswer,
-            UnloadRequest(model_id=model_id, if_idle=if_idle, level=level),
+            UnloadRequest(model_id=model_id, if_idle=if_idle, level=level, newcomer=newcomer),
             _COMMAND_TIMEOUT,
         )
 

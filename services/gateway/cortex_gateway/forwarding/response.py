@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 _MOST_UNREAD = 256 * 1024  # bytes; with more, nothing is read from the neuron until they are taken
+_EARLY_S = 0.001  # a timer may come so early, by rounding: to set it again for what is left would be to spin
 
 
 class UpstreamFailure(Exception):
@@ -189,11 +190,12 @@ class Response:
         assert self._idle_s is not None
         now = self._loop.time()
         since = self._heard_at if self._waiter is not None else now  # a slow reader is not a silent neuron
-        if now - since >= self._idle_s:
+        left_s = since + self._idle_s - now
+        if left_s < _EARLY_S:
             self._fail(Silent(f"nothing came for {self._idle_s:g} s"))
             self._source.abort()
         else:
-            self._timer = self._loop.call_later(since + self._idle_s - now, self._check_silence)
+            self._timer = self._loop.call_later(left_s, self._check_silence)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -100,8 +100,7 @@ function modelRow(commands) {
     if (!status.firstChild) status.append(state.root, loading.root);
     loading.root.hidden = !model.progress;
     if (model.progress) loading.show(model.progress.fraction, `loading ${model.id}: ${model.progress.phase}`);
-    const place = (name) => (model.pinnedOn.includes(name) ? `${name} (pinned)` : name);
-    text(where, model.locations.map((location) => place(location.neuron)).join(", "));
+    text(where, model.locations.map((location) => place(model, location)).join(", "));
     text(inFlight, String(model.locations.reduce((sum, place) => sum + place.in_flight, 0)));
     load.hidden = !["unloaded", "sleeping", "failed"].includes(model.status);
     unload.hidden = !["loaded", "sleeping"].includes(model.status);
@@ -110,6 +109,11 @@ function modelRow(commands) {
   });
   made.root.lastChild.append(load, unload, pin, explain);
   return made;
+}
+
+function place(model, { neuron, status }) {
+  const aside = [status === model.status ? "" : status, model.pinnedOn.includes(neuron) ? "pinned" : ""].filter(Boolean);
+  return aside.length ? `${neuron} (${aside.join(", ")})` : neuron;
 }
 
 export function requests(all) {

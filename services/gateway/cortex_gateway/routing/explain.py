@@ -46,12 +46,14 @@ def _considered(neuron: NeuronView, looking: Search, rules: Rules, ask: Ask) -> 
         return Considered(neuron=neuron.name, verdict="possible", reason=f"is loading it{how_far}")
     if known is not None and known.status is ModelStatus.RECOVERING:
         return Considered(neuron=neuron.name, verdict="impossible", reason="is recovering it")
-    option = looking.option(neuron.name)
+    option, sleeps = looking.option(neuron.name), known is not None and known.status is ModelStatus.SLEEPING
     if isinstance(option, str):
-        return Considered(neuron=neuron.name, verdict="impossible", reason=option)
+        reason = f"has it asleep, but {option}" if sleeps else option
+        return Considered(neuron=neuron.name, verdict="impossible", reason=reason)
     load, failed = option.load, known is not None and known.status is ModelStatus.FAILED
     fits = f"fits without {', '.join(load.evict)}" if load.evict else "fits in what is free"
-    fits = f"has it asleep, and it {fits}" if load.wakes else fits
+    if sleeps:
+        fits = f"has it asleep, and it {fits}" if load.wakes else f"has it asleep, but not where it {fits}"
     return Considered(
         neuron=neuron.name,
         verdict="possible",

@@ -72,7 +72,7 @@ async def load(request: Request) -> HTTPResponse:
 async def unload(request: Request) -> HTTPResponse:
     """POST /models/unload: answers when the memory is free."""
     wanted = _body(request, wire.UnloadRequest)
-    resident = await of(request).residency.unload(wanted.model_id, wanted.if_idle, wanted.level)
+    resident = await of(request).residency.unload(wanted.model_id, wanted.if_idle, wanted.level, wanted.newcomer)
     return _json(wire.StatusAnswer(model_id=resident.model.id, status=resident.status))
 
 

@@ -98,6 +98,8 @@ class Residency:
     def take(self, model: Model) -> Resident:
         """From now on this is the model's entry, of one that is new or known; an engine that runs it is not touched."""
         resident = self.residents.setdefault(model.id, Resident(model))
+        if concerns_the_engine(resident.model, model):
+            self._sleepers.forgo(model.id)  # where it falls asleep now, it would with the old entry
         resident.take(model)
         self._names = self._named()
         return resident
@@ -280,10 +282,12 @@ class Residency:
 
     # ---- unload
 
-    async def unload(self, name: str, if_idle: bool = False, level: UnloadLevel | None = None) -> Resident:
+    async def unload(
+        self, name: str, if_idle: bool = False, level: UnloadLevel | None = None, newcomer: str | None = None
+    ) -> Resident:
         """Let running requests end, up to the bound, then end the group. The work goes on if the caller leaves.
 
-        With `level` sleep the group stays where that is possible, and a load wakes it.
+        With `level` sleep the group stays where that is possible, and a load wakes it. It goes for `newcomer`.
 
         Raises ModelBusy with `if_idle`, where it is in use: only the neuron knows that of all gateways (case L6).
         """
@@ -293,7 +297,7 @@ class Residency:
         if if_idle and (resident.seats_taken or resident.status in states.BUSY):
             raise ModelBusy(f"model {resident.model.id} is {resident.status}, with {resident.seats_taken} seats taken")
         why = Draining(f"model {resident.model.id} is being unloaded")
-        await asyncio.shield(self._unloading(resident, why, level=level))
+        await asyncio.shield(self._unloading(resident, why, level=level, newcomer=newcomer))
         return resident
 
     def _unloading(
@@ -302,13 +306,14 @@ class Residency:
         why: CortexError,
         failure: Failure | None = None,
         level: UnloadLevel | None = None,
+        newcomer: str | None = None,
     ) -> asyncio.Task[None]:
         model_id, task = resident.model.id, self._unloads.get(resident.model.id)
         if level is None:
             self._sleepers.forgo(model_id)
         if task is None or task.done():
             if level is not None:
-                self._sleepers.want(model_id)
+                self._sleepers.want(model_id, newcomer)
             resident.become(ModelStatus.DRAINING)
             task = self._unloads[model_id] = asyncio.create_task(self._unload(resident, why, failure))
         return task
@@ -324,15 +329,18 @@ class Residency:
         if resident.serving is not None:
             resident.serving.fail_all(why)
             copies = self._devices.now.kind != "cpu"
-            asleep = await self._sleepers.fall_asleep(resident, resident.serving, self.residents.values(), copies)
-            if asleep is not None:
-                resident.serving, resident.asleep = None, asleep
+            fell = await self._sleepers.fall_asleep(resident, resident.serving, self.residents.values(), copies)
+            if isinstance(fell, Asleep):
+                resident.serving, resident.asleep = None, fell
                 resident.become(ModelStatus.SLEEPING)
-                resident.work = asyncio.create_task(self._watch_sleep(resident, asleep))
+                resident.work = asyncio.create_task(self._watch_sleep(resident, fell))
                 return
-        remains = resident.serving or (resident.asleep and resident.asleep.serving)
-        if remains:
-            await self._end_group(resident, remains)
+            if fell is not None:
+                failure = fell
+                resident.deaths[fell.kind] += 1
+        if (remains := resident.remains) is not None:
+            # One that has failed may not hear a word to end itself.
+            await self._end_group(resident, remains, grace_s=0.0 if failure is not None else 2.0)
         resident.devices, resident.harness = (), resident.model.harness
         resident.become(ModelStatus.UNLOADED, failure)
         self._let_go(resident)
@@ -345,7 +353,7 @@ class Residency:
         resident.work = None  # which is this task: it is not to be cancelled by what it begins
         self._unloading(resident, resident.refusal(), failure)
 
-    async def _end_group(self, resident: Resident, serving: Serving, grace_s: float = 2.0) -> None:
+    async def _end_group(self, resident: Resident, serving: Serving, grace_s: float) -> None:
         """End the processes; free memory before and after is what an operator looks for (case T8)."""
         before = await self._devices.refresh()
         await serving.end(grace_s)

@@ -75,6 +75,11 @@ class Resident:
         while self.status in statuses:
             await self._changed.wait()
 
+    @property
+    def remains(self) -> Serving | None:
+        """What serves it, or will again: what there is to end."""
+        return self.serving if self.asleep is None else self.asleep.serving
+
     def take(self, model: Model) -> None:
         """This is its entry from now on. What it was loaded with stays until it is unloaded; only sampling is no
         affair of the engine's start."""
@@ -113,7 +118,7 @@ class Resident:
 
     def row(self) -> ModelRow:
         """GET /models/{id}"""
-        serving = self.serving
+        serving, known = self.serving, self.remains
         return ModelRow(
             id=self.model.id,
             harness=self.harness,
@@ -121,7 +126,7 @@ class Resident:
             devices=list(self.devices),
             vram_used_mb=serving.size.vram_mb if serving else 0,
             host_memory_mb=self.asleep.host_mb if self.asleep else 0,
-            context=serving.size.context if serving else self.model.context,
+            context=known.size.context if known else self.model.context,
             task=self._task(),
             progress=self.progress,
             failure=self.failure,
@@ -132,8 +137,9 @@ class Resident:
         )
 
     def _task(self) -> str | None:
-        if self.serving is not None:
-            return self.serving.task
+        known = self.remains
+        if known is not None:
+            return known.task
         return None if self.model.task == "auto" else self.model.task
 
     def health(self) -> ModelHealth:

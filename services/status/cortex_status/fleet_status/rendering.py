@@ -103,12 +103,12 @@ def _device(spec: DeviceSpec | None, health: DeviceHealth | None) -> Sequence[st
 
 
 def _models(fleet: Fleet, observed: Observed) -> Iterable[Sequence[str]]:
-    """A row for each model on each host; a declared one that is nowhere has one row."""
+    """A row for each model on each host, also where its sleep has ended ill; a declared one that is nowhere has one."""
     rows: dict[str, list[Sequence[str]]] = {model.id: [] for model in fleet.models}
     for seen in observed.neurons:
         healths = {health.id: health for health in seen.health.models} if seen.health else {}
         for row in seen.models or []:
-            if row.status is not ModelStatus.UNLOADED:
+            if row.status is not ModelStatus.UNLOADED or row.failure is not None:
                 rows.setdefault(row.id, []).append(_model(seen.name, row, healths.get(row.id)))
     for model, places in rows.items():
         yield from places or [(model, UNKNOWN, "not loaded")]
