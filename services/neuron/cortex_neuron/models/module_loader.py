@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cortex_neuron.layers import attention
-from cortex_neuron.layers.fused_norm import fuse_norms
+from cortex_neuron.layers import attention, fusing
 from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.layers.parallel import Collectives
 from cortex_neuron.models import gguf_model, prequantised, rounding, sharded_model
@@ -80,13 +79,19 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 
 
 def _placed(module: Any, asked: Asked) -> Any:
-    if asked.on_cpu:
+    # A rank's weights are on its device already: to join them would take room for them twice.
+    return placed(module, asked.device, asked.quant, joins=asked.collectives is None)
+
+
+def placed(module: Any, device: torch.device, quant: str | None = None, *, joins: bool = True) -> Any:
+    """The module on its device, as that likes to compute it. `joins`: weights of the same inputs may become one."""
+    if device.type == "cpu":
         order_for_cpu(module)
     else:
-        fuse_norms(module)
-        if asked.quant is not None:
-            rounding.round_weights(module, asked.quant, asked.device)
-    return module.to(asked.device).eval()
+        if quant is not None:
+            rounding.round_weights(module, quant, device)
+        fusing.fuse(module.eval(), device, joins=joins)
+    return module.to(device).eval()
 
 
 def _share(

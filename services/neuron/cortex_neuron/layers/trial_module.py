@@ -1,0 +1,57 @@
+"""A module of a model made small, with random numbers: so a trial asks a class what it computes.
+
+Owns: the copy. Does not own: the questions. Called by: layers.fused_attention, layers.fused_mlp, layers.fused_residual.
+
+What a class's forward computes is asked of each module and not only of each class: SmolLM 3 turns in some layers and
+not in others, and windows differ from layer to layer. So a trial has to be cheap: a model's hidden size and its inner
+one are made small, and no number of the model's own is read.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN, ROWS = 16, 3
+CPU = torch.device("cpu")
+_TOLERANCE = 1e-4
+
+
+class Numbers:
+    """Random ones that are the same each time, and not those that anybody else draws."""
+
+    def __init__(self) -> None:
+        self._random = torch.Generator().manual_seed(1)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._random)
+
+    def linear(self, num_in: int, num_out: int) -> nn.Linear:
+        """With a bias, and outputs around 1."""
+        layer = nn.Linear(num_in, num_out, device="meta")
+        layer.weight = nn.Parameter(self.normal(num_out, num_in) * num_in**-0.5, requires_grad=False)
+        layer.bias = nn.Parameter(self.normal(num_out), requires_grad=False)
+        return layer
+
+    def norm(self, like: nn.Module, width: int) -> nn.Module:
+        """A norm of the same kind, of so many numbers."""
+        small: nn.Module = with_children(like)
+        small._parameters = {"weight": nn.Parameter(self.normal(width).abs() + 0.5, requires_grad=False)}
+        return small
+
+
+def with_children(module: nn.Module, **children: nn.Module) -> Any:
+    """The module with these instead of its own; what it has besides, such as its config, is the same."""
+    small = copy.copy(module)
+    small._parameters, small._buffers, small._modules = {}, {}, {**module._modules, **children}
+    small.__dict__.pop("forward", None)
+    small.training = False
+    return small
+
+
+def is_close(found: Tensor, expected: Tensor) -> bool:
+    """Of numbers around 1."""
+    return found.shape == expected.shape and bool((found - expected).abs().max() < _TOLERANCE)
