@@ -81,8 +81,6 @@ def _model(device: torch.device, sizes: dict[str, Any]) -> LoadedModel:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     module = module_loader.placed(module, device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the weights as they were before they were joined, for they were made on the device
     shape = CacheShape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype)
     return LoadedModel(module, device, shape, config.max_position_embeddings, config.vocab_size, (1,))
 

@@ -68,7 +68,7 @@ def tell(start_with: Any) -> Callable[..., list[list[float]]]:
 
 def _fuse(model: LoadedModel, ops: Ops) -> str:
     fuse_norms(model.module)
-    return fusing.fuse_layers(model.module, fusing.forms_of(model.module), ops, CPU, joins=True)
+    return fusing.fuse_layers(model.module, fusing.forms_of(model.module), ops, CPU)
 
 
 def _triton_ops() -> Ops:
@@ -154,9 +154,9 @@ def test_layers_that_are_not_plain_are_not_joined() -> None:
     hooked.register_forward_hook(lambda *_: None)
     wrapped.forward = wrapped.forward
     for other in (Scaled(4, 3), hooked, wrapped, mixed, bare):
-        assert isinstance(joined.products([linear, other], CPU, joins=True), joined.Apart), other
-    assert isinstance(joined.products([linear, nn.Linear(4, 3)], CPU, joins=False), joined.Apart)
-    assert isinstance(joined.products([linear, nn.Linear(4, 5)], CPU, joins=True), joined.Joined)
+        assert isinstance(joined.products([linear, other], CPU), joined.Apart), other
+    assert isinstance(joined.products([linear, nn.Linear(4, 3)], None), joined.Apart)
+    assert isinstance(joined.products([linear, nn.Linear(4, 5)], CPU), joined.Joined)
 
 
 def test_a_norm_takes_what_was_handed_to_it_for_that_tensor_alone(torch_model: Any) -> None:
@@ -188,7 +188,7 @@ def test_where_kernels_cannot_be_used_only_norms_are_fused_and_it_is_said(
     monkeypatch.setattr(backend, "has_triton", lambda: has_triton)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert fusing.words(model.module) == ""
-    fusing.fuse(model.module, torch.device(device), joins=True)
+    fusing.fuse(model.module, torch.device(device))
     assert fusing.words(model.module) == f"; no fused layers: {words}"
     changed = [name for name, each in model.module.named_modules() if "forward" in vars(each)]
     assert len(changed) == 5
@@ -205,7 +205,7 @@ def test_kernels_that_pass_their_trial_are_used_and_others_are_not(
     tried: list[ops_trial.Sizes] = []
     monkeypatch.setattr(fusing, "_REFUSALS", ())
     monkeypatch.setattr(ops_trial, "fault", lambda _, sizes, __: (tried.append(sizes), fault)[1])
-    fusing.fuse(model.module, CPU, joins=True)
+    fusing.fuse(model.module, CPU)
     assert tried == [ops_trial.Sizes(6, 2, 8, 8, True, 48, torch.float32)]
     said = f"no fused layers: {fault}" if fault else "fused: 2 attentions, 2 feed-forwards, 2 sums with norms"
     assert fusing.words(model.module) == f"; {said}"

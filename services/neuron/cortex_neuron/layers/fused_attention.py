@@ -19,7 +19,7 @@ from cortex_neuron.layers.attention import Rule
 from cortex_neuron.layers.fused_ops import Angles, HeadNorms, Ops, PlainOps
 from cortex_neuron.layers.joined import Products, Together, products
 from cortex_neuron.layers.stored import Place
-from cortex_neuron.layers.trial_module import CPU, HIDDEN, ROWS, Numbers, is_close, with_children
+from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, with_children
 
 _APART, _TOGETHER = ("q_proj", "k_proj", "v_proj"), "qkv_proj"
 _NORMS = ("q_norm", "k_norm")
@@ -78,15 +78,15 @@ class FusedAttention:
         return HeadNorms(query.weight, key.weight, epsilon)
 
 
-def fuse(module: Any, form: Form, ops: Ops, device: torch.device, *, joins: bool) -> None:
+def fuse(module: Any, form: Form, ops: Ops, device: torch.device) -> None:
     """Have the module computed so."""
-    module.forward = FusedAttention(module, form, ops, _products(module, form.sizes, device, joins=joins))
+    module.forward = FusedAttention(module, form, ops, _products(module, form.sizes, device))
 
 
-def _products(module: Any, sizes: Sequence[int], device: torch.device, *, joins: bool) -> Products:
+def _products(module: Any, sizes: Sequence[int], device: torch.device | None = None) -> Products:
     if hasattr(module, _TOGETHER):
         return Together(getattr(module, _TOGETHER), sizes)
-    return products([getattr(module, name) for name in _APART], device, joins=joins)
+    return products([getattr(module, name) for name in _APART], device)
 
 
 # ---- the trial
@@ -141,7 +141,7 @@ def _tried(module: Any) -> Form | None:
     is_normed = _NORMS[0] in module._modules
     for each in (turned, 0):
         form, found = Form(heads, kv_heads, width, each, is_normed, expected.rule), Noted(answer, kv_heads)
-        forward = FusedAttention(small, form, PlainOps(), _products(small, form.sizes, CPU, joins=False))
+        forward = FusedAttention(small, form, PlainOps(), _products(small, form.sizes))
         pairs = zip([forward(given, angles, paged=found)[0], *found.tensors], [out, *expected.tensors], strict=True)
         if all(is_close(one, other) for one, other in pairs):
             return form

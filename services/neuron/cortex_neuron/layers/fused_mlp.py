@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cortex_neuron.layers.fused_ops import Ops, PlainOps
 from cortex_neuron.layers.joined import Products, Together, products
-from cortex_neuron.layers.trial_module import CPU, HIDDEN, ROWS, Numbers, is_close, with_children
+from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, with_children
 
 _APART, _TOGETHER, _DOWN = ("gate_proj", "up_proj"), "gate_up_proj", "down_proj"
 _ACTIVATIONS = {"act_fn", "activation_fn"}
@@ -33,16 +33,16 @@ class FusedMlp:
         return found
 
 
-def fuse(module: Any, ops: Ops, device: torch.device, *, joins: bool) -> None:
+def fuse(module: Any, ops: Ops, device: torch.device) -> None:
     """Have the module computed so."""
-    module.forward = FusedMlp(module, ops, _products(module, device, joins=joins))
+    module.forward = FusedMlp(module, ops, _products(module, device))
 
 
-def _products(module: Any, device: torch.device, *, joins: bool) -> Products:
+def _products(module: Any, device: torch.device | None = None) -> Products:
     if hasattr(module, _TOGETHER):
         layer = getattr(module, _TOGETHER)
         return Together(layer, [layer.out_features // 2] * 2)
-    return products([getattr(module, name) for name in _APART], device, joins=joins)
+    return products([getattr(module, name) for name in _APART], device)
 
 
 # ---- the trial
@@ -66,4 +66,4 @@ def _tried(module: Any) -> bool:
     children = {name: numbers.linear(HIDDEN, size) for name, size in sizes.items() if name in module._modules}
     small = with_children(module, **children, down_proj=numbers.linear(_INNER, HIDDEN))
     given = numbers.normal(1, ROWS, HIDDEN)
-    return is_close(FusedMlp(small, PlainOps(), _products(small, CPU, joins=False))(given), small(given))
+    return is_close(FusedMlp(small, PlainOps(), _products(small))(given), small(given))

@@ -27,11 +27,8 @@ _LEAST_CAPABILITY = (7, 5)
 _BFLOAT16_CAPABILITY = (8, 0)
 
 
-def fuse(module: Any, device: torch.device, *, joins: bool) -> None:
-    """Have the module computed by as few kernels as can be on this device, to which it is moved after this.
-
-    `joins`: products of the same numbers become one where their weights are plain.
-    """
+def fuse(module: Any, device: torch.device) -> None:
+    """Have the module computed by as few kernels as can be on this device, to which it is moved after this."""
     fuse_norms(module)
     forms = forms_of(module)
     refusal = _refusal(forms, device, module.dtype)
@@ -40,7 +37,7 @@ def fuse(module: Any, device: torch.device, *, joins: bool) -> None:
 
         ops = TritonOps()
         refusal = _fault(module, forms, ops, device)
-    said = f"no fused layers: {refusal}" if refusal else fuse_layers(module, forms, ops, device, joins=joins)
+    said = f"no fused layers: {refusal}" if refusal else fuse_layers(module, forms, ops, device)
     setattr(module, _WORDS, f"; {said}")
 
 
@@ -56,13 +53,13 @@ def forms_of(module: nn.Module) -> dict[nn.Module, Form]:
     return {each: form for each, form in found.items() if form is not None}
 
 
-def fuse_layers(module: nn.Module, forms: dict[nn.Module, Form], ops: Ops, device: torch.device, *, joins: bool) -> str:
+def fuse_layers(module: nn.Module, forms: dict[nn.Module, Form], ops: Ops, device: torch.device) -> str:
     """Have layers computed by these operations. What was fused, in words."""
     for attention, form in forms.items():
-        fused_attention.fuse(attention, form, ops, device, joins=joins)
+        fused_attention.fuse(attention, form, ops, device)
     mlps = [each for each in module.modules() if hasattr(each, "down_proj") and fused_mlp.is_plain(each)]
     for mlp in mlps:
-        fused_mlp.fuse(mlp, ops, device, joins=joins)
+        fused_mlp.fuse(mlp, ops, device)
     decoders = [each for each in module.modules() if hasattr(each, "layers") and hasattr(each, "norm")]
     num_layers = sum(fused_residual.fuse(decoder, ops) for decoder in decoders)
     return f"fused: {len(forms)} attentions, {len(mlps)} feed-forwards, {num_layers} sums with norms"

@@ -42,24 +42,28 @@ class Together:
 
 
 class Joined:
-    """By one weight. Made on the device, so that the layers' own need not be there beside it."""
+    """By one weight, which is made on the device, wherever the layers' own are. If these are there already, they are
+    given back at once: so no more than these layers' are ever there twice."""
 
     @torch.no_grad()
     def __init__(self, layers: Sequence[nn.Linear], device: torch.device) -> None:
+        were_there = layers[0].weight.is_cuda
         self._sizes = [layer.out_features for layer in layers]
         self._weight = _join([layer.weight for layer in layers], device)
         biases = [layer.bias for layer in layers if layer.bias is not None]
         self._bias = _join(biases, device) if biases else None
+        if were_there:
+            torch.cuda.empty_cache()  # torch would keep them, and they are too small for the next ones
 
     def __call__(self, inputs: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = F.linear(inputs, self._weight, self._bias).split(self._sizes, -1)
         return parts
 
 
-def products(layers: Sequence[nn.Module], device: torch.device, *, joins: bool) -> Products:
-    """Of these layers, joined if that is asked for and they are plain."""
+def products(layers: Sequence[nn.Module], device: torch.device | None) -> Products:
+    """Of these layers, joined on the device if they are plain; apart where no device is said."""
     plain = [layer for layer in layers if isinstance(layer, nn.Linear) and _is_plain(layer)]
-    if not joins or len(plain) < len(layers):
+    if device is None or len(plain) < len(layers):
         return Apart(layers)
     kinds = {(layer.in_features, layer.weight.dtype, layer.bias is None) for layer in plain}
     return Joined(plain, device) if len(kinds) == 1 else Apart(layers)

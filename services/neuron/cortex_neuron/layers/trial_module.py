@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 HIDDEN, ROWS = 8, 3
-CPU = torch.device("cpu")
 _POOL = 1 << 20
 _TOLERANCE = 1e-4
 

@@ -79,18 +79,17 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 
 
 def _placed(module: Any, asked: Asked) -> Any:
-    # A rank's weights are on its device already: to join them would take room for them twice.
-    return placed(module, asked.device, asked.quant, joins=asked.collectives is None)
+    return placed(module, asked.device, asked.quant)
 
 
-def placed(module: Any, device: torch.device, quant: str | None = None, *, joins: bool = True) -> Any:
-    """The module on its device, as that likes to compute it. `joins`: weights of the same inputs may become one."""
+def placed(module: Any, device: torch.device, quant: str | None = None) -> Any:
+    """The module on its device, as that likes to compute it."""
     if device.type == "cpu":
         order_for_cpu(module)
     else:
         if quant is not None:
             rounding.round_weights(module, quant, device)
-        fusing.fuse(module.eval(), device, joins=joins)
+        fusing.fuse(module.eval(), device)
     return module.to(device).eval()
 
 
