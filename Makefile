@@ -84,7 +84,7 @@ bench-engine: .venv/dev.installed $(DEMO_MODEL)
 	$(BIN)/python -m tests.bench.engine_speed $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 gpu: .venv/dev.installed $(DEMO_MODEL)
-	$(BIN)/python -m pytest tests/gpu tests/unit/engine/test_triton_decode.py $(ARGS)
+	$(BIN)/python -m pytest tests/gpu tests/unit/engine/test_triton_decode.py tests/unit/engine/test_triton_fused.py $(ARGS)
 	$(BIN)/python -m tests.bench gpu --json build/bench-gpu.json
 
 clean:

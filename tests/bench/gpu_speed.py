@@ -25,7 +25,7 @@ from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.layers import attention
 from cortex_neuron.layers.batch import Batch
-from cortex_neuron.layers.fused_norm import fuse_norms
+from cortex_neuron.models import module_loader
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
 from cortex_neuron.protocol.frames import SamplingParams, Submit
 
@@ -81,7 +81,7 @@ def _model(device: torch.device, sizes: dict[str, Any]) -> LoadedModel:
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME).eval()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        fuse_norms(module)
+    module = module_loader.placed(module, device)
     shape = CacheShape(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype)
     return LoadedModel(module, device, shape, config.max_position_embeddings, config.vocab_size, (1,))
 

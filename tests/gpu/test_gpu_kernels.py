@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from cortex_neuron.engine import part, runner
 from cortex_neuron.engine.engine import Engine
 from cortex_neuron.engine.kv_cache import CacheSize
-from cortex_neuron.layers import backend, kernel_trial
+from cortex_neuron.layers import backend, fused_norm, fusing, kernel_trial, ops_trial
 from cortex_neuron.layers.backend import GPU_BLOCK, Kernel
 from cortex_neuron.layers.stored import FP8
 from cortex_neuron.models.loaded import LoadedModel
@@ -154,6 +154,42 @@ def test_kernels_that_read_pages_give_what_gathering_gives(folder: Path, monkeyp
     gathered = replace(backend.GATHERED, block_size=GPU_BLOCK)
     monkeypatch.setattr(runner, "backend_for", lambda _: gathered)
     _assert_close(read, _told(_engine(model)), 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "turned", "is_normed", "hidden"),
+    [
+        (32, 8, 128, 128, False, 4096),
+        (32, 8, 128, 128, True, 2560),
+        (9, 3, 64, 64, False, 576),
+        (32, 8, 96, 72, False, 3072),
+        (8, 1, 256, 0, False, 12288),
+    ],
+)
+def test_fused_operations_give_what_torch_gives(
+    heads: int, kv_heads: int, head_dim: int, turned: int, is_normed: bool, hidden: int, dtype: torch.dtype
+) -> None:
+    """Into a cache of the same type and of float8, which from 8.9 on the kernel rounds itself."""
+    if dtype is torch.bfloat16 and _capability() < (8, 0):
+        pytest.skip("bfloat16 needs capability 8.0")
+    from cortex_neuron.layers.triton_fused import TritonOps
+
+    sizes = ops_trial.Sizes(heads, kv_heads, head_dim, turned, is_normed, hidden, dtype)
+    assert ops_trial.fault(TritonOps(), sizes, torch.device("cuda:0")) is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available() and _capability() < (8, 0), reason="bfloat16 needs capability 8.0")
+def test_fused_layers_give_what_those_of_transformers_give(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, by default, and that is said; in graphs and without; weights take the room that they took."""
+    model = _load(folder)
+    engine = _engine(model)
+    assert "; fused: 3 attentions, 3 feed-forwards, 3 sums with norms; " in engine.attends
+    fused = _told(engine)
+    monkeypatch.setattr(fusing, "fuse", lambda module, *_, **__: fused_norm.fuse_norms(module))
+    own = _load(folder)
+    assert own.num_bytes == model.num_bytes
+    _assert_close(fused, _told(_engine(own)), 0.1)
 
 
 def test_a_models_memory_stays_within_what_was_declared(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ import torch
 from thread_ranks import Ranks, Texts
 
 from cortex_neuron.engine.communicator import Communicator
+from cortex_neuron.layers import fusing
+from cortex_neuron.layers.fused_norm import fuse_norms
+from cortex_neuron.layers.fused_ops import PlainOps
 from cortex_neuron.models import loader, sharded_model
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
@@ -118,6 +121,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., 
 def test_a_family_over_several_ranks_gives_the_logits_of_one_process(name, world_size, folder, compare) -> None:
     """Chunked prompts and decoding in one batch; rank 0 has the logits whole, the others their part."""
     assert compare(folder(name), world_size) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama, tied, with biases", "qwen3", "phi3", "qwen3_moe with a dense layer"])
+def test_a_share_whose_layers_are_fused_gives_the_same(name, folder, compare, monkeypatch) -> None:
+    """As ranks on GPUs have it: by the same forwards, with this rank's heads, and its weights joined."""
+    build, told = sharded_model.build, []
+
+    def built(*given: Any) -> Any:
+        share = build(*given)
+        if not any(isinstance(each, Communicator) for each in given):
+            return share
+        fuse_norms(share)
+        told.append(fusing.fuse_layers(share, fusing.forms_of(share), PlainOps(), torch.device("cpu")))
+        return share
+
+    monkeypatch.setattr(sharded_model, "build", built)
+    assert compare(folder(name), 2) < TOLERANCE
+    assert len(told) == 2
+    assert all(words.startswith("fused: 2 attentions") for words in told)
 
 
 def test_every_model_type_that_we_serve_is_divided_here() -> None:

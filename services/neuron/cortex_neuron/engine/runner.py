@@ -17,7 +17,7 @@ from cortex_neuron.engine.decode_graphs import Bounds, DecodeGraphs
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.native_runner import NativeRunner
 from cortex_neuron.engine.threads import ThreadPlan
-from cortex_neuron.layers import backend, kernel_trial
+from cortex_neuron.layers import backend, fusing, kernel_trial
 from cortex_neuron.layers.attention import PagedStep
 from cortex_neuron.layers.backend import Backend, Kernel
 from cortex_neuron.layers.batch import Batch
@@ -99,7 +99,7 @@ class Runner:
         # Not a method of its own: graphs go with the last reference to this, before the communicator that is in them.
         self.compute = partial(_compute, model, *cache.flat())
         self._backend = backend_for(model)
-        self.attends = str(self._backend)
+        self.attends = str(self._backend) + fusing.words(model.module)
         self._graphs: DecodeGraphs | None = None
         refusal = graphs_refusal(model, self._backend, most_decoding)
         if most_decoding is not None:

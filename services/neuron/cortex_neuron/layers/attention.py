@@ -2,14 +2,15 @@
 
 Owns: the arithmetic where pages are gathered, and the name under which transformers finds it. Does not own: kernels
 that read pages (layers.page_kernels), the cache's blocks (engine.kv_cache) or the layout of a step (layers.paged).
-Called by: each attention module of a transformers model whose config says `attn_implementation="neuron"`. transformers
-makes no mask for a name it does not know, and passes `paged=` down from the model's forward.
+Called by: each attention module of a transformers model whose config says `attn_implementation="neuron"`, and by
+layers.fused_attention where that takes the module's place. transformers makes no mask for a name it does not know, and
+passes `paged=` down from the model's forward.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own spelling)
@@ -17,17 +18,9 @@ from torch import Tensor, nn
 
 from cortex_neuron.layers import page_kernels, stored
 from cortex_neuron.layers.paged import DecodeGroup, Layout, PrefillSpan
+from cortex_neuron.layers.stored import Place
 
 NAME = "neuron"
-
-
-@dataclass(frozen=True, slots=True)
-class PagedStep:
-    """What attention needs besides q, k and v: this step's layout, and the caches of all layers."""
-
-    layout: Layout
-    keys: list[Tensor]  # a layer: [slots, kv_heads, head_dim]
-    values: list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +30,45 @@ class Rule:
     scale: float
     window: int | None
     softcap: float | None
+
+
+class Step(Protocol):
+    """What attention needs besides q, k and v: a PagedStep, or what notes what a layer asks for (fused_attention)."""
+
+    def place(self, layer: int) -> Place:
+        """Where the layer's keys and values go, before it attends."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int, rule: Rule) -> Tensor:
+        """q -> [rows, heads, head_dim]; k and v [rows, kv_heads, head_dim] are in their place already."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """This step's layout, and the caches of all layers."""
+
+    layout: Layout
+    keys: list[Tensor]  # a layer: [slots, kv_heads, head_dim]
+    values: list[Tensor]
+
+    def place(self, layer: int) -> Place:
+        return Place(self.keys[layer], self.values[layer], self.layout.slots)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int, rule: Rule) -> Tensor:
+        keys, values, layout = self.keys[layer], self.values[layer], self.layout
+        parts: dict[int, Tensor] = {}  # by first row
+        for pages in layout.pages:
+            parts[pages.rows.start] = page_kernels.attend(
+                q[pages.rows], keys, values, pages, rule.scale, rule.window, rule.softcap
+            )
+        for group in layout.decode:
+            mask = layout.mask(group, rule.window)
+            parts[group.rows.start] = _decode(q[group.rows], keys, values, group, mask, rule)
+        for span in layout.prefill:
+            rows = span.rows
+            seen_k = k[rows] if span.slots is None else stored.read(keys, span.slots, q.dtype)
+            seen_v = v[rows] if span.slots is None else stored.read(values, span.slots, q.dtype)
+            parts[rows.start] = _prefill(q[rows], seen_k, seen_v, span, layout.mask(span, rule.window), rule)
+        return next(iter(parts.values())) if len(parts) == 1 else torch.cat([parts[start] for start in sorted(parts)])
 
 
 def register() -> None:
@@ -55,7 +87,7 @@ def _forward(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    paged: PagedStep,
+    paged: Step,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -63,31 +95,9 @@ def _forward(
 ) -> tuple[Tensor, None]:
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     layer: int = getattr(module, "layer_idx")  # noqa: B009  (torch types every attribute as a tensor)
-    out = paged_attention(
-        query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), paged, layer, rule
-    )
-    return out.unsqueeze(0), None
-
-
-def paged_attention(q: Tensor, k: Tensor, v: Tensor, step: PagedStep, layer: int, rule: Rule) -> Tensor:
-    """Write k and v [rows, kv_heads, head_dim] to the layer's cache, then attend: q -> [rows, heads, head_dim]"""
-    keys, values, layout = step.keys[layer], step.values[layer], step.layout
-    stored.write(keys, layout.slots, k)
-    stored.write(values, layout.slots, v)
-    parts: dict[int, Tensor] = {}  # by first row
-    for pages in layout.pages:
-        parts[pages.rows.start] = page_kernels.attend(
-            q[pages.rows], keys, values, pages, rule.scale, rule.window, rule.softcap
-        )
-    for group in layout.decode:
-        mask = layout.mask(group, rule.window)
-        parts[group.rows.start] = _decode(q[group.rows], keys, values, group, mask, rule)
-    for span in layout.prefill:
-        rows = span.rows
-        seen_k = k[rows] if span.slots is None else stored.read(keys, span.slots, q.dtype)
-        seen_v = v[rows] if span.slots is None else stored.read(values, span.slots, q.dtype)
-        parts[rows.start] = _prefill(q[rows], seen_k, seen_v, span, layout.mask(span, rule.window), rule)
-    return next(iter(parts.values())) if len(parts) == 1 else torch.cat([parts[start] for start in sorted(parts)])
+    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
+    paged.place(layer).put(k, v)
+    return paged.attend(q, k, v, layer, rule).unsqueeze(0), None
 
 
 def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup, mask: Tensor | None, rule: Rule) -> Tensor:

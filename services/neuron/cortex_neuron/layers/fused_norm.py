@@ -1,6 +1,7 @@
 """RMS norms as one kernel of torch, where transformers' classes make eight of them.
 
-Owns: which norms are of the plain kind. Called by: models.module_loader, once, for models computed on a GPU.
+Owns: which norms are of the plain kind, and the norms that are computed already when their turn comes. Called by:
+layers.fusing, once, for models computed on a GPU, and layers.fused_residual, in every step.
 
 A step of one sequence has some sixty norms, and each kernel takes microseconds whatever it does, in a graph as well.
 Sums are float32 as in transformers' own, but rounded once, after the weight, where that rounds before it, too.
@@ -9,7 +10,6 @@ Sums are float32 as in transformers' own, but rounded once, after the weight, wh
 from __future__ import annotations
 
 import copy
-from types import MethodType
 from typing import Any
 
 import torch
@@ -19,26 +19,52 @@ from torch import Tensor, nn
 _ROWS, _TOLERANCE = 3, 1e-5
 
 
+class FusedNorm:
+    """In the place of a norm's `forward`."""
+
+    def __init__(self, norm: Any) -> None:
+        self._norm, self.epsilon = norm, epsilon(norm) or 0.0
+        self._ahead: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self._norm.weight
+        return weight
+
+    def hand(self, total: Tensor, normed: Tensor) -> None:
+        """What this norm makes of `total`, from a kernel that made both: taken if that very tensor comes next."""
+        self._ahead = (total, normed)
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is hidden_states:
+            return ahead[1]
+        return F.rms_norm(hidden_states, hidden_states.shape[-1:], self.weight, self.epsilon)
+
+
 def fuse_norms(module: nn.Module) -> int:
     """Have the module's plain RMS norms computed by one kernel each; how many they are."""
     plain: dict[type, bool] = {}
     num_fused = 0
     for norm in module.modules():
-        if not type(norm).__name__.endswith("RMSNorm") or _epsilon(norm) is None:
+        if not type(norm).__name__.endswith("RMSNorm") or epsilon(norm) is None:
             continue
         if plain.setdefault(type(norm), _is_plain(norm)):
-            norm.forward = MethodType(_forward, norm)
+            norm.forward = FusedNorm(norm)
             num_fused += 1
     return num_fused
 
 
-def _epsilon(norm: Any) -> float | None:
+def fused(norm: Any) -> FusedNorm | None:
+    """What computes this norm, if it is fused."""
+    found = vars(norm).get("forward") if isinstance(norm, nn.Module) else None
+    return found if isinstance(found, FusedNorm) else None
+
+
+def epsilon(norm: Any) -> float | None:
+    """Of an RMS norm that has weights."""
     found: float | None = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     return found if isinstance(getattr(norm, "weight", None), Tensor) else None
-
-
-def _forward(norm: Any, hidden_states: Tensor) -> Tensor:
-    return F.rms_norm(hidden_states, (hidden_states.shape[-1],), norm.weight, _epsilon(norm))
 
 
 @torch.inference_mode()
@@ -47,4 +73,4 @@ def _is_plain(norm: nn.Module) -> bool:
     small: Any = copy.deepcopy(norm).to("cpu", torch.float32)
     small.weight.copy_(torch.linspace(0.5, 2.0, small.weight.numel()))
     given = torch.randn(_ROWS, small.weight.numel(), generator=torch.Generator().manual_seed(1)) * 3
-    return bool((small(given) - _forward(small, given)).abs().max() < _TOLERANCE)
+    return bool((small(given) - FusedNorm(small)(given)).abs().max() < _TOLERANCE)

@@ -1,7 +1,7 @@
 """Keys and values in the cache: as the model has them, or as float8, half as large.
 
 Owns: the conversion, and reading and writing by slot, which torch's own indexing does not do for float8. Does not own:
-the memory (engine.kv_cache). Called by: layers.attention, layers.kernel_trial.
+the memory (engine.kv_cache). Called by: layers.attention, layers.fused_ops, layers.kernel_trial.
 
 float8 is e4m3 without a scale, as vLLM's `fp8` is where a checkpoint has none: keys and values of trained models lie
 within its 448, and what does not is cut there.
@@ -9,11 +9,27 @@ within its 448, and what does not is cut there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 FP8 = torch.float8_e4m3fn
 _MOST = torch.finfo(FP8).max
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one layer's keys and values of a step go."""
+
+    keys: Tensor  # [slots, kv_heads, head_dim]
+    values: Tensor
+    slots: Tensor  # [rows] int64
+
+    def put(self, k: Tensor, v: Tensor) -> None:
+        """k and v [rows, kv_heads, head_dim]"""
+        write(self.keys, self.slots, k)
+        write(self.values, self.slots, v)
 
 
 def pack(rows: Tensor, dtype: torch.dtype) -> Tensor:

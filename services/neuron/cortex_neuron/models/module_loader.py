@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cortex_neuron.layers import attention
-from cortex_neuron.layers.fused_norm import fuse_norms
+from cortex_neuron.layers import attention, fusing
 from cortex_neuron.layers.memory_order import order_for_cpu
 from cortex_neuron.models import experts, gguf_model, prequantised, rounding, sharded_model
 from cortex_neuron.models.asked import Asked, Progress
@@ -87,14 +86,19 @@ def _rescale(module: Any, factors: torch.Tensor | None) -> None:
 
 
 def _placed(module: Any, asked: Asked) -> Any:
+    return placed(module, asked.device, asked.quant)
+
+
+def placed(module: Any, device: torch.device, quant: str | None = None) -> Any:
+    """The module on its device, as that likes to compute it."""
     experts.choose(module)
-    if asked.on_cpu:
+    if device.type == "cpu":
         order_for_cpu(module)
     else:
-        fuse_norms(module)
-        if asked.quant is not None:
-            rounding.round_weights(module, asked.quant, asked.device)
-    return module.to(asked.device).eval()
+        if quant is not None:
+            rounding.round_weights(module, quant, device)
+        fusing.fuse(module.eval(), device)
+    return module.to(device).eval()
 
 
 def _share(source: WeightSource, config: Any, dtype: torch.dtype, asked: Asked) -> Any:
