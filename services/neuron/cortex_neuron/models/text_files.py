@@ -110,7 +110,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 def write_from_gguf(file: GgufFile, text_dir: Path) -> None:
     """The tokenizer, here or through transformers' converter; the rest from the metadata."""
-    _gguf_tokenizer(file).save(str(text_dir / "tokenizer.json"))
+    _gguf_tokenizer(file).save(str(text_dir / "tokenizer.json"), pretty=False)
     tokens = file.metadata["tokenizer.ggml.tokens"]
     ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _GGUF_SPECIAL.items()}
     special = {name: tokens[i] for name, i in ids.items() if i is not None}
