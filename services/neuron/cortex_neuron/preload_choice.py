@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from cortex_contracts.inventory.fleet import Model
 from cortex_contracts.inventory.sources import names_a_path
@@ -65,10 +66,16 @@ def _need_of_files(source: str) -> Need:
 
 def _need_of_folder(path: Path) -> Need:
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") not in native_config.CLASSES:
+    if config.get("model_type") not in native_config.CLASSES or _makes_vectors(path, config):
         return Need.MODULES
     is_plain = native_config.plain(config) is not None and (path / "tokenizer.json").exists()
     return Need.NOTHING if is_plain else Need.CONFIGS
+
+
+def _makes_vectors(path: Path, config: dict[str, Any]) -> bool:
+    """As residency.purpose finds it for the kinds that kernels compute."""
+    architecture = str((config.get("architectures") or [""])[0])
+    return architecture.endswith(("Model", "ForSequenceClassification")) or (path / "modules.json").exists()
 
 
 def _need_of_gguf(path: Path) -> Need:

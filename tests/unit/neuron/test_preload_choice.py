@@ -63,6 +63,9 @@ def test_where_no_kernels_are_built_modules_compute_everything(tmp_path: Path, m
     ("change", "need"),
     [
         ({"model_type": "gemma2"}, Need.MODULES),
+        ({"architectures": ["LlamaModel"]}, Need.MODULES),
+        ({"architectures": ["LlamaForSequenceClassification"]}, Need.MODULES),
+        ({"architectures": ["LlamaForCausalLM"]}, Need.NOTHING),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, Need.CONFIGS),
         ({"quantization_config": {"quant_method": "fp8"}}, Need.CONFIGS),
         ({"hidden_size": "wide"}, Need.CONFIGS),
