@@ -31,7 +31,7 @@ from cortex_neuron.engine.kv_cache import CacheSize
 from cortex_neuron.engine.peers import Peers
 from cortex_neuron.engine.step_frame import pack
 from cortex_neuron.engine.threads import measure_threads
-from cortex_neuron.group import rank_process
+from cortex_neuron.group import fork_server
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.layers.backend import CPU_BLOCK
 from cortex_neuron.layers.batch import Batch, Tables, make_batch
@@ -47,14 +47,14 @@ _LIMITS_S = 120.0
 
 def measure() -> dict[str, float]:
     """Milliseconds and microseconds; medians."""
-    rank_process.start_fork_server("cortex_neuron.engine.preload_modules")
+    fork_server.start_fork_server("cortex_neuron.engine.preload_modules")
     try:
         with tempfile.TemporaryDirectory() as folder:
             figures = asyncio.run(_beside_the_bare_engine(Path(folder)))
             figures |= _messages(Path(folder))
             figures |= asyncio.run(_share_of_collectives(Path(folder)))
     finally:
-        rank_process.stop_fork_server()
+        fork_server.stop_fork_server()
     return figures
 
 

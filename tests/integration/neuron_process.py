@@ -202,7 +202,7 @@ async def running_neuron(
 async def _answers(neuron: RunningNeuron) -> bool:
     assert neuron.process.returncode is None, (neuron.folder / "log").read_text()
     try:
-        return "uptime_secs" in await neuron.get("/health")
+        return bool((await neuron.get("/health"))["state"] != "stopping")  # as one does that cannot start
     except aiohttp.ClientConnectionError:
         return False
 

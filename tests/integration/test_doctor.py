@@ -22,7 +22,7 @@ from cortex_neuron.doctor.examination import Ranks
 from cortex_neuron.doctor.facts import RankDevice, Report
 from cortex_neuron.doctor.findings import Findings
 from cortex_neuron.doctor.options import Order
-from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
+from cortex_neuron.group.fork_server import start_fork_server, stop_fork_server
 
 BIN = Path(sys.executable).parent
 FAULTY = ROOT / "tests/integration/faulty_doctor.py"

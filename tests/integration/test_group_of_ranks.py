@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_model import write_tiny_model
 
-from cortex_neuron.group import rank_process
+from cortex_neuron.group import fork_server
 from cortex_neuron.group.death import GroupFailed
 from cortex_neuron.group.group import Group, GroupLimits
 from cortex_neuron.protocol import frames
@@ -29,9 +29,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fork_server() -> Iterator[None]:
-    rank_process.start_fork_server("cortex_neuron.engine.preload_modules")
+    fork_server.start_fork_server("cortex_neuron.engine.preload_modules")
     yield
-    rank_process.stop_fork_server()
+    fork_server.stop_fork_server()
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from cortex_contracts.inventory.files import ConfigInvalid, judge
 from cortex_gateway import config
+from cortex_serving.lasting import lasting_imports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def _check(checks: list[tuple[str, Callable[[str], object]]]) -> int:
 
 
 def _serve(config_path: str, models_path: str, keys_path: str | None) -> int:
-    from cortex_gateway import start
+    with lasting_imports():
+        from cortex_gateway import start
 
     return start.run(lambda: config.read(config_path, models_path, keys_path), config_path)

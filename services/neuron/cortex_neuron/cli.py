@@ -15,6 +15,7 @@ from functools import partial
 
 from cortex_neuron.doctor import options
 from cortex_neuron.fetch import options as fetch_options
+from cortex_serving.lasting import lasting_imports
 
 DEFAULT_CONFIG = "/etc/neuron/neuron.toml"
 DEFAULT_MODELS = "/etc/neuron/models.toml"
@@ -51,15 +52,18 @@ def _serve(config: str, models: str) -> int:
     """Raises ConfigInvalid before anything is started."""
     # A reload that is asked for before there is somebody to do it waits, where it would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    from cortex_neuron.configuration import Files
-    from cortex_serving import tracing
+    with lasting_imports():
+        from cortex_neuron import fork_source
+        from cortex_neuron.configuration import Files
+        from cortex_serving import tracing
 
-    files = Files(config, models)
-    known = files.read()
-    tracing.check(known.settings.otlp_endpoint, f"{config}: neuron.otlp_endpoint")
-    from cortex_neuron import daemon
+        files = Files(config, models)
+        known = files.read()
+        tracing.check(known.settings.otlp_endpoint, f"{config}: neuron.otlp_endpoint")
+        begun = fork_source.begin(known)
+        from cortex_neuron import daemon  # beside what engines are forked from, which takes longer
 
-    return daemon.run(known, files.read)
+    return daemon.run(known, files.read, begun)
 
 
 def _by_hand(chosen: argparse.Namespace) -> int:

@@ -1,14 +1,14 @@
 """The neuron's daemon put together: parts made, started and stopped in order.
 
-Owns: the order. Does not own: any part. Called by: cli. The process imports no torch.
+Owns: the order. Does not own: any part. Called by: cli, once fork_source has begun. The process imports no torch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +16,11 @@ from pathlib import Path
 import prometheus_client
 import uvloop
 
-from cortex_contracts.inventory.fleet import Model
 from cortex_neuron.api import application
 from cortex_neuron.api.metrics import Metrics
 from cortex_neuron.api.neuron import Neuron
 from cortex_neuron.configuration import Configuration
-from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
+from cortex_neuron.group.fork_server import stop_fork_server
 from cortex_neuron.hardware.devices import DeviceWatch
 from cortex_neuron.in_effect import InEffect
 from cortex_neuron.residency import text_folders
@@ -30,42 +29,41 @@ from cortex_neuron.residency.drain_mark import DrainMark
 from cortex_neuron.residency.harness import Harness
 from cortex_neuron.residency.loading import Loader
 from cortex_neuron.residency.residency import Residency
-from cortex_neuron.vllm.harness import VllmHarness
 from cortex_serving import logs, tracing
 from cortex_serving.server import CannotListen, Lifecycle, Listener, serve
 
 RANK_MODULE = "cortex_neuron.engine.rank"
-PRELOAD = "cortex_neuron.engine.preload"
-PRELOAD_MODULES = "cortex_neuron.engine.preload_modules"
 
 
 def run(
     known: Configuration,
     read_again: Callable[[], Configuration],
+    fork_source: Future[None],
     rank_module: str = RANK_MODULE,
-    preload: str | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. `read_again` is for SIGHUP, the modules are for tests."""
+    """Serve until SIGTERM or SIGINT; the exit code. `read_again` is for SIGHUP, `fork_source` is begun already, the
+    module is for tests."""
     logs.configure()
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, which nobody reads
-    # Engine processes inherit these through the fork server, and some are read when torch is imported.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
-    os.environ.update(known.settings.environment)
     try:
-        uvloop.run(_serve(known, read_again, rank_module, preload))
+        uvloop.run(_serve(known, read_again, fork_source, rank_module))
     except (CannotListen, OSError) as failure:
         logs.error("cannot_start", message=str(failure))
         return 1
+    finally:
+        stop_fork_server()
     return 0
 
 
 async def _serve(
-    known: Configuration, read_again: Callable[[], Configuration], rank_module: str, preload: str | None
+    known: Configuration, read_again: Callable[[], Configuration], fork_source: Future[None], rank_module: str
 ) -> None:
     settings = known.settings
     devices = DeviceWatch(settings.devices)
     harnesses: dict[str, Harness] = {"torch": Loader(settings, rank_module)}
     if settings.vllm_bin:
+        from cortex_neuron.vllm.harness import VllmHarness  # an HTTP client with it
+
         harnesses["vllm"] = VllmHarness(settings)
     residency = Residency(settings, known.models, devices, harnesses, DrainMark(settings.runtime_dir))
     preloads = Preloads(settings.name, residency)
@@ -79,7 +77,7 @@ async def _serve(
     async def start() -> None:
         _prepare_folder(Path(settings.runtime_dir))  # once the port is ours: another daemon may be using it
         await devices.start()
-        await asyncio.to_thread(start_fork_server, preload or preload_for(devices.now.kind, known.models))
+        await asyncio.wrap_future(fork_source)
         preloads.start()
         started.set()
 
@@ -115,13 +113,3 @@ def _prepare_folder(runtime_dir: Path) -> None:
             shutil.rmtree(runtime_dir / text_folders.NAME)
     except OSError as failure:
         raise OSError(f"neuron.runtime_dir: {runtime_dir} cannot be used: {failure}") from failure
-
-
-def preload_for(kind: str, models: Sequence[Model]) -> str:
-    """What engines are forked from: with transformers' modules where these compute, which native kernels do without."""
-    return PRELOAD_MODULES if kind == "cuda" or any(_needs_modules(model) for model in models) else PRELOAD
-
-
-def _needs_modules(model: Model) -> bool:
-    """As far as its entry tells; of others it is found out when they are loaded."""
-    return model.tensor_parallel > 1 or model.task in ("embed", "rerank")

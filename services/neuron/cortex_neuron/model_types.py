@@ -44,3 +44,6 @@ GGUF_ARCHITECTURES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
 }
+
+# `tokenizer.ggml.pre` of a GGUF file, of byte-level vocabularies that are read without transformers
+GGUF_SPLITS = frozenset({"qwen2", "smollm"})

@@ -36,11 +36,11 @@ def write_float32(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from cortex_neuron.models import gguf_model
+    from cortex_neuron.models import gguf_model, module_loader
     from cortex_neuron.models.gguf_file import GgufFile
 
     file = GgufFile(DEMO_MODEL)
-    config = gguf_model.read_config(file)
+    config = module_loader.config_of_gguf(file)
     weights, _ = gguf_model.read_weights(file, config, threads=1)
     module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     module.load_state_dict(weights, strict=False)

@@ -22,7 +22,7 @@ from cortex_dialects.generation import AnswerFormat
 from cortex_neuron.engine.grammar import Grammars
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.text import constraint
-from cortex_neuron.text.text_model import read
+from cortex_neuron.text.text_model import of, read
 
 # Valid JSON that no answer will be, by the names of the cases: what docs/api.md says is left. What is not valid and yet
 # taken has no place here: such a schema must be refused.
@@ -106,7 +106,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(demo_model: LoadedModel, demo_text_dir: Path) -> Outcome:
-    language = read(demo_text_dir, demo_model.vocab_size)
+    language = of(read(demo_text_dir), demo_model.vocab_size)
     grammars = Grammars(language.tokenizer.to_str(), demo_model.vocab_size, demo_model.eos_ids)
     outcome = Outcome()
     for group in groups():

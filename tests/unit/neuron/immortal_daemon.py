@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cortex_neuron import daemon
+from cortex_neuron import daemon, fork_source
 from cortex_neuron.configuration import Files
 from cortex_neuron.group import rank_process
 
@@ -12,4 +12,5 @@ if __name__ == "__main__":
     rank_process._signal_group = lambda *_: None
     rank_process._UNKILLABLE_S = 0.5
     files = Files(*sys.argv[2::2])
-    sys.exit(daemon.run(files.read(), files.read, "scripted_rank", preload="zmq"))
+    known = files.read()
+    sys.exit(daemon.run(known, files.read, fork_source.begin(known, preload="zmq"), "scripted_rank"))

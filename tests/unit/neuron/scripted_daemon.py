@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from cortex_neuron import daemon
+from cortex_neuron import daemon, fork_source
 from cortex_neuron.configuration import Files
 
 if __name__ == "__main__":
     files = Files(*sys.argv[2::2])
-    sys.exit(daemon.run(files.read(), files.read, "scripted_rank", preload="zmq"))
+    known = files.read()
+    sys.exit(daemon.run(known, files.read, fork_source.begin(known, preload="zmq"), "scripted_rank"))

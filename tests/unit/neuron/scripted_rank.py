@@ -97,7 +97,10 @@ class ScriptedRank:
         source = Path(frame.source)
         script = source / "script.json"
         orders = json.loads(script.read_text()) if script.exists() else {}
-        self.send(frames.LoadProgress(seq=frame.seq, phase="weights", fraction=0.5))
+        for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):
+            if (source / name).exists():
+                shutil.copy(source / name, Path(frame.text_dir) / name)
+        self.send(frames.LoadProgress(seq=frame.seq, phase=frames.TEXT_IS_THERE, fraction=0.5))
         time.sleep(orders.get("load_s", 0.0))
         match orders.get("load"):
             case "never":
@@ -110,9 +113,6 @@ class ScriptedRank:
         self.max_sequences = frame.max_sequences
         self.kv_blocks, self.slower = orders.get("kv_blocks", BLOCKS), orders.get("slower", 1.0)
         self.unordered = orders.get("unordered", {})
-        for name in ("tokenizer.json", "special_tokens.json", "chat_template.jinja", "generation_config.json"):
-            if (source / name).exists():
-                shutil.copy(source / name, Path(frame.text_dir) / name)
         if orders.get("load") == "stale":  # the answers to something that was asked before
             self.send(frames.Loaded(seq=frame.seq + 1000, vram_mb=1, context=1, vocab_size=1, block_size=1, kv_blocks=1,
                                     eos_ids=[]))  # fmt: skip

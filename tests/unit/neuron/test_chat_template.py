@@ -67,7 +67,7 @@ def test_a_template_cannot_change_the_messages() -> None:
 
 def test_a_chat_prompt_gets_no_second_beginning_of_sequence(tmp_path: Path) -> None:
     """Special tokens come from the template alone; a text prompt gets what the tokenizer adds."""
-    model = text_model.read(write_model(tmp_path / "m"), 259)
+    model = text_model.of(text_model.read(write_model(tmp_path / "m")), 259)
     ids = model.encode(ChatPrompt(HELLO))
     assert ids.count(257) == 2  # the user's turn and the assistant's
     assert model.encode(TextPrompt("hi")) == tuple(b"hi")
@@ -75,7 +75,7 @@ def test_a_chat_prompt_gets_no_second_beginning_of_sequence(tmp_path: Path) -> N
 
 def test_token_ids_outside_of_the_vocabulary_are_refused(tmp_path: Path) -> None:
     """They would index beyond the embedding."""
-    model = text_model.read(write_model(tmp_path / "m"), 259)
+    model = text_model.of(text_model.read(write_model(tmp_path / "m")), 259)
     assert model.encode(TokenPrompt((1, 258))) == (1, 258)
     with pytest.raises(InvalidParameter, match="token 259 is outside of the vocabulary of 259"):
         model.encode(TokenPrompt((1, 259)))
@@ -83,7 +83,7 @@ def test_token_ids_outside_of_the_vocabulary_are_refused(tmp_path: Path) -> None
 
 def test_a_model_without_template_says_so(tmp_path: Path) -> None:
     """It can still complete text."""
-    model = text_model.read(write_model(tmp_path / "m", template=None), 259)
+    model = text_model.of(text_model.read(write_model(tmp_path / "m", template=None)), 259)
     with pytest.raises(TemplateRenderFailed, match="no chat template"):
         model.encode(ChatPrompt(HELLO))
 

@@ -5,7 +5,6 @@ Owns: which path leads where, and the OpenAPI document of that. Called by: gatew
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 
@@ -28,6 +27,7 @@ from cortex_gateway.operations import Operations
 from cortex_gateway.records.metrics import Metrics
 from cortex_gateway.state import State
 from cortex_serving.application import App, build
+from cortex_serving.openapi_page import OpenApiPage
 
 INFERENCE = (
     Route(
@@ -94,12 +94,8 @@ def api(state: State, operations: Operations) -> App:
     page = Page()
     app.add_route(page, "/ui", _READ, name="ui")
     app.add_route(page, "/ui/<name:path>", _READ, name="ui_file")
-    description = json.dumps(document("cortex gateway", VERSION, [*INFERENCE, *PAGES, *fleet.ROUTES]))
-
-    async def openapi(_request: Request) -> HTTPResponse:
-        return HTTPResponse(description, content_type="application/json")
-
-    app.add_route(openapi, "/openapi.json", name="openapi")
+    described = OpenApiPage(lambda: document("cortex gateway", VERSION, [*INFERENCE, *PAGES, *fleet.ROUTES]))
+    app.add_route(described, "/openapi.json", name="openapi")
     return app
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sanic import HTTPResponse, Request, Sanic
-from sanic.response import json
+from sanic import Sanic
 
 from cortex_contracts.wire import anthropic, embeddings, event_streams, neuron, openai, rerank, tokens
 from cortex_contracts.wire.errors import AnthropicErrorBody
@@ -20,6 +19,7 @@ from cortex_neuron.api import control, inference, vectors
 from cortex_neuron.api import tokens as token_pages
 from cortex_neuron.api.neuron import Neuron
 from cortex_serving import application
+from cortex_serving.openapi_page import OpenApiPage
 
 _TEXT = "text/plain"
 
@@ -110,15 +110,11 @@ def build(parts: Neuron) -> Sanic[Any, Any]:
     """The application, ready to be served."""
     app = application.build("cortex-neuron", parts.settings.body_limit_mb, inference.answer_exception)
     app.ctx.neuron = parts
-    description = document("cortex neuron", parts.version, [route for route, _ in ROUTES])
     for route, answer in ROUTES:
         if not route.path.endswith("/endpoint"):  # a model's id has slashes: its route takes the whole rest
             path = route.path.replace("{model_id}", "<model_id:path>")
             app.add_route(answer, path, methods=[route.method], name=answer.__name__)
 
-    async def openapi(_: Request) -> HTTPResponse:
-        """GET /openapi.json"""
-        return json(description)
-
-    app.add_route(openapi, "/openapi.json")
+    described = OpenApiPage(lambda: document("cortex neuron", parts.version, [route for route, _ in ROUTES]))
+    app.add_route(described, "/openapi.json", name="openapi")
     return app

@@ -8,6 +8,7 @@ and with it the server's work (case S8). Called by: inference.
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from sanic import HTTPResponse, Request
 from sanic.response import raw
@@ -24,10 +25,11 @@ from cortex_neuron.residency.resident import Resident
 from cortex_neuron.vllm import asked as asked_for
 from cortex_neuron.vllm.answer_stream import AnswerStream
 from cortex_neuron.vllm.asked import Asked
-from cortex_neuron.vllm.passage import Passage
-from cortex_neuron.vllm.server import Server
 from cortex_neuron.vllm.usage import Tokens, read_document
 from cortex_serving.request_body import check_media_type
+
+if TYPE_CHECKING:  # an HTTP client comes with it, which a neuron without such servers starts without
+    from cortex_neuron.vllm.passage import Passage
 
 HARNESS = "vllm"
 _KEEPALIVE_S = 0.9
@@ -46,6 +48,8 @@ def resident_of(request: Request, neuron: Neuron) -> Resident | None:
 
 async def answer(request: Request, neuron: Neuron, resident: Resident, outcome: Outcome) -> HTTPResponse | None:
     """Pass it on. Raises CortexError while nothing has been sent."""
+    from cortex_neuron.vllm.server import Server
+
     outcome.model = resident.model.id
     check_media_type(request)
     path = request.path.rstrip("/")

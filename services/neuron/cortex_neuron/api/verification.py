@@ -24,8 +24,8 @@ from cortex_neuron.inference.preparation import prepare, seated
 from cortex_neuron.inference.vectors import FLOAT32
 from cortex_neuron.residency import states
 from cortex_neuron.residency.group_serving import GroupServing
+from cortex_neuron.residency.harness import Serving
 from cortex_neuron.residency.resident import Resident
-from cortex_neuron.vllm.server import Server
 from cortex_neuron.vllm.usage import read_document
 from cortex_serving import logs
 
@@ -76,7 +76,6 @@ async def _complete(neuron: Neuron, resident: Resident) -> Said:
     if isinstance(serving, GroupServing):
         text, tokens = await _by_group(neuron, resident, serving)
     else:
-        assert isinstance(serving, Server), "there is no third harness"
         text, tokens = await _by_server(neuron, resident, serving)
     if not text or not tokens:
         raise EngineFailed(f"model {resident.model.id} answered with {tokens} tokens and the text {text!r}")
@@ -114,7 +113,10 @@ async def _by_group(neuron: Neuron, resident: Resident, serving: GroupServing) -
     return text, record.completion_tokens
 
 
-async def _by_server(neuron: Neuron, resident: Resident, serving: Server) -> Said:
+async def _by_server(neuron: Neuron, resident: Resident, serving: Serving) -> Said:
+    from cortex_neuron.vllm.server import Server  # which is there already: it has loaded the model
+
+    assert isinstance(serving, Server), "there is no third harness"
     asked = {"model": resident.model.id, "prompt": _PROMPT, "max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True}
     admission.check_seats(1, resident.seats_taken, neuron.seats)
     with resident.seats(1), serving.passage() as passage:

@@ -25,7 +25,7 @@ from cortex_neuron import configuration
 from cortex_neuron.doctor.examination import Ranks, examine
 from cortex_neuron.doctor.facts import Report, Step
 from cortex_neuron.doctor.options import HEALTHY, UNHEALTHY, UNUSABLE, Order, OrderInvalid, order
-from cortex_neuron.group.rank_process import start_fork_server, stop_fork_server
+from cortex_neuron.group.fork_server import start_fork_server, stop_fork_server
 from cortex_serving import logs
 
 RANK_MODULE = "cortex_neuron.doctor.rank"

@@ -6,9 +6,12 @@ server (`set_forkserver_preload`).
 
 from __future__ import annotations
 
-import cortex_neuron.engine.preload  # isort: skip
+import cortex_neuron.engine.preload_configs  # isort: skip
 
-import transformers.generation
-import transformers.models.llama.modeling_llama  # noqa: F401
+from cortex_serving.lasting import lasting_imports
 
-import cortex_neuron.models.module_loader  # noqa: F401
+with lasting_imports():
+    import transformers.generation
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import cortex_neuron.models.module_loader  # noqa: F401

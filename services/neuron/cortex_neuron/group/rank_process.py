@@ -7,48 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
 import signal
-import threading
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
-from typing import Any
 
+from cortex_neuron.group import fork_server
 from cortex_neuron.group.death import Death, GroupFailed
 from cortex_neuron.group.entry import run_rank
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-# multiprocessing looks at all of its children whenever one starts; two threads that read one exit code lose it.
-_CHILDREN = threading.Lock()
 _UNKILLABLE_S = 30.0  # after SIGKILL; a driver may hold a process for a while
 
 
 class RankUnkillable(Exception):
     """A process outlives SIGKILL: its memory does not come back while this daemon waits for it."""
-
-
-_stopped = False  # a start that comes late would make another fork server, which nobody ends
-
-
-def start_fork_server(preload: str) -> None:
-    """Start the fork server; it imports `preload` while the daemon goes on, and inherits this environment."""
-    global _stopped
-    _stopped = False
-    _CONTEXT.set_forkserver_preload([preload])
-    forkserver.ensure_running()
-
-
-def stop_fork_server() -> None:
-    """End the fork server and wait for it. Every rank must have ended."""
-    # By itself it would end some time after the daemon, once it has imported torch, or is done with finalising it.
-    global _stopped
-    server: Any = forkserver._forkserver
-    with _CHILDREN:
-        _stopped = True
-    if server._forkserver_pid is not None:
-        os.kill(server._forkserver_pid, signal.SIGKILL)
-        server._stop()
 
 
 class RankProcess:
@@ -69,7 +40,7 @@ class RankProcess:
         self._reaping = self._loop.create_task(self._reap())
 
     async def _reap(self) -> None:
-        code = await asyncio.to_thread(_exit_code, self._process)
+        code = await asyncio.to_thread(fork_server.exit_code, self._process)
         # A fork server that was killed takes the news of its children along, but not always the children.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -97,8 +68,8 @@ class RankProcess:
 async def spawn(module: str, address: str, rank: int, world_size: int, timeout_s: float) -> RankProcess:
     """Start a rank. Raises GroupFailed when that takes longer than `timeout_s`."""
     arguments = (module, address, rank, world_size)
-    process = _CONTEXT.Process(target=run_rank, args=arguments, name=f"rank-{rank}", daemon=True)
-    starting = asyncio.ensure_future(asyncio.to_thread(_start, process))
+    process = fork_server.process(run_rank, arguments, f"rank-{rank}")
+    starting = asyncio.ensure_future(asyncio.to_thread(fork_server.start, process))
     try:
         async with asyncio.timeout(timeout_s):  # Python 3.11's wait_for loses a cancel that comes with the result
             await asyncio.shield(starting)
@@ -110,22 +81,6 @@ async def spawn(module: str, address: str, rank: int, world_size: int, timeout_s
         starting.add_done_callback(lambda _: _kill(process))
         raise
     return RankProcess(process, rank)
-
-
-def _start(process: ForkServerProcess) -> None:
-    with _CHILDREN:
-        if _stopped:
-            raise OSError("the fork server has been stopped")
-        process.start()
-
-
-def _exit_code(process: ForkServerProcess) -> int:
-    with _CHILDREN:
-        process.join()
-        code = process.exitcode
-        process.close()
-    assert code is not None
-    return code
 
 
 def _kill(process: ForkServerProcess) -> None:

@@ -25,6 +25,7 @@ from cortex_neuron.protocol.failures import CannotLoad
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_SIZE = struct.Struct("<Q")
 _VERSIONS = (2, 3)
 
 
@@ -86,9 +87,18 @@ class _Cursor:
         return value
 
     def string(self) -> str:
-        size = self.scalar("Q")
-        self.at += size
-        return self.data[self.at - size : self.at].decode()
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        """One after the other. A vocabulary is hundreds of thousands: a call for each would be half of a small load."""
+        data, at, size_at = self.data, self.at, _SIZE.unpack_from
+        found = []
+        for _ in range(count):
+            start = at + _SIZE.size
+            at = start + size_at(data, at)[0]
+            found.append(data[start:at].decode())
+        self.at = at
+        return found
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -101,7 +111,7 @@ class _Cursor:
             values = struct.unpack_from(layout, self.data, self.at)
             self.at += struct.calcsize(layout)
             return list(values)
-        return [self.value(item) for _ in range(count)]
+        return self.strings(count) if item == _STRING else [self.value(item) for _ in range(count)]
 
 
 def _parse(cursor: _Cursor) -> tuple[dict[str, Any], list[TensorEntry]]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoConfig
 
 from cortex_neuron import model_types
 from cortex_neuron.models.gguf_file import GgufFile, TensorEntry
@@ -62,13 +61,8 @@ _FACTORS = "rope_freqs.weight"
 _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 
-def read_config(file: GgufFile) -> Any:
-    """The transformers config. Raises CannotLoad for an architecture or a rope scaling outside of the tables."""
-    return AutoConfig.for_model(**read_config_values(file))
-
-
 def read_config_values(file: GgufFile) -> dict[str, Any]:
-    """The same as a config.json would have it."""
+    """As a config.json would have it. Raises CannotLoad for an architecture or a rope scaling outside of the tables."""
     arch = _known(file)
     shapes = {entry.name: entry.shape for entry in file.tensors}
     if "token_embd.weight" not in shapes:

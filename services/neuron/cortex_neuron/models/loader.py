@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
-from transformers.utils.logging import disable_progress_bar
 
-from cortex_neuron import model_types
+from cortex_neuron import model_types, native_config
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_config, native_model, prequantised, rounding, text_files
+from cortex_neuron.models import gguf_model, native_model, prequantised, rounding, text_files
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.loaded import CacheShape, LoadedModel
-from cortex_neuron.models.native_config import NativeConfig
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import Decoder
 from cortex_neuron.native.matrices import ROUNDED
+from cortex_neuron.native_config import NativeConfig
 from cortex_neuron.protocol.failures import CannotLoad
+from cortex_neuron.protocol.frames import TEXT_IS_THERE
 
 MODEL_TYPES = model_types.DECODER_TYPES
 # Those whose rotation depends on nothing but the position; "dynamic" and "longrope" depend on the whole batch.
@@ -71,7 +70,6 @@ def _check_quant(quant: str | None, device: torch.device) -> None:
 
 
 def _load(asked: Asked) -> LoadedModel:
-    disable_progress_bar()
     if asked.path.is_file():
         return _load_gguf(asked)
     if (asked.path / "config.json").is_file():
@@ -83,11 +81,11 @@ def _load_gguf(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     file = GgufFile(path)
-    config = _native_config(asked, gguf_model.read_config_values(file)) or gguf_model.read_config(file)
+    config = _native_config(asked, gguf_model.read_config_values(file)) or _modules().config_of_gguf(file)
     check(config, path)
     if asked.writes_text:
         text_files.write_once(asked.text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
-    asked.progress("weights", 0.1)
+    asked.progress(TEXT_IS_THERE, 0.1)
     eos_ids = text_files.gguf_eos_ids(file)
     if isinstance(config, NativeConfig):
         files = gguf_model.GgufFiles(file, config)
@@ -101,12 +99,12 @@ def _load_folder(asked: Asked) -> LoadedModel:
     asked.progress("metadata", 0.0)
     path = asked.path
     config = _native_config(asked, text_files.read_json(path / "config.json"))
-    config = config or AutoConfig.from_pretrained(path, local_files_only=True)
+    config = config or _modules().config_of_folder(path)
     check(config, path)
     prequantised.check(config, asked)
     if asked.writes_text:
         text_files.write_anew(asked.text_dir, lambda folder: text_files.write_from_folder(path, folder))
-    asked.progress("weights", 0.1)
+    asked.progress(TEXT_IS_THERE, 0.1)
     eos_ids = _folder_eos_ids(path, config)
     if isinstance(config, NativeConfig):
         return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
@@ -128,16 +126,23 @@ def _native_config(asked: Asked, values: dict[str, Any]) -> NativeConfig | None:
     kind = native_config.CLASSES.get(values.get("model_type", ""))
     if kind is None or not asked.on_cpu or asked.collectives is not None:
         return None
-    config: NativeConfig = kind.from_dict(values)
-    is_plain = prequantised.settings(config) is None
-    return config if is_plain and native_model.is_native(config) else None
+    config = native_config.plain(values) or _read_by_transformers(kind, values)
+    is_unrounded = prequantised.settings(config) is None
+    return config if is_unrounded and native_model.is_native(config) else None
+
+
+def _read_by_transformers(kind: type[NativeConfig], values: dict[str, Any]) -> NativeConfig:
+    """Imported where it must be: engine.preload_configs has done so before, where a catalogue has such a model."""
+    from cortex_neuron.models import strict_config
+
+    return strict_config.read(kind, values)
 
 
 def _load_native(
     asked: Asked, config: NativeConfig, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
 ) -> LoadedModel:
     def progress(share: float) -> None:
-        asked.progress("weights", 0.1 + 0.7 * share)
+        asked.progress(TEXT_IS_THERE, 0.1 + 0.7 * share)
 
     decoder = native_model.build(files, config, asked.quant, asked.threads, factors, progress)
     return _loaded(asked, decoder, config, eos_ids, config.vocab_size)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from cortex_neuron.layers import attention, fusing
 from cortex_neuron.layers.memory_order import order_for_cpu
@@ -23,6 +24,18 @@ from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.sharding import Sharding
 from cortex_neuron.models.weights import SafetensorsFolder, WeightSource, WholeTensors
 from cortex_neuron.protocol.failures import CannotLoad
+
+disable_progress_bar()  # a rank writes to the log of a service
+
+
+def config_of_folder(path: Path) -> Any:
+    """As transformers' own class has it."""
+    return AutoConfig.from_pretrained(path, local_files_only=True)
+
+
+def config_of_gguf(file: GgufFile) -> Any:
+    """The same of a GGUF file. Raises CannotLoad for an architecture or a rope scaling that is not supported."""
+    return AutoConfig.for_model(**gguf_model.read_config_values(file))
 
 
 def of_gguf(asked: Asked, file: GgufFile, config: Any) -> Any:

@@ -16,9 +16,8 @@ import torch
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from cortex_neuron.models import native_config
+from cortex_neuron import native_config
 from cortex_neuron.models.weights import SafetensorsFolder
 from cortex_neuron.native.decoder import HEAD_SIZE, Decoder, Ends, Rotation, Shape
 from cortex_neuron.native.library import Layer, Weight, library
@@ -128,9 +127,17 @@ def _shape(config: Any) -> Shape:
 
 def _rotation(config: Any, factors: Tensor | None) -> Rotation:
     kind = config.rope_parameters["rope_type"]
-    frequencies, scaling = _plain(config) if kind == "default" else ROPE_INIT_FUNCTIONS[kind](config)
+    frequencies, scaling = _plain(config) if kind == "default" else _scaled(config, kind)
     frequencies = frequencies if factors is None else frequencies / factors
     return Rotation(frequencies.float().numpy(), float(scaling))
+
+
+def _scaled(config: Any, kind: str) -> tuple[Tensor, float]:
+    """Of a config that transformers has read: models.native_config has no plain one of it."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config)
+    return frequencies, scaling
 
 
 def _plain(config: Any) -> tuple[Tensor, float]:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import Tokenizer, processors
 
+from cortex_neuron.models import byte_level
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.protocol.failures import CannotLoad
 
@@ -108,8 +109,8 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def write_from_gguf(file: GgufFile, text_dir: Path) -> None:
-    """The tokenizer through transformers' converter; the rest from the metadata."""
-    _gguf_tokenizer(file).save(str(text_dir / "tokenizer.json"))
+    """The tokenizer, here or through transformers' converter; the rest from the metadata."""
+    _gguf_tokenizer(file).save(str(text_dir / "tokenizer.json"), pretty=False)
     tokens = file.metadata["tokenizer.ggml.tokens"]
     ids = {name: file.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _GGUF_SPECIAL.items()}
     special = {name: tokens[i] for name, i in ids.items() if i is not None}
@@ -134,6 +135,13 @@ def gguf_eos_ids(file: GgufFile) -> list[int]:
 
 
 def _gguf_tokenizer(file: GgufFile) -> Tokenizer:
+    tokenizer = byte_level.tokenizer(file.metadata) or _converted_vocabulary(file)
+    _add_bos(file, tokenizer)
+    return tokenizer
+
+
+def _converted_vocabulary(file: GgufFile) -> Tokenizer:
+    """Through transformers."""
     architecture = file.architecture()
     try:
         from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
@@ -147,10 +155,7 @@ def _gguf_tokenizer(file: GgufFile) -> Tokenizer:
     }
     tokenizer: Tokenizer = convert_gguf_tokenizer(architecture, values)[0]
     if file.metadata.get("tokenizer.ggml.pre") == "smollm":
-        # Not in transformers' table: digits stand alone, then GPT-2's rule.
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    _add_bos(file, tokenizer)
+        tokenizer.pre_tokenizer = byte_level.smollm_split()
     return tokenizer
 
 

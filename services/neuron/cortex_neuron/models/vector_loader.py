@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from cortex_neuron import model_types
-from cortex_neuron.models import gguf_model, loader, module_loader, prequantised, text_files
+from cortex_neuron.models import loader, module_loader, prequantised, text_files
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
 from cortex_neuron.models.vector_model import VectorModel
 from cortex_neuron.protocol.failures import CannotLoad
-from cortex_neuron.protocol.frames import Load
+from cortex_neuron.protocol.frames import TEXT_IS_THERE, Load
 
 ENCODER_TYPES = model_types.ENCODER_TYPES
 # Their positions begin behind the number of the padding token.
@@ -41,7 +40,6 @@ def load(frame: Load, threads: int, progress: Progress) -> VectorModel:
         if frame.kv_cache_dtype is not None:
             raise CannotLoad(f"kv_cache_dtype is not supported with task {frame.task}, expected none")
         device = find_device(frame.devices[0])
-        disable_progress_bar()
         progress("metadata", 0.0)
         module = _read(frame, device, threads, progress)
         return _vector_model(frame, module.to(device).eval(), device)
@@ -55,17 +53,17 @@ def _read(frame: Load, device: torch.device, threads: int, progress: Progress) -
     path, text_dir = Path(frame.source), Path(frame.text_dir)
     if path.is_file():
         file = GgufFile(path)
-        config = gguf_model.read_config(file)
+        config = module_loader.config_of_gguf(file)
         loader.check(config, path)
         text_files.write_once(text_dir, path, lambda folder: text_files.write_from_gguf(file, folder))
-        progress("weights", 0.1)
+        progress(TEXT_IS_THERE, 0.1)
         return module_loader.whole_gguf(file, config, module_loader.gguf_dtype(device), threads, "sdpa").model
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    config = module_loader.config_of_folder(path)
     if config.model_type not in ENCODER_TYPES:
         loader.check(config, path)
     prequantised.refuse(config, path)
     text_files.write_anew(text_dir, lambda folder: text_files.write_from_folder(path, folder))
-    progress("weights", 0.1)
+    progress(TEXT_IS_THERE, 0.1)
     # On a CPU without bfloat16 instructions only float32 is fast, and exact.
     dtype = torch.float32 if device.type == "cpu" else "auto"
     if frame.task == "rerank":

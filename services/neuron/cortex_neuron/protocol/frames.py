@@ -210,6 +210,9 @@ class Pong(Frame, tag="pong", frozen=True, kw_only=True):
     entered: int = 0
 
 
+TEXT_IS_THERE = "weights"  # the phase that begins once the files in `text_dir` are whole
+
+
 class LoadProgress(Frame, tag="progress", frozen=True, kw_only=True):
     phase: str
     fraction: float

@@ -22,10 +22,10 @@ from cortex_neuron.protocol import frames
 from cortex_neuron.residency import architecture_check, sources, text_folders
 from cortex_neuron.residency.group_serving import GroupServing, failure_of, progress_of
 from cortex_neuron.residency.harness import LoadFailed, Order
+from cortex_neuron.residency.language import Language
 from cortex_neuron.residency.purpose import FilesInvalid, Purpose
 from cortex_neuron.residency.sources import SourceMissing
 from cortex_neuron.residency.text_folders import TextFolders
-from cortex_neuron.text import text_model
 from cortex_serving import logs
 
 # Of the time that is left: the leader knows which rank is late, so it is to be the first to say so.
@@ -85,10 +85,16 @@ class Loader:
             # Of a folder its files are copied, which takes no time.
             with self._text_folders.lent(order.model.id, keep=path.is_file()) as text_dir:
                 frame = self._frame(order, purpose, (path, drafter), text_dir, left_s)
-                loaded = await group.load(frame, left_s, lambda each: on_progress(progress_of(each)))
-                if loaded.backend:
-                    logs.info("engine_backend", model=order.model.id, backend=loaded.backend)
-                text = await asyncio.to_thread(text_model.read, text_dir, loaded.vocab_size, order.model.tool_parser)
+                async with Language(text_dir) as language:
+
+                    def told(progress: frames.LoadProgress) -> None:
+                        language.told(progress)
+                        on_progress(progress_of(progress))
+
+                    loaded = await group.load(frame, left_s, told)
+                    if loaded.backend:
+                        logs.info("engine_backend", model=order.model.id, backend=loaded.backend)
+                    text = await language.of(loaded.vocab_size, order.model.tool_parser)
             return GroupServing(group, loaded, text, order.devices, purpose)
         except BaseException:
             if group is not None:

@@ -10,9 +10,6 @@ import json
 import os
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
 from cortex_contracts.inventory.sources import WANTED, names_a_path
 
 _CREDENTIAL = "hub-token"  # a file of $CREDENTIALS_DIRECTORY, by LoadCredential of the unit
@@ -46,6 +43,8 @@ def find(source: str) -> Path | None:
 
 def fetch(source: str) -> Path:
     """The files of a repository, from the network. Raises SourceMissing or SourceUnreachable."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
     try:
         path = _snapshot(source, local_files_only=False)
     except RepositoryNotFoundError as failure:
@@ -76,6 +75,9 @@ def cache_folder(source: str) -> Path:
 
 
 def _snapshot(source: str, *, local_files_only: bool) -> Path | None:
+    import huggingface_hub  # an HTTP client with it, which a neuron of local files starts without
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     repository, _, revision = source.partition("@")
     try:
         folder = huggingface_hub.snapshot_download(

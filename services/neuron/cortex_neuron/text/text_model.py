@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from cortex_neuron.text.tool_calls import known
 
 # Tokens of a prompt that are enough to hold its last marker.
 _TAIL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What rank 0 wrote, read."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    generation_config: dict[str, Any]
 
 
 class TextModel:
@@ -127,7 +137,7 @@ class TextModel:
         return raw.decode("utf-8", errors="replace"), raw
 
 
-def read(folder: Path, vocab_size: int, tool_parser: ToolParser | None = None) -> TextModel:
+def read(folder: Path) -> Files:
     """Read what rank 0 wrote. Raises OSError, ValueError, TemplateRenderFailed."""
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     # What a file says of padding and truncation was meant for training batches.
@@ -137,7 +147,12 @@ def read(folder: Path, vocab_size: int, tool_parser: ToolParser | None = None) -
     template = None
     if template_file.exists():
         template = ChatTemplate(template_file.read_text(encoding="utf-8"), _read_json(folder / "special_tokens.json"))
-    return TextModel(tokenizer, vocab_size, template, _read_json(folder / "generation_config.json"), tool_parser)
+    return Files(tokenizer, template, _read_json(folder / "generation_config.json"))
+
+
+def of(files: Files, vocab_size: int, tool_parser: ToolParser | None = None) -> TextModel:
+    """The language that they are, of a model with so many tokens."""
+    return TextModel(files.tokenizer, vocab_size, files.template, files.generation_config, tool_parser)
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
