@@ -102,7 +102,7 @@ def test_what_the_catalogue_says_of_sampling_is_above_the_models_file(tmp_path: 
     """An operator's word is nearer to the request than what came with the weights (case W9)."""
     folder = write_model(tmp_path / "m")
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9}')
-    model = text_model.read(folder, 259)
+    model = text_model.of(text_model.read(folder), 259)
     model.prefer({"temperature": 0.5, "top_p": 0.5})
     model.prefer({"temperature": 0.2})  # as a new catalogue does: it is the last word, and all of it
     resolved = sampling.resolve(Sampling(), model.generation_config)
