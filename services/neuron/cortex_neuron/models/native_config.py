@@ -7,7 +7,7 @@ Importing transformers' own class brings in torch's compiler, 1.3 s of each load
 it. Annotations are values here, not text: `strict` checks what a config.json says by them.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -120,4 +120,45 @@ class _SmolLM3(NativeConfig):
         super().__post_init__(**kwargs)
 
 
-CLASSES = {each.model_type: each for each in (_Llama, _Mistral, _Qwen2, _Qwen3, _SmolLM3)}
+@strict
+class _Qwen3Moe(NativeConfig):
+    model_type = "qwen3_moe"
+    attribute_map: ClassVar[dict[str, str]] = {"num_experts": "num_local_experts"}
+    vocab_size: int = 151936
+    hidden_size: int = 2048
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 24
+    num_key_value_heads: int | None = 4
+    max_position_embeddings: int = 32768
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096
+    decoder_sparse_step: int = 1
+    moe_intermediate_size: int = 768
+    num_experts_per_tok: int = 8
+    num_experts: int = 128
+    norm_topk_prob: bool = False
+    mlp_only_layers: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.sliding_window = self.sliding_window if self.use_sliding_window else None
+        self.mlp_only_layers = self.mlp_only_layers or []
+        super().__post_init__(**kwargs)
+
+
+@strict
+class _Mixtral(NativeConfig):
+    model_type = "mixtral"
+    attribute_map: ClassVar[dict[str, str]] = {"num_experts": "num_local_experts"}
+    default_theta = 1000000.0
+    intermediate_size: int = 14336
+    num_key_value_heads: int | None = 8
+    max_position_embeddings: int = 4096 * 32
+    rms_norm_eps: float = 1e-5
+    sliding_window: int | None = None
+    num_experts_per_tok: int = 2
+    num_local_experts: int = 8
+    bos_token_id: int | None = 1
+    eos_token_id: TokenIds = 2
+
+
+CLASSES = {each.model_type: each for each in (_Llama, _Mistral, _Qwen2, _Qwen3, _SmolLM3, _Qwen3Moe, _Mixtral)}

@@ -24,16 +24,20 @@ HEAD_SIZE = 16  # heads must have a multiple of so many dimensions
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes; `epsilon` of the norms, `scale` of the scores."""
+    """Sizes; `epsilon` of the norms, `scale` of the scores.
+
+    A row is sent to `chosen_experts`, whose shares are made to add up to 1 if `whole_shares`.
+    """
 
     hidden: int
     heads: int
     kv_heads: int
     head_size: int
-    intermediate: int
     vocabulary: int
     epsilon: float
     scale: float
+    chosen_experts: int
+    whole_shares: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,9 @@ class Decoder:
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_size=shape.head_size,
-            intermediate=shape.intermediate,
             rotary=2 * len(rotation.frequencies),
+            chosen_experts=shape.chosen_experts,
+            whole_shares=shape.whole_shares,
             epsilon=shape.epsilon,
             scale=shape.scale,
             embedding=ends.embedding,

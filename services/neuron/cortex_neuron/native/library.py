@@ -1,4 +1,4 @@
-"""The compiled kernels as Python sees them: the C structures of kernels/decoder.cpp and its functions, by ctypes.
+"""The compiled kernels as Python sees them, by ctypes: the structures of kernels/model.h, functions of decoder.cpp.
 
 Owns: the binary interface. Whoever calls keeps alive what a structure points to. Calls let go of the interpreter.
 """
@@ -32,6 +32,7 @@ class Layer(Structure):
         ("key", Weight),
         ("value", Weight),
         ("output", Weight),
+        ("router", Weight),
         ("gate", Weight),
         ("up", Weight),
         ("down", Weight),
@@ -49,8 +50,9 @@ class Model(Structure):
         ("heads", c_int32),
         ("kv_heads", c_int32),
         ("head_size", c_int32),
-        ("intermediate", c_int32),
         ("rotary", c_int32),
+        ("chosen_experts", c_int32),
+        ("whole_shares", c_int32),
         ("epsilon", c_float),
         ("scale", c_float),
         ("embedding", Weight),

@@ -1,0 +1,152 @@
+"""GGUF files of small models with random weights, as llama.cpp's converter writes them, for tests of who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf.constants import MODEL_ARCH_NAMES
+from gguf.tensor_mapping import get_tensor_name_map
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB = 64
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+SLIDING = {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 32}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# (architecture, model_type, more of the config, more of the metadata)
+FILES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("llama", "llama", {}, {}),
+    "mixtral": (
+        "llama",
+        "mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 2},
+        {"expert_count": 5, "expert_used_count": 2},
+    ),
+    "qwen2": ("qwen2", "qwen2", {}, {}),
+    "qwen3": ("qwen3", "qwen3", {"tie_word_embeddings": True}, {}),
+    "qwen3_moe": (
+        "qwen3moe",
+        "qwen3_moe",
+        {"num_experts": 6, "norm_topk_prob": True, **EXPERTS},
+        {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32},
+    ),
+    "gemma2": (
+        "gemma2",
+        "gemma2",
+        {**SLIDING, "tie_word_embeddings": True, "attn_logit_softcapping": 20.0},
+        {"attention.sliding_window": 9, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": (
+        "gemma3",
+        "gemma3_text",
+        {**SLIDING, "layer_types": ["sliding_attention"] * 2, "tie_word_embeddings": True},
+        {"attention.sliding_window": 9},
+    ),
+}
+
+
+def reference_of(model_type: str, more: dict[str, Any]) -> Any:
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(model_type, **{**SMALL, **more})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def empty_tokenizer() -> Tokenizer:
+    return Tokenizer.from_str('{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}')
+
+
+def _as_llama_cpp_has_it(arch: str, name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
+    """What llama.cpp's converter does to a tensor."""
+    if arch == "llama" and name.rsplit(".", 2)[-2] in ("q_proj", "k_proj"):
+        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+        return tensor.view(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+    return tensor + 1 if arch.startswith("gemma") and name.endswith("norm.weight") else tensor
+
+
+def _one_by_one(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The projections of all experts apart, which transformers has in one parameter."""
+    for name, tensor in weights.items():
+        if name.endswith(".experts.gate_up_proj"):
+            for part, half in zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=1), strict=True):
+                yield name.replace("gate_up_proj", f"{part}.weight"), half.contiguous()
+        else:
+            yield name if name.endswith((".weight", ".bias")) else f"{name}.weight", tensor
+
+
+def write_gguf(
+    path: Path,
+    arch: str,
+    model: Any,
+    more: dict[str, Any],
+    tensors: dict[str, torch.Tensor] | None = None,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+) -> None:
+    """The model as llama.cpp's converter writes it; the names are the gguf package's. `kind`: of the layers' matrices,
+    but for routers."""
+    config = model.config
+    writer = GGUFWriter(path, arch)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim or config.hidden_size // config.num_attention_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    rotation = config.rope_parameters
+    writer.add_rope_freq_base(rotation.get("full_attention", rotation)["rope_theta"])
+    for key, value in more.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{arch}.{key}", value)
+    writer.add_tokenizer_model("gpt2" if not arch.startswith("gemma") else "llama")
+    writer.add_token_list(["<s>", "</s>", "<|im_end|>", "01", *[chr(ord("0") + i) for i in range(VOCAB - 4)]])
+    writer.add_token_types([3, 3, 3, *[1] * (VOCAB - 3)])
+    writer.add_token_scores([0.0] * VOCAB)
+    writer.add_token_merges(["0 1"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_chat_template("{{ messages }}")
+    for name, tensor in (tensors or {}).items():
+        writer.add_tensor(name, tensor.numpy())
+    architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == arch)
+    names = get_tensor_name_map(architecture, config.num_hidden_layers)
+    for name, tensor in _one_by_one(model.state_dict()):
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        base, suffix = name.rsplit(".", 1)
+        values = _as_llama_cpp_has_it(arch, name, tensor, config).numpy()
+        stays = values.ndim == 1 or not base.endswith("_proj")
+        data = values if stays else quantize(values, kind)
+        writer.add_tensor(f"{names.get_name(base)}.{suffix}", data, raw_dtype=None if stays else kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+PROMPT = [5, 9, 30, 4, 4, 17, 8, 60, 33, 21, 2, 5, 9, 30]
+
+
+def agrees(model: Any, reference: Any, start_with: Any) -> None:
+    answer = start_with(model, blocks=16).ask(PROMPT, max_tokens=8, logprobs=10, ignore_eos=True)
+    with torch.inference_mode():
+        expected = reference(torch.tensor([PROMPT + answer.tokens])).logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)
+    for row, got in zip(expected, answer.logprobs, strict=True):
+        assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-4)
