@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 from tokenizers import Tokenizer
@@ -56,6 +57,18 @@ FILES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         "gemma3_text",
         {**SLIDING, "layer_types": ["sliding_attention"] * 2, "tie_word_embeddings": True},
         {"attention.sliding_window": 9},
+    ),
+    "gemma3 of a long context": (
+        "gemma3",
+        "gemma3_text",
+        {
+            **SLIDING,
+            "num_hidden_layers": 6,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+            "rope_parameters": {"full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}},
+            "tie_word_embeddings": True,
+        },
+        {"attention.sliding_window": 9, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
     ),
 }
 
@@ -113,8 +126,9 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rotation = config.rope_parameters
     writer.add_rope_freq_base(rotation.get("full_attention", rotation)["rope_theta"])
+    adders = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in more.items():
-        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{arch}.{key}", value)
+        adders[type(value)](f"{arch}.{key}", value)
     writer.add_tokenizer_model("gpt2" if not arch.startswith("gemma") else "llama")
     writer.add_token_list(["<s>", "</s>", "<|im_end|>", "01", *[chr(ord("0") + i) for i in range(VOCAB - 4)]])
     writer.add_token_types([3, 3, 3, *[1] * (VOCAB - 3)])
@@ -141,12 +155,39 @@ def write_gguf(
     writer.close()
 
 
+LONG = random.Random(4).choices(range(4, VOCAB), k=300)
 PROMPT = [5, 9, 30, 4, 4, 17, 8, 60, 33, 21, 2, 5, 9, 30]
 
 
+def round_matrices(model: Any, kind: GGMLQuantizationType) -> None:
+    """The model becomes that of a file which `write_gguf` has made of it with this kind."""
+    for name, values in model.named_parameters():
+        if "_proj" in name and values.dim() > 1:
+            rows = values.detach().numpy().reshape(-1, values.shape[-1])
+            values.data = torch.from_numpy(dequantize(quantize(rows, kind), kind)).view(values.shape)
+
+
 def agrees(model: Any, reference: Any, start_with: Any) -> None:
+    """Whether the engine's log-probabilities are the reference's."""
     answer = start_with(model, blocks=16).ask(PROMPT, max_tokens=8, logprobs=10, ignore_eos=True)
+    _has_the_logits_of(reference, PROMPT, answer)
+
+
+def agrees_in_a_crowd(model: Any, reference: Any, start_with: Any) -> None:
+    """The same of long prompts in chunks beside short ones, and of one that the cache has already. There are more rows
+    than a thread normalises for itself; contexts are divided where there are many threads."""
+    session = start_with(model, blocks=300, sequences=10, step_tokens=128)
+    prompts = [[5], [7, 9, 11], *([*LONG, start] for start in range(4, 12))]
+    ids = [session.submit(prompt, max_tokens=3, logprobs=10, ignore_eos=True) for prompt in prompts]
+    session.finish()
+    again = session.ask(prompts[-1], max_tokens=3, logprobs=10, ignore_eos=True)
+    assert again.first.cached_tokens >= 280
+    for prompt, answer in zip([*prompts, prompts[-1]], [*(session.answers[i] for i in ids), again], strict=True):
+        _has_the_logits_of(reference, prompt, answer)
+
+
+def _has_the_logits_of(reference: Any, prompt: list[int], answer: Any) -> None:
     with torch.inference_mode():
-        expected = reference(torch.tensor([PROMPT + answer.tokens])).logits[0, len(PROMPT) - 1 : -1].log_softmax(-1)
+        expected = reference(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     for row, got in zip(expected, answer.logprobs, strict=True):
         assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-4)

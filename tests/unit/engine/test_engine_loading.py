@@ -57,8 +57,8 @@ def test_the_native_kernels_use_them_too(tmp_path, native_kernels) -> None:
     write_gguf(tmp_path / "plain.gguf", "llama", reference, {})
     write_gguf(tmp_path / "long.gguf", "llama", reference, {}, {"rope_freqs.weight": factors})
     plain, long = _load(tmp_path / "plain.gguf", tmp_path), _load(tmp_path / "long.gguf", tmp_path)
-    expected = torch.from_numpy(plain.module.rotation.frequencies) / factors
-    assert torch.allclose(torch.from_numpy(long.module.rotation.frequencies), expected)
+    expected = torch.from_numpy(plain.module.rotations.frequencies) / factors
+    assert torch.allclose(torch.from_numpy(long.module.rotations.frequencies), expected)
 
 
 def test_our_reader_agrees_with_the_gguf_package(tmp_path) -> None:

@@ -40,7 +40,10 @@ _SAID = st.fixed_dictionaries(
         "no_rope_layer_interval": st.integers(2, 4), "num_experts": st.sampled_from([0, 6]),
         "num_local_experts": st.just(5), "num_experts_per_tok": st.just(3), "moe_intermediate_size": st.just(32),
         "norm_topk_prob": st.booleans(), "mlp_only_layers": st.sampled_from([None, [], [1]]),
-        "decoder_sparse_step": st.integers(1, 2), "eos_token_id": st.sampled_from([None, 7, [7, 8]]),
+        "decoder_sparse_step": st.integers(1, 2), "hidden_activation": st.sampled_from(["gelu_pytorch_tanh", "silu"]),
+        "query_pre_attn_scalar": st.just(32), "attn_logit_softcapping": st.sampled_from([None, 20.0]),
+        "final_logit_softcapping": st.sampled_from([None, 20.0]), "sliding_window_pattern": st.integers(1, 3),
+        "rope_local_base_freq": st.just(3000.0), "eos_token_id": st.sampled_from([None, 7, [7, 8]]),
         "torch_dtype": st.just("bfloat16"), "architectures": st.just(["Any"]), "unknown": st.just({"a": 1}),
     },
 )  # fmt: skip
@@ -49,7 +52,8 @@ _SAID = st.fixed_dictionaries(
 def test_there_is_a_class_for_each_kind_of_model() -> None:
     """That the kernels compute."""
     assert set(CLASSES) == set(MODEL_TYPES)
-    assert sorted(CLASSES) == ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3"]
+    kinds = ["gemma2", "gemma3_text", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3"]
+    assert sorted(CLASSES) == kinds
 
 
 @settings(max_examples=300, deadline=None)

@@ -26,7 +26,6 @@ class NativeConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
     num_attention_heads: int = 32
     num_key_value_heads: int | None = None
     head_dim: int | None = None
-    hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -44,14 +43,21 @@ class NativeConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has 
 
 
 @strict
-class _Llama(NativeConfig):
+class _Silu(NativeConfig):
+    """Those that are no Gemma, which names its activation otherwise."""
+
+    hidden_act: str = "silu"
+
+
+@strict
+class _Llama(_Silu):
     model_type = "llama"
     bos_token_id: int | None = 1
     eos_token_id: TokenIds = 2
 
 
 @strict
-class _Mistral(NativeConfig):
+class _Mistral(_Silu):
     model_type = "mistral"
     intermediate_size: int = 14336
     num_key_value_heads: int | None = 8
@@ -62,7 +68,7 @@ class _Mistral(NativeConfig):
 
 
 @strict
-class _Qwen2(NativeConfig):
+class _Qwen2(_Silu):
     model_type = "qwen2"
     vocab_size: int = 151936
     intermediate_size: int = 22016
@@ -90,7 +96,7 @@ class _Qwen3(_Qwen2):
 
 
 @strict
-class _SmolLM3(NativeConfig):
+class _SmolLM3(_Silu):
     model_type = "smollm3"
     default_theta = 2000000.0
     vocab_size: int = 128256
@@ -121,7 +127,7 @@ class _SmolLM3(NativeConfig):
 
 
 @strict
-class _Qwen3Moe(NativeConfig):
+class _Qwen3Moe(_Silu):
     model_type = "qwen3_moe"
     attribute_map: ClassVar[dict[str, str]] = {"num_experts": "num_local_experts"}
     vocab_size: int = 151936
@@ -146,7 +152,7 @@ class _Qwen3Moe(NativeConfig):
 
 
 @strict
-class _Mixtral(NativeConfig):
+class _Mixtral(_Silu):
     model_type = "mixtral"
     attribute_map: ClassVar[dict[str, str]] = {"num_experts": "num_local_experts"}
     default_theta = 1000000.0
@@ -161,4 +167,74 @@ class _Mixtral(NativeConfig):
     eos_token_id: TokenIds = 2
 
 
-CLASSES = {each.model_type: each for each in (_Llama, _Mistral, _Qwen2, _Qwen3, _SmolLM3, _Qwen3Moe, _Mixtral)}
+@strict
+class _Gemma2(NativeConfig):
+    model_type = "gemma2"
+    vocab_size: int = 256000
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = 4
+    head_dim: int | None = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 8192
+    tie_word_embeddings: bool = True
+    query_pre_attn_scalar: int = 256
+    sliding_window: int | None = 4096
+    layer_types: list[str] | None = None
+    final_logit_softcapping: float | None = 30.0
+    attn_logit_softcapping: float | None = 50.0
+    use_bidirectional_attention: bool | None = None
+    pad_token_id: int | None = 0
+    eos_token_id: TokenIds = 1
+    bos_token_id: int | None = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.layer_types is None:
+            self.layer_types = self._alternating(2)
+        super().__post_init__(**kwargs)
+
+    def _alternating(self, period: int) -> list[str]:
+        """All slide but each `period`-th."""
+        layers = range(1, self.num_hidden_layers + 1)
+        return ["sliding_attention" if layer % period else "full_attention" for layer in layers]
+
+
+@strict
+class _Gemma3(_Gemma2):
+    model_type = "gemma3_text"
+    default_theta: ClassVar[dict[str, float]] = {"global": 1000000.0, "local": 10000.0}
+    vocab_size: int = 262208
+    max_position_embeddings: int = 131072
+    final_logit_softcapping: float | None = None
+    attn_logit_softcapping: float | None = None
+    use_bidirectional_attention: bool | None = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.use_bidirectional_attention and self.sliding_window is not None:
+            self.sliding_window = self.sliding_window // 2 + 1
+        if self.layer_types is None:
+            self.layer_types = self._alternating(kwargs.get("sliding_window_pattern", 6))
+        super().__post_init__(**kwargs)
+
+    def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Layers that slide turn otherwise than the others, and only the others' rotation is scaled."""
+        each = {} if self.rope_parameters is None else self.rope_parameters
+        for kind in ("full_attention", "sliding_attention"):
+            if each.get(kind) is None:
+                each[kind] = {"rope_type": "default"}
+        each["full_attention"].update(kwargs.pop("rope_scaling", None) or {})
+        thetas = {
+            "full_attention": kwargs.pop("rope_theta", self.default_theta["global"]),
+            "sliding_attention": kwargs.pop("rope_local_base_freq", self.default_theta["local"]),
+        }
+        for kind, theta in thetas.items():
+            each[kind].setdefault("rope_theta", theta)
+        self.rope_parameters = each
+        self.standardize_rope_params()
+        return kwargs
+
+
+_ALL = (_Llama, _Mistral, _Qwen2, _Qwen3, _SmolLM3, _Qwen3Moe, _Mixtral, _Gemma2, _Gemma3)
+CLASSES = {each.model_type: each for each in _ALL}

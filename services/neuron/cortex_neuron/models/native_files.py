@@ -106,8 +106,10 @@ class FolderFiles:
 class Reader:
     """Checks shapes, rounds where that was asked for, packs. Raises CannotLoad, which names the tensor."""
 
-    def __init__(self, files: Files, matrices: Matrices, quant: str | None) -> None:
+    def __init__(self, files: Files, matrices: Matrices, quant: str | None, norms_lack: float) -> None:
+        """`norms_lack`: by how much the weights of norms are more than what files have."""
         self._files = files
+        self._norms_lack = norms_lack
         self._matrices = matrices
         self._kind = None if quant is None else ROUNDED[quant]
 
@@ -125,11 +127,11 @@ class Reader:
         """One projection [rows, columns] of all experts of a layer, as one matrix."""
         return self._matrices.pack_together(self._experts(layer, projection, count, shape), count)
 
-    def vector(self, name: str, size: int) -> int:
-        return self._matrices.keep(self._floats(f"{name}.weight", (size,)))
+    def norm(self, name: str, size: int) -> int:
+        return self._matrices.keep(self._floats(f"{name}.weight", (size,)) + np.float32(self._norms_lack))
 
-    def vector_if_there(self, name: str, size: int) -> int | None:
-        return self.vector(name, size) if self._files.has(f"{name}.weight") else None
+    def norm_if_there(self, name: str, size: int) -> int | None:
+        return self.norm(name, size) if self._files.has(f"{name}.weight") else None
 
     def _experts(self, layer: str, projection: str, count: int, shape: tuple[int, int]) -> Iterator[Stored]:
         first: GGMLQuantizationType | None = None

@@ -10,25 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cortex_neuron.models import native_config
 from cortex_neuron.models.native_files import Files, Reader
-from cortex_neuron.native.decoder import HEAD_SIZE, Decoder, Ends, Rotation, Shape
+from cortex_neuron.native.decoder import ACTIVATIONS, HEAD_SIZE, Decoder, Ends, Rotations, Shape
 from cortex_neuron.native.library import Layer, Weight, library
 from cortex_neuron.native.matrices import COLUMNS, Matrices
 from cortex_neuron.protocol.failures import CannotLoad
 
 # Those whose layers are what kernels/decoder.h computes; each agrees with transformers' logits, by test.
 MODEL_TYPES = tuple(native_config.CLASSES)
+_GEMMAS = ("gemma2", "gemma3_text")
 _SLIDING_THROUGHOUT = ("mistral", "mixtral", "qwen3_moe")  # every layer does, where the config has a window
 
 
 def is_native(config: Any) -> bool:
     """Whether the kernels are here, and compute what this config says."""
-    if library() is None or config.model_type not in MODEL_TYPES or config.hidden_act != "silu":
+    if library() is None or config.model_type not in MODEL_TYPES or _activation(config) not in ACTIVATIONS:
+        return False
+    if getattr(config, "use_bidirectional_attention", None):
         return False
     shape = _shape(config)
     inner = {_inner(config, index) for index in range(config.num_hidden_layers)}
@@ -53,16 +57,16 @@ def build(
     _check_experts(files, config)
     shape = _shape(config)
     matrices = Matrices(functions, threads)
-    reader = Reader(files, matrices, quant)
+    reader = Reader(files, matrices, quant, norms_lack=1.0 if config.model_type in _GEMMAS else 0.0)
     embedding = reader.matrix("model.embed_tokens", (shape.vocabulary, shape.hidden))
     tied = config.tie_word_embeddings or not files.has("lm_head.weight")
     head = embedding if tied else reader.matrix("lm_head", (shape.vocabulary, shape.hidden))
-    ends = Ends(embedding, head, reader.vector("model.norm", shape.hidden))
+    ends = Ends(embedding, head, reader.norm("model.norm", shape.hidden))
     layers = []
     for index in range(config.num_hidden_layers):
         layers.append(_layer(reader, config, shape, index))
         progress((index + 1) / config.num_hidden_layers)
-    return Decoder(functions, shape, _rotation(config, factors), ends, layers, matrices, threads)
+    return Decoder(functions, shape, _rotations(config, factors), ends, layers, matrices, threads)
 
 
 def _shape(config: Any) -> Shape:
@@ -75,10 +79,19 @@ def _shape(config: Any) -> Shape:
         head_size=head_size,
         vocabulary=config.vocab_size,
         epsilon=config.rms_norm_eps,
-        scale=head_size**-0.5,
+        scale=getattr(config, "query_pre_attn_scalar", head_size) ** -0.5,
         chosen_experts=getattr(config, "num_experts_per_tok", 0),
         whole_shares=getattr(config, "norm_topk_prob", True),
+        activation=ACTIVATIONS.get(_activation(config), -1),
+        embedding_scale=config.hidden_size**0.5 if config.model_type in _GEMMAS else 1.0,
+        # Gemma 3 has the field, and transformers makes no use of it.
+        score_cap=config.attn_logit_softcapping or 0.0 if config.model_type == "gemma2" else 0.0,
+        logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
     )
+
+
+def _activation(config: Any) -> str:
+    return str(config.hidden_activation if config.model_type in _GEMMAS else config.hidden_act)
 
 
 def _check_experts(files: Files, config: Any) -> None:
@@ -101,17 +114,27 @@ def _inner(config: Any, index: int) -> int:
     return int(getattr(config, name, config.intermediate_size))  # mixtral's experts are as wide as others' layers
 
 
-def _rotation(config: Any, factors: Tensor | None) -> Rotation:
-    kind = config.rope_parameters["rope_type"]
-    frequencies, scaling = _plain(config) if kind == "default" else ROPE_INIT_FUNCTIONS[kind](config)
+def _ways(config: Any) -> tuple[str | None, ...]:
+    """The kinds of layers that turn in a way of their own, or one for all."""
+    return ("sliding_attention", "full_attention") if "full_attention" in config.rope_parameters else (None,)
+
+
+def _rotations(config: Any, factors: Tensor | None) -> Rotations:
+    ways = [_rotation(config, kind) for kind in _ways(config)]
+    frequencies = torch.stack([each for each, _ in ways])
     frequencies = frequencies if factors is None else frequencies / factors
-    return Rotation(frequencies.float().numpy(), float(scaling))
+    return Rotations(frequencies.float().numpy(), np.array([scaling for _, scaling in ways], np.float32))
 
 
-def _plain(config: Any) -> tuple[Tensor, float]:
-    """Frequencies [head_size / 2], as transformers' modules compute them where nothing is scaled."""
+def _rotation(config: Any, kind: str | None) -> tuple[Tensor, float]:
+    """Frequencies [rotary / 2] and how much they stretch."""
+    parameters = config.rope_parameters if kind is None else config.rope_parameters[kind]
+    if parameters["rope_type"] != "default":
+        frequencies, scaling = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, layer_type=kind)
+        return frequencies, float(scaling)
+    # As transformers' modules compute them where nothing is scaled.
     size = _shape(config).head_size
-    return 1.0 / (config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size)), 1.0
+    return 1.0 / (parameters["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size)), 1.0
 
 
 def _layer(reader: Reader, config: Any, shape: Shape, index: int) -> Layer:
@@ -119,19 +142,30 @@ def _layer(reader: Reader, config: Any, shape: Shape, index: int) -> Layer:
     attention, hidden = f"{at}.self_attn", shape.hidden
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     layer = Layer(
-        input_norm=reader.vector(f"{at}.input_layernorm", hidden),
-        output_norm=reader.vector(f"{at}.post_attention_layernorm", hidden),
-        query_norm=reader.vector_if_there(f"{attention}.q_norm", shape.head_size),
-        key_norm=reader.vector_if_there(f"{attention}.k_norm", shape.head_size),
+        query_norm=reader.norm_if_there(f"{attention}.q_norm", shape.head_size),
+        key_norm=reader.norm_if_there(f"{attention}.k_norm", shape.head_size),
         query=reader.matrix(f"{attention}.q_proj", (queries, hidden)),
         key=reader.matrix(f"{attention}.k_proj", (keys, hidden)),
         value=reader.matrix(f"{attention}.v_proj", (keys, hidden)),
         output=reader.matrix(f"{attention}.o_proj", (hidden, queries)),
         window=_window(config, index),
-        rotated=_is_rotated(config, index),
+        rotation=_way(config, index),
     )
+    _add_norms(layer, reader, at, hidden, config.model_type in _GEMMAS)
     _add_feed_forward(layer, reader, at, _experts(config, index), (_inner(config, index), hidden))
     return layer
+
+
+def _add_norms(layer: Layer, reader: Reader, at: str, hidden: int, is_gemma: bool) -> None:
+    """Gemma has one on either side of attention, and of what follows."""
+    layer.input_norm = reader.norm(f"{at}.input_layernorm", hidden)
+    after_attention = reader.norm(f"{at}.post_attention_layernorm", hidden)
+    if not is_gemma:
+        layer.output_norm = after_attention
+        return
+    layer.attention_norm = after_attention
+    layer.output_norm = reader.norm(f"{at}.pre_feedforward_layernorm", hidden)
+    layer.inner_norm = reader.norm(f"{at}.post_feedforward_layernorm", hidden)
 
 
 def _add_feed_forward(layer: Layer, reader: Reader, at: str, experts: int, shape: tuple[int, int]) -> None:
@@ -155,6 +189,10 @@ def _window(config: Any, index: int) -> int:
     return (getattr(config, "sliding_window", None) or 0) if slides else 0
 
 
-def _is_rotated(config: Any, index: int) -> bool:
-    rotated = getattr(config, "no_rope_layers", None)  # which says 1 where there is one
-    return bool(rotated[index]) if rotated else True
+def _way(config: Any, index: int) -> int:
+    """Which of _rotations turns this layer, -1 for none."""
+    turned = getattr(config, "no_rope_layers", None)  # which says 1 where there is one
+    if turned and not turned[index]:
+        return -1
+    ways = _ways(config)
+    return ways.index(config.layer_types[index]) if len(ways) > 1 else 0

@@ -26,6 +26,8 @@ class Layer(Structure):
     _fields_ = (
         ("input_norm", c_void_p),
         ("output_norm", c_void_p),
+        ("attention_norm", c_void_p),
+        ("inner_norm", c_void_p),
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("query", Weight),
@@ -37,7 +39,7 @@ class Layer(Structure):
         ("up", Weight),
         ("down", Weight),
         ("window", c_int32),
-        ("rotated", c_int32),
+        ("rotation", c_int32),
     )
 
 
@@ -53,8 +55,12 @@ class Model(Structure):
         ("rotary", c_int32),
         ("chosen_experts", c_int32),
         ("whole_shares", c_int32),
+        ("activation", c_int32),
         ("epsilon", c_float),
         ("scale", c_float),
+        ("embedding_scale", c_float),
+        ("score_cap", c_float),
+        ("logit_cap", c_float),
         ("embedding", Weight),
         ("head", Weight),
         ("norm", c_void_p),

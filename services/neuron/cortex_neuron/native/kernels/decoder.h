@@ -3,7 +3,8 @@
 //
 // A layer is RMSNorm, attention with rotary positions (with or without biases, and with or without norms of q and k), RMSNorm,
 // SwiGLU: Llama, Mistral, Qwen 2 and 3, SmolLM. Where it has a router, SwiGLU is that of the experts that each row is sent to:
-// Qwen 3 MoE, Mixtral.
+// Qwen 3 MoE, Mixtral. Gemma 2 and 3 have GELU in its place, norms of what attention and the feed-forward part answer, a scale of
+// the embeddings, and caps of scores and logits.
 #pragma once
 
 #include <cassert>
@@ -45,6 +46,7 @@ class Decoder {
         hidden_.resize(rows * hidden);
         inputs_.resize(rows * hidden);
         active_.resize(rows * most_active_);
+        answers_.resize(rows * hidden);
         ends_.resize(std::max<size_t>(1, step_->wanted_rows) * hidden);
         if (most_experts_) {
             scores_.resize(rows * most_experts_);
@@ -81,7 +83,9 @@ class Decoder {
 
     void embed(Own& own) {
         next(own).share(step_->rows, 1, [&](int row) {
-            unpack_row(model_.embedding, step_->tokens[row], hidden_.data() + static_cast<size_t>(row) * model_.hidden);
+            float* to = hidden_.data() + static_cast<size_t>(row) * model_.hidden;
+            unpack_row(model_.embedding, step_->tokens[row], to);
+            if (model_.embedding_scale != 1) scale(to, model_.embedding_scale, model_.hidden);
         });
         meet();
     }
@@ -99,7 +103,7 @@ class Decoder {
             next(own).share(merges, 1, [&](int i) { heads_.merge(heads_.merges[i]); });
             meet();
         }
-        add_product(own, layer.output, heads_.mixed.data());
+        add_product(own, layer.output, heads_.mixed.data(), layer.attention_norm);
         meet();
     }
 
@@ -113,7 +117,7 @@ class Decoder {
             put(own.tile.data(), rows, panel, inner, active_.data(), inner);
         });
         meet();
-        add_product(own, layer.down, active_.data());
+        add_product(own, layer.down, active_.data(), layer.inner_norm);
         meet();
     }
 
@@ -129,6 +133,7 @@ class Decoder {
         const int panels = model_.head.panels(), vocabulary = model_.head.rows;
         next(own).share(panels, at_once(panels), [&](int panel) {
             multiply_panel(model_.head, panel, ends_.data(), hidden, wanted, own.totals.data(), own.tile.data());
+            if (model_.logit_cap) cap_all(own.tile.data(), wanted * kLanes, model_.logit_cap);
             put(own.tile.data(), wanted, panel, vocabulary, step_->logits, vocabulary);
         });
     }
@@ -242,24 +247,37 @@ class Decoder {
         });
     }
 
-    // own.tile = silu(gate x inputs) * (up x inputs)
+    // own.tile = activation(gate x inputs) * (up x inputs)
     void activate(Own& own, const CortexLayer& layer, const float* inputs, int rows, int panel) {
         multiply_panel(layer.gate, panel, inputs, model_.hidden, rows, own.totals.data(), own.tile.data());
         multiply_panel(layer.up, panel, inputs, model_.hidden, rows, own.totals.data(), own.second.data());
-        const Lanes one = Lanes::fill(1);
         for (int row = 0; row < rows; row++) {
             const Lanes gate = Lanes::load(own.tile.data() + row * kLanes), up = Lanes::load(own.second.data() + row * kLanes);
-            silu(gate, up, one).store(own.tile.data() + row * kLanes);
+            (model_.activation == kSilu ? silu(gate, up) : gelu(gate, up)).store(own.tile.data() + row * kLanes);
         }
     }
 
-    // hidden += weight x inputs
-    void add_product(Own& own, const Weight& weight, const float* inputs) {
+    // hidden += weight x inputs, normalised before where there is a norm
+    void add_product(Own& own, const Weight& weight, const float* inputs, const float* norm) {
         const int rows = step_->rows, panels = weight.panels(), columns = weight.columns;
         add_totals(own, inputs, columns);
+        if (norm) return add_normalised_product(own, weight, inputs, norm);
         next(own).share(panels, at_once(panels), [&](int panel) {
             multiply_panel(weight, panel, inputs, columns, rows, own.totals.data(), own.tile.data());
             add(own.tile.data(), rows, panel, hidden_.data(), model_.hidden);
+        });
+    }
+
+    void add_normalised_product(Own& own, const Weight& weight, const float* inputs, const float* norm) {
+        const int rows = step_->rows, panels = weight.panels(), hidden = model_.hidden;
+        next(own).share(panels, at_once(panels), [&](int panel) {
+            multiply_panel(weight, panel, inputs, weight.columns, rows, own.totals.data(), own.tile.data());
+            put(own.tile.data(), rows, panel, hidden, answers_.data(), hidden);
+        });
+        meet();
+        next(own).share(rows, 4, [&](int row) {
+            const size_t at = static_cast<size_t>(row) * hidden;
+            add_normalised(answers_.data() + at, norm, model_.epsilon, hidden, hidden_.data() + at);
         });
     }
 
@@ -269,7 +287,7 @@ class Decoder {
     std::vector<Parts> phases_;
     Heads heads_;
     int most_inner_ = 0, most_active_ = 0, most_experts_ = 0;
-    std::vector<float> hidden_, inputs_, active_, ends_;
+    std::vector<float> hidden_, inputs_, active_, ends_, answers_;
     std::vector<float> scores_, shares_, gathered_;  // of experts: [rows][experts], [rows][chosen], [rows * chosen][hidden]
     std::vector<int32_t> chosen_;                    // [rows][chosen]
     const CortexStep* step_ = nullptr;

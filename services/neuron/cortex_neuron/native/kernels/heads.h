@@ -53,14 +53,13 @@ class Heads {
     // A row's q in place, scaled; its k and v into the cache of layer `index`.
     void place(const CortexLayer& layer, int index, int row) {
         const int size = model_.head_size, half = model_.rotary / 2, slot = step_->slots[row];
-        const float* cosines = step_->cosines + static_cast<size_t>(row) * half;
-        const float* sines = step_->sines + static_cast<size_t>(row) * half;
+        const size_t turn = (static_cast<size_t>(std::max(0, layer.rotation)) * step_->rows + row) * half;
         float* vector = vectors.data() + static_cast<size_t>(row) * model_.width();
         for (int head = 0; head < model_.heads + model_.kv_heads; head++, vector += size) {
             const bool is_query = head < model_.heads;
             const float* norm = is_query ? layer.query_norm : layer.key_norm;
             if (norm) normalise(vector, norm, model_.epsilon, size, vector);
-            if (layer.rotated) rotate(vector, cosines, sines, half);
+            if (layer.rotation >= 0) rotate(vector, step_->cosines + turn, step_->sines + turn, half);
             if (is_query)
                 for (int i = 0; i < size; i++) vector[i] *= model_.scale;
             else
@@ -87,7 +86,7 @@ class Heads {
         }
         const Cache cache{step_->keys[index] + place_of(part.kv_head, 0), step_->values[index] + place_of(part.kv_head, 0),
                           static_cast<size_t>(model_.kv_heads) * size * kPositions,
-                          step_->tables + step_->table_starts[part.sequence], size};
+                          step_->tables + step_->table_starts[part.sequence], size, model_.score_cap};
         attend_all(cache, own.queries.data(), count, part.begin, part.end, own.partials.data());
         for (const Partial& partial : own.partials) {
             if (part.partial < 0) {
