@@ -25,6 +25,7 @@ from cortex_neuron.protocol.failures import CannotLoad
 # Those whose layers are what kernels/decoder.h computes; each agrees with transformers' logits, by test.
 MODEL_TYPES = tuple(native_config.CLASSES)
 _GEMMAS = ("gemma2", "gemma3_text")
+_WITH_EXPERTS = ("mixtral", "qwen3_moe")
 _SLIDING_THROUGHOUT = ("mistral", "mixtral", "qwen3_moe")  # every layer does, where the config has a window
 
 
@@ -70,7 +71,7 @@ def build(
 
 
 def _shape(config: Any) -> Shape:
-    heads = config.num_attention_heads
+    heads, kind = config.num_attention_heads, config.model_type
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shape(
         hidden=config.hidden_size,
@@ -79,14 +80,14 @@ def _shape(config: Any) -> Shape:
         head_size=head_size,
         vocabulary=config.vocab_size,
         epsilon=config.rms_norm_eps,
-        scale=getattr(config, "query_pre_attn_scalar", head_size) ** -0.5,
-        chosen_experts=getattr(config, "num_experts_per_tok", 0),
-        whole_shares=getattr(config, "norm_topk_prob", True),
+        scale=(config.query_pre_attn_scalar if kind in _GEMMAS else head_size) ** -0.5,
+        chosen_experts=config.num_experts_per_tok if kind in _WITH_EXPERTS else 0,
+        whole_shares=kind == "mixtral" or (kind == "qwen3_moe" and config.norm_topk_prob),
         activation=ACTIVATIONS.get(_activation(config), -1),
-        embedding_scale=config.hidden_size**0.5 if config.model_type in _GEMMAS else 1.0,
+        embedding_scale=config.hidden_size**0.5 if kind in _GEMMAS else 1.0,
         # Gemma 3 has the field, and transformers makes no use of it.
-        score_cap=config.attn_logit_softcapping or 0.0 if config.model_type == "gemma2" else 0.0,
-        logit_cap=getattr(config, "final_logit_softcapping", None) or 0.0,
+        score_cap=(config.attn_logit_softcapping or 0.0) if kind == "gemma2" else 0.0,
+        logit_cap=(config.final_logit_softcapping or 0.0) if kind in _GEMMAS else 0.0,
     )
 
 
@@ -103,15 +104,19 @@ def _check_experts(files: Files, config: Any) -> None:
 
 def _experts(config: Any, index: int) -> int:
     """Experts of this layer, 0 for one that is dense."""
-    if index in getattr(config, "mlp_only_layers", ()) or (index + 1) % getattr(config, "decoder_sparse_step", 1):
+    if config.model_type not in _WITH_EXPERTS:
         return 0
-    return int(getattr(config, "num_local_experts", 0))
+    if config.model_type == "qwen3_moe":
+        skipped = (index + 1) % config.decoder_sparse_step != 0
+        if skipped or index in config.mlp_only_layers:
+            return 0
+    return int(config.num_local_experts)
 
 
 def _inner(config: Any, index: int) -> int:
     """Width of this layer's feed-forward part, or of each of its experts."""
-    name = "moe_intermediate_size" if _experts(config, index) else "intermediate_size"
-    return int(getattr(config, name, config.intermediate_size))  # mixtral's experts are as wide as others' layers
+    has_own = config.model_type == "qwen3_moe" and _experts(config, index)  # mixtral's are as wide as others' layers
+    return int(config.moe_intermediate_size if has_own else config.intermediate_size)
 
 
 def _ways(config: Any) -> tuple[str | None, ...]:
@@ -129,8 +134,8 @@ def _rotations(config: Any, factors: Tensor | None) -> Rotations:
 def _rotation(config: Any, kind: str | None) -> tuple[Tensor, float]:
     """Frequencies [rotary / 2] and how much they stretch."""
     parameters = config.rope_parameters if kind is None else config.rope_parameters[kind]
-    if parameters["rope_type"] != "default":
-        frequencies, scaling = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, layer_type=kind)
+    if (scaled := parameters.get("rope_type", "default")) != "default":
+        frequencies, scaling = ROPE_INIT_FUNCTIONS[scaled](config, layer_type=kind)
         return frequencies, float(scaling)
     # As transformers' modules compute them where nothing is scaled.
     size = _shape(config).head_size
