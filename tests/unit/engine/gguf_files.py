@@ -28,7 +28,8 @@ SMALL = {
     "tie_word_embeddings": False,
 }
 SLIDING = {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 32}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# So that a thread takes several panels at once, of more than one expert.
+EXPERTS = {"hidden_size": 256, "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 160}
 # (architecture, model_type, more of the config, more of the metadata)
 FILES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "llama": ("llama", "llama", {}, {}),
@@ -43,8 +44,8 @@ FILES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "qwen3_moe": (
         "qwen3moe",
         "qwen3_moe",
-        {"num_experts": 6, "norm_topk_prob": True, **EXPERTS},
-        {"expert_count": 6, "expert_used_count": 2, "expert_feed_forward_length": 32},
+        {"norm_topk_prob": True, **EXPERTS},
+        {"expert_count": 6, "expert_used_count": 3, "expert_feed_forward_length": 160},
     ),
     "gemma2": (
         "gemma2",
@@ -168,26 +169,30 @@ def round_matrices(model: Any, kind: GGMLQuantizationType) -> None:
 
 
 def agrees(model: Any, reference: Any, start_with: Any) -> None:
-    """Whether the engine's log-probabilities are the reference's."""
-    answer = start_with(model, blocks=16).ask(PROMPT, max_tokens=8, logprobs=10, ignore_eos=True)
-    _has_the_logits_of(reference, PROMPT, answer)
+    """Whether the engine's log-probabilities are the reference's, of a prompt alone and of two together."""
+    session = start_with(model, blocks=16)
+    for prompts in ([PROMPT], [[5, 9], [7]]):
+        _have_the_logits_of(reference, prompts, session)
 
 
 def agrees_in_a_crowd(model: Any, reference: Any, start_with: Any) -> None:
-    """The same of long prompts in chunks beside short ones, and of one that the cache has already. There are more rows
-    than a thread normalises for itself; contexts are divided where there are many threads."""
+    """The same of long prompts in chunks beside short ones, of one that the cache has already, and of two short ones.
+
+    There are more rows than a thread normalises for itself, then fewer; many threads divide contexts.
+    """
     session = start_with(model, blocks=300, sequences=10, step_tokens=128)
-    prompts = [[5], [7, 9, 11], *([*LONG, start] for start in range(4, 12))]
-    ids = [session.submit(prompt, max_tokens=3, logprobs=10, ignore_eos=True) for prompt in prompts]
+    long = [[*LONG, start] for start in range(4, 12)]
+    for prompts in ([[5], [7, 9, 11], *long], long[-1:], [[5, 9], [7]]):
+        _have_the_logits_of(reference, prompts, session, max_tokens=3)
+    assert max(answer.first.cached_tokens for answer in session.answers.values()) >= 280
+
+
+def _have_the_logits_of(reference: Any, prompts: list[list[int]], session: Any, max_tokens: int = 6) -> None:
+    ids = [session.submit(prompt, max_tokens=max_tokens, logprobs=10, ignore_eos=True) for prompt in prompts]
     session.finish()
-    again = session.ask(prompts[-1], max_tokens=3, logprobs=10, ignore_eos=True)
-    assert again.first.cached_tokens >= 280
-    for prompt, answer in zip([*prompts, prompts[-1]], [*(session.answers[i] for i in ids), again], strict=True):
-        _has_the_logits_of(reference, prompt, answer)
-
-
-def _has_the_logits_of(reference: Any, prompt: list[int], answer: Any) -> None:
-    with torch.inference_mode():
-        expected = reference(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    for row, got in zip(expected, answer.logprobs, strict=True):
-        assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-4)
+    for prompt, number in zip(prompts, ids, strict=True):
+        answer = session.answers[number]
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1]
+        for row, got in zip(logits.log_softmax(-1), answer.logprobs, strict=True):
+            assert got.top == pytest.approx(row[got.top_ids].tolist(), abs=2e-4)
