@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gguf_files
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from cortex_neuron.engine.communicator import Communicator, Rendezvous, join
 from cortex_neuron.engine.kv_cache import CacheSize, KVCache
 from cortex_neuron.engine.runner import Runner
 from cortex_neuron.layers.batch import Ints, Tables, make_batch
-from cortex_neuron.models import loader, sharded_model
+from cortex_neuron.models import loader, native_model, sharded_model
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.models.sharding import Sharding
@@ -197,6 +198,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[..., 
 def test_a_family_over_several_ranks_gives_the_logits_of_one_process(name, world_size, folder, compare) -> None:
     """Chunked prompts and decoding in one batch; rank 0 has the logits whole, the others their part."""
     assert compare(folder(name), world_size) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_experts_of_a_gguf_file_are_divided_as_those_of_a_folder(name, tmp_path, compare, monkeypatch) -> None:
+    """The file has gate and up apart, and the ranks' share of both in one parameter."""
+    monkeypatch.setattr(native_model, "library", lambda: None)  # as no rank has it
+    arch, model_type, more, metadata = gguf_files.FILES[name]
+    reference = gguf_files.reference_of(model_type, {**more, "vocab_size": VOCAB})
+    gguf_files.write_gguf(tmp_path / "m.gguf", arch, reference, metadata)
+    assert compare(tmp_path / "m.gguf", 2) < TOLERANCE
 
 
 def test_every_model_type_that_we_serve_is_divided_here() -> None:
