@@ -36,11 +36,12 @@ ENCODER_TYPES = (
     "xlm-roberta",
 )
 
-# `general.architecture` of a GGUF file -> model_type
+# `general.architecture` of a GGUF file -> model_type; a llama with experts is a mixtral
 GGUF_ARCHITECTURES = {
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
 }

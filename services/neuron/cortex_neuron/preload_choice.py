@@ -81,8 +81,9 @@ def _makes_vectors(path: Path, config: dict[str, Any]) -> bool:
 def _need_of_gguf(path: Path) -> Need:
     header = gguf_header.read(path, _WANTED)
     architecture = header[gguf_header.ARCHITECTURE]
-    if model_types.GGUF_ARCHITECTURES.get(architecture) not in native_config.CLASSES:
+    kind = native_config.CLASSES.get(model_types.GGUF_ARCHITECTURES.get(architecture, ""))
+    if kind is None:
         return Need.MODULES
     is_scaled = header.get(f"{architecture}.rope.scaling.type", "none") != "none"
     is_known = header.get(_MODEL) == "gpt2" and header.get(_PRE) in model_types.GGUF_SPLITS
-    return Need.NOTHING if is_known and not is_scaled else Need.CONFIGS
+    return Need.NOTHING if kind.can_be_plain and is_known and not is_scaled else Need.CONFIGS

@@ -55,11 +55,14 @@ def figures_of_gguf(metadata: Mapping[str, Any], architecture: str) -> Figures:
     heads = _count(metadata.get(f"{architecture}.attention.head_count"))
     kv_heads = metadata.get(f"{architecture}.attention.head_count_kv", heads)
     tokens = metadata.get("tokenizer.ggml.tokens")
+    ffn, moe_ffn = _count(metadata.get(f"{architecture}.feed_forward_length")), None
+    if metadata.get(f"{architecture}.expert_count"):  # every layer has experts, of a length of their own or of that one
+        ffn, moe_ffn = None, _count(metadata.get(f"{architecture}.expert_feed_forward_length", ffn))
     return Figures(
         heads=heads,
         kv_heads=_count(kv_heads),
-        ffn=_count(metadata.get(f"{architecture}.feed_forward_length")),
-        moe_ffn=None,
+        ffn=ffn,
+        moe_ffn=moe_ffn,
         vocab=len(tokens) if isinstance(tokens, list) else _count(tokens),
     )
 

@@ -39,6 +39,10 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+LINEAR_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+}
 SLIDING = {"sliding_window": 11, "layer_types": ["sliding_attention", "full_attention"] * 2}
 EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,6 +50,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, tied, with biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "llama with llama 3.1's rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "llama with yarn": ("llama", {"rope_parameters": YARN_ROPE}),
+    "llama with gelu": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral with a window": ("mistral", {"sliding_window": 11}),
     "qwen2": ("qwen2", {}),
@@ -64,7 +69,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3 that turns half of a head": ("phi3", {"partial_rotary_factor": 0.5}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {**SLIDING, "query_pre_attn_scalar": 12, "attn_logit_softcapping": 3.0}),
+    "gemma2 without caps": ("gemma2", {**SLIDING, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
     "gemma3_text": ("gemma3_text", {**SLIDING, "query_pre_attn_scalar": 12}),
+    "gemma3_text of a long context": ("gemma3_text", {**SLIDING, "rope_parameters": LINEAR_ROPE}),
 }
 # Sizes that the native kernels take; 1,056 tokens fill many parts of attention.
 NATIVE = {**SMALL, "hidden_size": 96, "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 2048}
@@ -127,12 +134,21 @@ def test_a_family_gives_them_by_the_native_kernels_too(
     assert _worst_difference(reference, LONG, _drafted(model, start_with, LONG, session.answers[ids[-1]])) < 2e-4
 
 
-def test_the_window_and_the_cap_of_the_test_models_matter(tmp_path, make_folder, start_with) -> None:
-    """The parity above is a real one: without window and cap, the same weights give other logits."""
+OTHERWISE = {
+    "sliding_window": 512,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "query_pre_attn_scalar": 256,
+}
+
+
+@pytest.mark.parametrize("sizes", [SMALL, NATIVE], ids=["torch", "native"])
+def test_what_is_peculiar_to_the_test_models_matters(sizes, tmp_path, make_folder, start_with) -> None:
+    """The parity above is a real one: without window, caps or scale, the same weights give other logits."""
     model_type, more = FAMILIES["gemma2"]
-    reference = make_folder(tmp_path / "model", model_type, {**SMALL, **more})
+    reference = make_folder(tmp_path / "model", model_type, {**sizes, **more})
     config = json.loads((tmp_path / "model/config.json").read_text())
-    for key, value in (("sliding_window", 512), ("attn_logit_softcapping", None)):
+    for key, value in OTHERWISE.items():
         (tmp_path / "model/config.json").write_text(json.dumps({**config, key: value}))
         model = load(str(tmp_path / "model"), "cpu", None, str(tmp_path / "text"), 2, lambda *_: None)
         answer = start_with(model).ask(PROMPTS[-1], max_tokens=4, logprobs=20, ignore_eos=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf_files
 import pytest
 import torch
 from thread_ranks import Ranks, Texts
@@ -15,7 +16,7 @@ from cortex_neuron.engine.communicator import Communicator
 from cortex_neuron.layers import fusing
 from cortex_neuron.layers.fused_norm import fuse_norms
 from cortex_neuron.layers.fused_ops import PlainOps
-from cortex_neuron.models import loader, sharded_model
+from cortex_neuron.models import loader, native_model, sharded_model
 from cortex_neuron.models.loaded import LoadedModel
 from cortex_neuron.models.loader import load
 from cortex_neuron.models.sharding import Sharding
@@ -140,6 +141,16 @@ def test_a_share_whose_layers_are_fused_gives_the_same(name, folder, compare, mo
     assert compare(folder(name), 2) < TOLERANCE
     assert len(told) == 2
     assert all(words.startswith("fused: 2 attentions") for words in told)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_experts_of_a_gguf_file_are_divided_as_those_of_a_folder(name, tmp_path, compare, monkeypatch) -> None:
+    """The file has gate and up apart, and the ranks' share of both in one parameter."""
+    monkeypatch.setattr(native_model, "library", lambda: None)  # as no rank has it
+    arch, model_type, more, metadata = gguf_files.FILES[name]
+    reference = gguf_files.reference_of(model_type, {**more, "vocab_size": VOCAB})
+    gguf_files.write_gguf(tmp_path / "m.gguf", arch, reference, metadata)
+    assert compare(tmp_path / "m.gguf", 2) < TOLERANCE
 
 
 def test_every_model_type_that_we_serve_is_divided_here() -> None:

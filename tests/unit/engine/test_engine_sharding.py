@@ -205,6 +205,9 @@ def test_a_figure_that_the_files_do_not_say_is_not_judged() -> None:
     assert shards.figures_of({"num_attention_heads": 8}).kv_heads is None
     header = {"llama.attention.head_count": 8, "llama.feed_forward_length": 64, "tokenizer.ggml.tokens": 100}
     assert shards.figures_of_gguf(header, "llama") == shards.Figures(8, 8, 64, None, 100)
+    assert shards.figures_of_gguf(header | {"llama.expert_count": 4}, "llama") == shards.Figures(8, 8, None, 64, 100)
+    own = {"llama.expert_count": 4, "llama.expert_feed_forward_length": 16}
+    assert shards.figures_of_gguf(header | own, "llama") == shards.Figures(8, 8, None, 16, 100)
 
 
 def test_rows_that_no_layer_has_need_not_divide() -> None:

@@ -37,7 +37,13 @@ _SAID = st.fixed_dictionaries(
         "hidden_act": st.sampled_from(["silu", "gelu"]), "max_position_embeddings": st.just(512),
         "rms_norm_eps": st.just(1e-5), "tie_word_embeddings": st.booleans(), "use_sliding_window": st.booleans(),
         "sliding_window": st.sampled_from([None, 64]), "max_window_layers": st.integers(0, 4),
-        "no_rope_layer_interval": st.integers(2, 4), "eos_token_id": st.sampled_from([None, 7, [7, 8]]),
+        "no_rope_layer_interval": st.integers(2, 4), "num_experts": st.sampled_from([0, 6]),
+        "num_local_experts": st.just(5), "num_experts_per_tok": st.just(3), "moe_intermediate_size": st.just(32),
+        "norm_topk_prob": st.booleans(), "mlp_only_layers": st.sampled_from([None, [], [1]]),
+        "decoder_sparse_step": st.integers(1, 2), "hidden_activation": st.sampled_from(["gelu_pytorch_tanh", "silu"]),
+        "query_pre_attn_scalar": st.just(32), "attn_logit_softcapping": st.sampled_from([None, 20.0]),
+        "final_logit_softcapping": st.sampled_from([None, 20.0]), "sliding_window_pattern": st.integers(1, 3),
+        "rope_local_base_freq": st.just(3000.0), "eos_token_id": st.sampled_from([None, 7, [7, 8]]),
         "torch_dtype": st.just("bfloat16"), "architectures": st.just(["Any"]), "unknown": st.just({"a": 1}),
     },
 )  # fmt: skip
@@ -45,7 +51,9 @@ _SAID = st.fixed_dictionaries(
 
 def test_there_is_a_class_for_each_kind_of_model() -> None:
     """That the kernels compute."""
-    assert set(CLASSES) == set(MODEL_TYPES) == {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+    assert set(CLASSES) == set(MODEL_TYPES)
+    kinds = ["gemma2", "gemma3_text", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "smollm3"]
+    assert sorted(CLASSES) == kinds
 
 
 @settings(max_examples=200, deadline=None)
@@ -54,18 +62,20 @@ def test_whatever_is_said_and_left_out_means_the_same(
     kind: str, said: dict[str, Any], rotation: dict[str, Any]
 ) -> None:
     """Every field, the defaults of what config.json does not say, and the rotation, read here unless it is scaled."""
+    if kind == "gemma3_text" and "rope_parameters" in rotation:  # each kind of layer has its own
+        rotation = {"rope_parameters": {"full_attention": rotation["rope_parameters"]}}
     said = {"model_type": kind, **said, **rotation}
     theirs = AutoConfig.for_model(kind).from_dict(deepcopy(said))
     assert_same(kind, strict_config.read(CLASSES[kind], deepcopy(said)), theirs)
     plain = native_config.plain(said)
-    assert (plain is None) == ("factor" in str(rotation))
+    assert (plain is None) == ("factor" in str(rotation) or not CLASSES[kind].can_be_plain)
     if plain is not None:
         assert_same(kind, plain, theirs)
 
 
 def assert_same(kind: str, ours: NativeConfig, theirs: Any) -> None:
     for name in sorted({each.name for each in fields(CLASSES[kind])} | {"layer_types"}):
-        if name == "head_dim" and not hasattr(theirs, name):
+        if name == "head_dim" and getattr(theirs, name, None) is None:  # which its modules compute then
             assert ours.head_dim == theirs.hidden_size // theirs.num_attention_heads
         else:
             assert getattr(ours, name, None) == getattr(theirs, name, None), name

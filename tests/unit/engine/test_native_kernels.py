@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_SIZES, dequantize, quantize
 from gguf import GGMLQuantizationType as Kind
 
 from cortex_neuron.native import build, library
-from cortex_neuron.native.matrices import Matrices, Stored, of_floats, rounded
+from cortex_neuron.native.matrices import Matrices, Stored, floats, of_floats, rounded
 
 KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1]
 
@@ -73,6 +73,17 @@ def test_a_product_is_that_of_the_values_in_float32(kind, native_kernels) -> Non
         native_kernels.cortex_multiply(ctypes.byref(packed), inputs.ctypes.data, rows, out.ctypes.data)
         expected = inputs @ values.T + bias
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K], ids=lambda kind: kind.name)
+def test_matrices_that_are_packed_together_are_as_they_were_apart(kind, native_kernels) -> None:
+    """As the experts of a layer are, whose rows follow each other."""
+    whole = _stored_at_random(kind, 96, 256) if kind.name.endswith("_K") else _stored(kind, 96, 256)
+    parts = [Stored(kind, (32, 256), whole.data[first : first + 32]) for first in (0, 32, 64)]
+    matrices = Matrices(native_kernels, threads=2)
+    together = _unpacked(native_kernels, matrices.pack_together(parts, 3))
+    np.testing.assert_array_equal(together, _unpacked(native_kernels, matrices.pack(whole)))
+    np.testing.assert_allclose(together, floats(whole), rtol=3e-7, atol=1e-6)
 
 
 def test_rows_come_in_the_order_that_is_asked_for(native_kernels) -> None:

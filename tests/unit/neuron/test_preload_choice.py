@@ -62,7 +62,9 @@ def test_where_no_kernels_are_built_modules_compute_everything(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("change", "need"),
     [
-        ({"model_type": "gemma2"}, Need.MODULES),
+        ({"model_type": "gemma"}, Need.MODULES),
+        ({"model_type": "gemma2"}, Need.CONFIGS),
+        ({"model_type": "qwen3_moe"}, Need.CONFIGS),
         ({"architectures": ["LlamaModel"]}, Need.MODULES),
         ({"architectures": ["LlamaForSequenceClassification"]}, Need.MODULES),
         ({"architectures": ["LlamaForCausalLM"]}, Need.NOTHING),
@@ -89,7 +91,9 @@ def test_a_folder_without_tokenizer_json_has_transformers(tmp_path: Path) -> Non
     ("change", "need"),
     [
         ({}, Need.NOTHING),
-        ({"general.architecture": "gemma3"}, Need.MODULES),
+        ({"general.architecture": "gemma3"}, Need.CONFIGS),
+        ({"general.architecture": "qwen3moe", "tokenizer.ggml.pre": "qwen2"}, Need.CONFIGS),
+        ({"general.architecture": "bert"}, Need.MODULES),
         ({"tokenizer.ggml.pre": "llama-bpe"}, Need.CONFIGS),
         ({"tokenizer.ggml.model": "llama"}, Need.CONFIGS),
     ],
@@ -114,7 +118,7 @@ def test_what_cannot_be_read_yet_has_configs(source: str) -> None:
 def test_the_most_that_a_model_needs_is_there_for_all(tmp_path: Path) -> None:
     """One fork server has all models; what vLLM serves has none of it, and a draft model counts."""
     plain = Model(id="p", source=str(a_folder(tmp_path / "p", PLAIN)), vram_mb=100)
-    other = Model(id="o", source=str(a_folder(tmp_path / "o", PLAIN | {"model_type": "gemma2"})), vram_mb=100)
+    other = Model(id="o", source=str(a_folder(tmp_path / "o", PLAIN | {"model_type": "phi3"})), vram_mb=100)
     drafts = {"method": "draft_model", "model": other.source, "num_speculative_tokens": 2}
     drafted = Model(id="d", source=plain.source, vram_mb=100, speculative=drafts)
     assert preload_for("cpu", [plain, other]) == PRELOADS[Need.MODULES]
@@ -125,4 +129,6 @@ def test_the_most_that_a_model_needs_is_there_for_all(tmp_path: Path) -> None:
 
 def test_kinds_of_gguf_files_are_kinds_of_models() -> None:
     """Or the choice would be about names that nobody has."""
-    assert set(native_config.CLASSES) & set(model_types.GGUF_ARCHITECTURES.values()) == {"llama", "qwen2", "qwen3"}
+    assert set(native_config.CLASSES) & set(model_types.GGUF_ARCHITECTURES.values()) == {
+        "gemma2", "gemma3_text", "llama", "qwen2", "qwen3", "qwen3_moe",
+    }  # fmt: skip

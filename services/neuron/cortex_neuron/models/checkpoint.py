@@ -2,7 +2,7 @@
 
 Owns: the names under which checkpoints store what transformers keeps otherwise: a tensor for each projection of each
 expert, where the model has one of all experts and both projections. Does not own: what is cut (models.sharding) or the
-files (models.weights). Called by: models.sharded_model.
+files (models.weights). Called by: models.sharded_model and models.native_files.
 """
 
 from __future__ import annotations
@@ -59,6 +59,18 @@ def pieces(
     if router := _ROUTER.fullmatch(parameter):
         return _plain(f"{router[1]}.{experts.block}.gate.weight", shape, cut)
     return _plain(parameter, shape, cut)
+
+
+def router(model_type: str, layer: str) -> str:
+    """The stored name of a layer's router."""
+    return f"{layer}.{_EXPERTS[model_type].block}.gate.weight"
+
+
+def expert(model_type: str, layer: str, number: int, projection: str) -> str:
+    """The stored name of one projection, gate_proj, up_proj or down_proj, of one expert of a layer."""
+    names = _EXPERTS[model_type]
+    stored = dict(zip(("gate_proj", "up_proj", "down_proj"), (*names.gate_up, names.down), strict=True))[projection]
+    return f"{layer}.{names.block}.experts.{number}.{stored}.weight"
 
 
 def _plain(stored: str, shape: Sequence[int], cut: Cut | None) -> list[Piece]:

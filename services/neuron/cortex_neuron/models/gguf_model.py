@@ -7,7 +7,7 @@ Owns: the tables of names, and what llama.cpp's converter did to some weights, u
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cortex_neuron import model_types
 from cortex_neuron.models.gguf_file import GgufFile, TensorEntry
-from cortex_neuron.native.matrices import Stored, is_packable, of_floats
+from cortex_neuron.native.matrices import Stored, floats, is_packable, of_floats
 from cortex_neuron.protocol.failures import CannotLoad
 
 MODEL_TYPES = model_types.GGUF_ARCHITECTURES
@@ -35,6 +35,10 @@ _LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",  # those of all experts, one after the other
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
 }
 _GEMMA_LAYER = _LAYER | {
     "ffn_norm": "pre_feedforward_layernorm",
@@ -51,12 +55,25 @@ _KEYS = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+_MIXTRAL_KEYS = _KEYS | {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+_QWEN_MOE_KEYS = _KEYS | {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}
 _GEMMA_KEYS = _KEYS | {
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
 _FACTORS = "rope_freqs.weight"
+# By model_type; others have _KEYS.
+_KEYS_OF = {
+    "mixtral": _MIXTRAL_KEYS,
+    "qwen3_moe": _QWEN_MOE_KEYS,
+    "gemma2": _GEMMA_KEYS,
+    "gemma3_text": _GEMMA_KEYS,
+}
 # Layers of the 27B models: the only sizes whose attention is scaled by hidden_size / heads and not by head_dim.
 _GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 
@@ -68,17 +85,18 @@ def read_config_values(file: GgufFile) -> dict[str, Any]:
     if "token_embd.weight" not in shapes:
         raise CannotLoad(f"{file.path}: there is no tensor token_embd.weight")
     values: dict[str, Any] = {
-        "model_type": MODEL_TYPES[arch],
+        "model_type": _model_type(file, arch),
         "vocab_size": shapes["token_embd.weight"][0],
         "tie_word_embeddings": "output.weight" not in shapes,
         "rope_theta": file.metadata.get(f"{arch}.rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(file, arch),
     }
-    keys = _GEMMA_KEYS if arch.startswith("gemma") else _KEYS
-    for key, name in keys.items():
+    for key, name in _KEYS_OF.get(values["model_type"], _KEYS).items():
         if (value := file.metadata.get(f"{arch}.{key}")) is not None:
             values[name] = value
     values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
+    if values["model_type"] == "qwen3_moe":
+        values["norm_topk_prob"] = True  # the file does not say so; llama.cpp computes it as of every such model
     if arch in _GEMMA_27B_LAYERS:
         by_heads = values["num_hidden_layers"] == _GEMMA_27B_LAYERS[arch]
         scale = values["hidden_size"] // values["num_attention_heads"] if by_heads else values["head_dim"]
@@ -95,6 +113,11 @@ def _known(file: GgufFile) -> str:
     if arch not in MODEL_TYPES:
         raise CannotLoad(f"{file.path}: architecture {arch!r} is not supported, expected one of {sorted(MODEL_TYPES)}")
     return arch
+
+
+def _model_type(file: GgufFile, arch: str) -> str:
+    """Of a file whose architecture is known; llama.cpp has Mixtral as a llama with experts."""
+    return "mixtral" if arch == "llama" and file.metadata.get("llama.expert_count") else MODEL_TYPES[arch]
 
 
 def _rope_scaling(file: GgufFile, arch: str) -> dict[str, Any] | None:
@@ -121,13 +144,23 @@ def read_weights(file: GgufFile, config: Any, threads: int) -> tuple[dict[str, T
             factors = tensor
             continue
         weights[_weight_name(file, arch, name)] = undo(name, tensor)
+    _join_experts(weights)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     return weights, factors
 
 
+def _join_experts(weights: dict[str, Tensor]) -> None:
+    """Transformers' modules have gate and up of all experts as one parameter, and all their downs."""
+    for name in [name for name in weights if name.endswith(".experts.gate_proj.weight")]:
+        experts = name.removesuffix(".gate_proj.weight")
+        both = [weights.pop(f"{experts}.{part}.weight") for part in ("gate_proj", "up_proj")]
+        weights[f"{experts}.gate_up_proj"] = torch.cat(both, dim=1)
+        weights[f"{experts}.down_proj"] = weights.pop(f"{experts}.down_proj.weight")
+
+
 class GgufFiles:
-    """The file's tensors one by one, by transformers' names, quantised as they are: native_model.Files."""
+    """The file's tensors one by one, by transformers' names, quantised as they are: native_files.Files."""
 
     def __init__(self, file: GgufFile, config: Any) -> None:
         arch = _known(file)
@@ -154,6 +187,22 @@ class GgufFiles:
         entry = self._entry(name)
         values: NDArray[np.float32] = self._undo(entry.name, self._file.float_tensor(entry)).numpy()
         return values
+
+    def router(self, layer: str) -> str:
+        return f"{layer}.mlp.gate.weight"
+
+    def experts(self, layer: str, projection: str, count: int) -> Iterator[tuple[str, Stored]]:
+        name = f"{layer}.mlp.experts.{projection}.weight"
+        if not self.has(name):
+            raise CannotLoad(f"{self.path}: the files lack tensor {name}")
+        entry = self._entry(name)
+        if len(entry.shape) != 3 or entry.shape[0] != count:
+            raise CannotLoad(f"{self.path}: tensor {name} is {list(entry.shape)}, expected those of {count} experts")
+        _, rows, columns = entry.shape
+        data = self._file.rows(entry)
+        for first in range(0, count * rows, rows):
+            stored = Stored(entry.kind, (rows, columns), data[first : first + rows])
+            yield name, stored if is_packable(entry.kind) else of_floats(floats(stored))
 
     def _entry(self, name: str) -> TensorEntry:
         return self._entries[self._names[name]]

@@ -13,7 +13,7 @@ import torch
 
 from cortex_neuron import model_types, native_config
 from cortex_neuron.layers.parallel import Collectives
-from cortex_neuron.models import gguf_model, native_model, prequantised, rounding, text_files
+from cortex_neuron.models import gguf_model, native_files, native_model, prequantised, rounding, text_files
 from cortex_neuron.models.asked import Asked, Progress
 from cortex_neuron.models.devices import find_device
 from cortex_neuron.models.gguf_file import GgufFile
@@ -107,7 +107,8 @@ def _load_folder(asked: Asked) -> LoadedModel:
     asked.progress(TEXT_IS_THERE, 0.1)
     eos_ids = _folder_eos_ids(path, config)
     if isinstance(config, NativeConfig):
-        return _load_native(asked, config, native_model.FolderFiles(SafetensorsFolder(path)), None, eos_ids)
+        folder = native_files.FolderFiles(SafetensorsFolder(path), config.model_type)
+        return _load_native(asked, config, folder, None, eos_ids)
     _refuse_quant(asked)
     module = _modules().of_folder(asked, config)
     return _loaded(asked, module, module.config, eos_ids, config.vocab_size)
@@ -139,7 +140,7 @@ def _read_by_transformers(kind: type[NativeConfig], values: dict[str, Any]) -> N
 
 
 def _load_native(
-    asked: Asked, config: NativeConfig, files: native_model.Files, factors: torch.Tensor | None, eos_ids: list[int]
+    asked: Asked, config: NativeConfig, files: native_files.Files, factors: torch.Tensor | None, eos_ids: list[int]
 ) -> LoadedModel:
     def progress(share: float) -> None:
         asked.progress(TEXT_IS_THERE, 0.1 + 0.7 * share)

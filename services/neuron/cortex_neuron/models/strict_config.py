@@ -27,10 +27,31 @@ def read(kind: type[NativeConfig], values: dict[str, Any]) -> NativeConfig:
 @cache
 def _class(model_type: str) -> Any:
     kind = CLASSES[model_type]
+    base = _TurnsByLayer if isinstance(kind.default_theta, dict) else PreTrainedConfig
 
-    class Strict(kind, PreTrainedConfig):  # type: ignore[misc, valid-type]  # transformers has no types here
+    class Strict(kind, base):  # type: ignore[misc, valid-type]  # transformers has no types here
         def __post_init__(self, **kwargs: Any) -> None:
-            self.complete()
+            self.complete(**kwargs)
             super().__post_init__(**kwargs)
 
     return strict(Strict)
+
+
+class _TurnsByLayer(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types here
+    """Layers that slide turn otherwise than the others, and only the others' rotation is scaled."""
+
+    def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        each = {} if self.rope_parameters is None else self.rope_parameters  # type: ignore[has-type]
+        for kind in ("full_attention", "sliding_attention"):
+            if each.get(kind) is None:
+                each[kind] = {"rope_type": "default"}
+        each["full_attention"].update(kwargs.pop("rope_scaling", None) or {})
+        thetas = {
+            "full_attention": kwargs.pop("rope_theta", self.default_theta["global"]),
+            "sliding_attention": kwargs.pop("rope_local_base_freq", self.default_theta["local"]),
+        }
+        for kind, theta in thetas.items():
+            each[kind].setdefault("rope_theta", theta)
+        self.rope_parameters = each
+        self.standardize_rope_params()
+        return kwargs

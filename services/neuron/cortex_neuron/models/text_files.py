@@ -145,10 +145,10 @@ def _converted_vocabulary(file: GgufFile) -> Tokenizer:
     architecture = file.architecture()
     try:
         from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
-    except ImportError:  # transformers before 5.19 has it elsewhere, and knows one architecture by its model_type
+    except ImportError:  # transformers before 5.19 has it elsewhere, and knows some architectures by their model_type
         from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
-        architecture = {"gemma3": "gemma3_text"}.get(architecture, architecture)
+        architecture = {"gemma3": "gemma3_text", "qwen3moe": "qwen3_moe"}.get(architecture, architecture)
     names = GGUF_TOKENIZER_MAPPING["tokenizer"]
     values = {
         name: file.metadata[f"tokenizer.{key}"] for key, name in names.items() if f"tokenizer.{key}" in file.metadata

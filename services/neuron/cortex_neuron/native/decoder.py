@@ -20,33 +20,46 @@ from cortex_neuron.native.matrices import Matrices
 
 BLOCK = 16  # positions of a block of the cache, as kernels/attention.h has it
 HEAD_SIZE = 16  # heads must have a multiple of so many dimensions
+# By transformers' name, an Activation of kernels/model.h.
+ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes; `epsilon` of the norms, `scale` of the scores."""
+    """Sizes; `epsilon` of the norms, `scale` of the scores.
+
+    A row is sent to `chosen_experts`, whose shares are made to add up to 1 if `whole_shares`. Caps are 0 where there is
+    none.
+    """
 
     hidden: int
     heads: int
     kv_heads: int
     head_size: int
-    intermediate: int
     vocabulary: int
     epsilon: float
     scale: float
+    chosen_experts: int
+    whole_shares: bool
+    activation: int
+    embedding_scale: float
+    score_cap: float
+    logit_cap: float
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
-    """How positions turn queries and keys: angles are position * frequencies [rotary / 2], and `factor` stretches."""
+class Rotations:
+    """How positions turn queries and keys, in one way or several: angles are position * frequencies
+    [ways, rotary / 2], and `factors` [ways] stretch."""
 
     frequencies: NDArray[np.float32]
-    factor: float
+    factors: NDArray[np.float32]
 
     def turns(self, positions: NDArray[np.int32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosines and sines [rows, rotary / 2] of positions [rows]."""
-        angles = positions[:, None].astype(np.float32) * self.frequencies
-        return np.cos(angles) * np.float32(self.factor), np.sin(angles) * np.float32(self.factor)
+        """Cosines and sines [ways, rows, rotary / 2] of positions [rows]."""
+        angles = positions[None, :, None].astype(np.float32) * self.frequencies[:, None]
+        factors = self.factors[:, None, None]
+        return np.cos(angles) * factors, np.sin(angles) * factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +78,7 @@ class Decoder:
         self,
         functions: Any,
         shape: Shape,
-        rotation: Rotation,
+        rotations: Rotations,
         ends: Ends,
         layers: Sequence[Layer],
         matrices: Matrices,
@@ -73,7 +86,7 @@ class Decoder:
     ) -> None:
         self.shape = shape
         self.num_bytes = matrices.num_bytes
-        self.rotation = rotation
+        self.rotations = rotations
         self._functions, self._matrices = functions, matrices
         self._layers = (Layer * len(layers))(*layers)
         model = Model(
@@ -82,10 +95,15 @@ class Decoder:
             heads=shape.heads,
             kv_heads=shape.kv_heads,
             head_size=shape.head_size,
-            intermediate=shape.intermediate,
-            rotary=2 * len(rotation.frequencies),
+            rotary=2 * rotations.frequencies.shape[1],
+            chosen_experts=shape.chosen_experts,
+            whole_shares=shape.whole_shares,
+            activation=shape.activation,
             epsilon=shape.epsilon,
             scale=shape.scale,
+            embedding_scale=shape.embedding_scale,
+            score_cap=shape.score_cap,
+            logit_cap=shape.logit_cap,
             embedding=ends.embedding,
             head=ends.head,
             norm=ends.norm,
@@ -102,7 +120,7 @@ class Decoder:
 
         `keys` and `values` are `addresses` of the layers' caches, in blocks of BLOCK.
         """
-        cosines, sines = self.rotation.turns(batch.positions)
+        cosines, sines = self.rotations.turns(batch.positions)
         logits = np.empty((len(batch.wanted), self.shape.vocabulary), np.float32)
         step = Step(
             rows=batch.num_rows,

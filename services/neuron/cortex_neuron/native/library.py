@@ -1,4 +1,4 @@
-"""The compiled kernels as Python sees them: the C structures of kernels/decoder.cpp and its functions, by ctypes.
+"""The compiled kernels as Python sees them, by ctypes: the structures of kernels/model.h, functions of decoder.cpp.
 
 Owns: the binary interface. Whoever calls keeps alive what a structure points to. Calls let go of the interpreter.
 """
@@ -26,17 +26,20 @@ class Layer(Structure):
     _fields_ = (
         ("input_norm", c_void_p),
         ("output_norm", c_void_p),
+        ("attention_norm", c_void_p),
+        ("inner_norm", c_void_p),
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("query", Weight),
         ("key", Weight),
         ("value", Weight),
         ("output", Weight),
+        ("router", Weight),
         ("gate", Weight),
         ("up", Weight),
         ("down", Weight),
         ("window", c_int32),
-        ("rotated", c_int32),
+        ("rotation", c_int32),
     )
 
 
@@ -49,10 +52,15 @@ class Model(Structure):
         ("heads", c_int32),
         ("kv_heads", c_int32),
         ("head_size", c_int32),
-        ("intermediate", c_int32),
         ("rotary", c_int32),
+        ("chosen_experts", c_int32),
+        ("whole_shares", c_int32),
+        ("activation", c_int32),
         ("epsilon", c_float),
         ("scale", c_float),
+        ("embedding_scale", c_float),
+        ("score_cap", c_float),
+        ("logit_cap", c_float),
         ("embedding", Weight),
         ("head", Weight),
         ("norm", c_void_p),

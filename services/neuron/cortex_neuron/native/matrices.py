@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quantize
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
 from numpy.typing import NDArray
 
 from cortex_neuron.native.library import Weight
@@ -32,7 +33,7 @@ _KINDS = {
 }
 # The catalogue's `quant`: rounded to these while it is loaded.
 ROUNDED = {"int8": GGMLQuantizationType.Q8_0, "int4": GGMLQuantizationType.Q4_1}
-COLUMNS = 32  # a matrix must have a multiple of so many
+COLUMNS = 32  # a matrix must have a multiple of so many; of rows, too, where several are packed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,12 @@ def of_floats(values: NDArray[np.float32], order: NDArray[np.int32] | None = Non
     return Stored(GGMLQuantizationType.F32, (rows, columns), np.ascontiguousarray(values).view(np.uint8), order)
 
 
+def floats(stored: Stored) -> NDArray[np.float32]:
+    """A matrix's values [rows, columns] in float32, in order."""
+    values: NDArray[np.float32] = dequantize(stored.data, stored.kind).reshape(stored.shape)
+    return values if stored.order is None else values[stored.order]
+
+
 def rounded(values: NDArray[np.float32], kind: GGMLQuantizationType) -> Stored:
     """A matrix of floats [rows, columns], rounded to a kind of GGML's."""
     rows, columns = values.shape
@@ -77,18 +84,41 @@ class Matrices:
 
     def pack(self, stored: Stored, bias: NDArray[np.float32] | None = None) -> Weight:
         """The packed matrix."""
-        rows, columns = stored.shape
-        kind = _KINDS[stored.kind]
+        weight = self._room(_KINDS[stored.kind], *stored.shape)
+        weight.bias = None if bias is None else self.keep(bias)
+        self._pack_into(weight, stored)
+        return weight
+
+    def pack_together(self, matrices: Iterable[Stored], count: int) -> Weight:
+        """`count` matrices of one kind and shape as a single one, whose rows are all of theirs.
+
+        So that each begins with a panel of its own, they have a multiple of COLUMNS rows.
+        """
+        whole: Weight | None = None
+        for index, stored in enumerate(matrices):
+            rows, columns = stored.shape
+            kind = _KINDS[stored.kind]
+            assert rows % COLUMNS == 0, stored.shape
+            if whole is None:
+                whole = self._room(kind, rows * count, columns)
+            assert (kind, rows * count, columns) == (whole.kind, whole.rows, whole.columns), stored.shape
+            start = whole.data + index * self._functions.cortex_packed_size(kind, rows, columns)
+            self._pack_into(Weight(kind, rows, columns, start, None), stored)
+        assert whole is not None, count
+        return whole
+
+    def _room(self, kind: int, rows: int, columns: int) -> Weight:
         memory = mmap.mmap(-1, self._functions.cortex_packed_size(kind, rows, columns))
         place = np.frombuffer(memory, np.uint8)
-        weight = Weight(kind, rows, columns, place.ctypes.data, None if bias is None else self.keep(bias))
+        self._kept.append(place)
+        self.num_bytes += place.nbytes
+        return Weight(kind, rows, columns, place.ctypes.data, None)
+
+    def _pack_into(self, weight: Weight, stored: Stored) -> None:
         order = None if stored.order is None else stored.order.ctypes.data
         self._functions.cortex_pack(
             int(stored.kind), stored.data.ctypes.data, order, ctypes.byref(weight), self._threads
         )
-        self._kept.append(place)
-        self.num_bytes += place.nbytes
-        return weight
 
     def keep(self, values: NDArray[np.float32]) -> int:
         """The address of a vector that stays where it is."""

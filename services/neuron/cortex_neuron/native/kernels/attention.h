@@ -32,6 +32,7 @@ struct Cache {
     size_t block_size;           // floats from a block to the next
     const int32_t* table;
     int head_size;
+    float cap;  // of the scores, or 0
 };
 
 template <int queries> inline void score(const Cache& cache, const Query* query, int first, int blocks, float (*scores)[kPiece]) {
@@ -105,6 +106,8 @@ template <int queries> inline void attend(const Cache& cache, const Query* query
     for (int first = begin; first < end; first += kPiece) {
         const int count = std::min(kPiece, end - first), blocks = (count + kPositions - 1) / kPositions;
         score<queries>(cache, query, first, blocks, scores);
+        if (cache.cap)
+            for (int q = 0; q < queries; q++) cap_all(scores[q], blocks * kPositions, cache.cap);
         float shrink[queries];
         for (int q = 0; q < queries; q++)
             shrink[q] = soften(scores[q], blocks * kPositions, query[q].from - first, std::min(query[q].to, end) - first, partials[q]);

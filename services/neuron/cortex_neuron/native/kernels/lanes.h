@@ -133,6 +133,23 @@ inline Floats exponential(Floats x) {
     return reinterpret_cast<Floats>((reinterpret_cast<Ints>(y) + power) & ~dead);
 }
 
+// cap * tanh(x / cap): nearly x where that is small, and never beyond the cap
+inline Floats capped(Floats x, float cap) {
+    const Ints sign = reinterpret_cast<Ints>(x) & INT32_MIN;
+    const Floats twice = reinterpret_cast<Floats>(reinterpret_cast<Ints>(x) | INT32_MIN) * (2.0f / cap);  // -2 |x| / cap
+    const Floats power = exponential(twice);
+    const Floats size = (1.0f - power) / (power + 1.0f) * cap;
+    return reinterpret_cast<Floats>(reinterpret_cast<Ints>(size) | sign);
+}
+
+inline void cap_all(float* values, int count, float cap) {  // a multiple of 16
+    for (int i = 0; i < count; i += kLanes) {
+        Lanes some = Lanes::load(values + i);
+        for (int r = 0; r < kRegisters; r++) some.r[r] = capped(some.r[r], cap);
+        some.store(values + i);
+    }
+}
+
 inline Lanes exponential(Lanes a) {
     for (int i = 0; i < kRegisters; i++) a.r[i] = exponential(a.r[i]);
     return a;

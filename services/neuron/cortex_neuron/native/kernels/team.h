@@ -60,12 +60,20 @@ class Parts {
   public:
     void reset() { next_.store(0, std::memory_order_relaxed); }
 
-    template <typename Do> void share(int count, int at_once, Do&& act) {
+    // Of `count` things, up to `at_once` at a time: act(first, last).
+    template <typename Do> void share_out(int count, int at_once, Do&& act) {
         for (;;) {
             const int first = next_.fetch_add(at_once, std::memory_order_relaxed);
             if (first >= count) return;
-            for (int i = first; i < first + at_once && i < count; i++) act(i);
+            act(first, first + at_once < count ? first + at_once : count);
         }
+    }
+
+    // The same one by one: act(i).
+    template <typename Do> void share(int count, int at_once, Do&& act) {
+        share_out(count, at_once, [&](int first, int last) {
+            for (int i = first; i < last; i++) act(i);
+        });
     }
 
   private:
