@@ -15,6 +15,7 @@ import pytest_asyncio
 from neuron_process import CHAT, MESSAGES, ROOT, RunningNeuron, chat_body, running_neuron, until
 from scripted_model import write_model
 
+HASTY = [sys.executable, str(ROOT / "tests/unit/neuron/hasty_daemon.py")]
 IMMORTAL = [sys.executable, str(ROOT / "tests/unit/neuron/immortal_daemon.py")]
 
 
@@ -138,7 +139,7 @@ async def test_a_model_that_dies_again_and_again_is_given_up_with_its_reason(tmp
     """Started a bounded number of times, then `failed` and 503; an operator's load starts it anew (case T6)."""
     folder = write_model(tmp_path / "echo")
     models = [{"id": "echo", "source": str(folder), "preload_on": ["here"]}]
-    async with running_neuron(models, load_timeout_s=5.0) as neuron:
+    async with running_neuron(models, HASTY, load_timeout_s=5.0) as neuron:
         await neuron.until_status("loaded")
         write_model(folder, load="die")
         await neuron.chat({"reply": "x", "die_after": 0})

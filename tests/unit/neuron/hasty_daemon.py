@@ -1,0 +1,15 @@
+"""scripted_daemon, with its arguments, that starts a model again after a tenth of the time."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # In here, as in scripted_daemon.
+    from cortex_neuron import daemon
+    from cortex_neuron.configuration import Files
+    from cortex_neuron.residency import recovery
+
+    recovery._BACK_OFF_S = tuple(seconds / 10 for seconds in recovery._BACK_OFF_S)
+    files = Files(*sys.argv[2::2])
+    sys.exit(daemon.run(files.read(), files.read, "scripted_rank", preload="cortex_neuron.protocol.channel"))
