@@ -24,6 +24,7 @@ MODEL, SLOW_MODEL = "model-a", "model-slow"
 CLIENTS = 8
 ADMIN_KEY = "an-admin-key-for-tests"
 AS_IT_IS = ""
+SOON_TIRED = "from cortex_serving import server; server._SILENT_S = 1.0"
 IMPATIENT = "from cortex_gateway.processes import successor; successor.TIMEOUT_S = 3"
 HANGS = "import time; time.sleep(3600)"
 HANGS_LATER = (
@@ -200,6 +201,7 @@ async def test_three_releases_in_a_row_take_over_under_load_and_no_request_fails
     served, and none is left but the last."""
     pids = []
     async with installed(tmp_path, workers=workers[0]) as host:
+        host.neurons[1].pace_s = 0.1  # streams of a second, one after the other: some run whenever a release goes
         async with load(host.gateway.url) as clients:
             for number, count in enumerate(workers[1:], 2):
                 host.install(number)
@@ -223,7 +225,8 @@ async def test_three_releases_in_a_row_take_over_under_load_and_no_request_fails
 async def test_a_kept_connection_is_answered_by_the_old_release_and_then_closed(tmp_path: Path, workers: int) -> None:
     """With the word that the next request needs another connection. One that stays silent is closed at last, and a
     stream is not cut, though it takes longer than a stop would give it."""
-    async with installed(tmp_path, workers=workers) as host, aiohttp.ClientSession() as http:
+    settings = {"workers": workers, "drain_timeout_s": 0.5}
+    async with installed(tmp_path, SOON_TIRED, **settings) as host, aiohttp.ClientSession() as http:
         port = int(host.gateway.url.rpartition(":")[2])
         host.neurons[1].pace_s = 1.5
         stream = asyncio.create_task(host.gateway.text(SLOW_MODEL))
@@ -244,6 +247,7 @@ async def test_a_kept_connection_is_answered_by_the_old_release_and_then_closed(
             assert await silent.read() == b""
         writer.close()
         assert not stream.done()
+        host.neurons[1].pace_s = 0.0
         assert (await stream).endswith("data: [DONE]\n\n")
         await until(lambda: not runs(old))
 
