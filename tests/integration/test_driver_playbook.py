@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from site_playbook import BIN, ROOT, Run
+from site_playbook import Run, run_site
 
 OURS = "# Rendered from the inventory by the role nvidia_nccl. Change it there:"
 
 
-def run(folder: Path, *arguments: str, sysfs: Path | None = None, **variables: Any) -> Run:
+def run(folder: Path, *arguments: str, sysfs: Path | None = None, as_typed: bool = False, **variables: Any) -> Run:
     """The playbook over one host, which is this machine below `folder`."""
     host = {
         "ansible_connection": "local",
@@ -26,16 +25,14 @@ def run(folder: Path, *arguments: str, sysfs: Path | None = None, **variables: A
     content = {"gateway": {"hosts": {}}, "neurons": {"hosts": {"n1": host | variables}}}
     folder.mkdir(exist_ok=True)
     (folder / "hosts.yml").write_text(json.dumps(content))
-    command = [BIN / "ansible-playbook", "-i", folder / "hosts.yml", "ansible/driver.yml", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
-    return Run(done.returncode, done.stdout + done.stderr)
+    return run_site(folder / "hosts.yml", *arguments, playbook="ansible/driver.yml", as_typed=as_typed)
 
 
 def test_nccl_conf_is_what_the_inventory_says_and_goes_with_it(tmp_path: Path) -> None:
     """One line a variable; a second run changes nothing; no variables, no file."""
     conf = {"NCCL_SOCKET_IFNAME": "=eth0", "NCCL_IB_HCA": "mlx5_0:1"}
     file = tmp_path / "etc/nccl.conf"
-    assert run(tmp_path, nvidia_nccl_conf=conf).returncode == 0
+    assert run(tmp_path, as_typed=True, nvidia_nccl_conf=conf).returncode == 0
     head, *lines = file.read_text().splitlines()
     assert head.startswith(OURS)
     assert lines == ["NCCL_IB_HCA=mlx5_0:1", "NCCL_SOCKET_IFNAME==eth0"]

@@ -36,8 +36,8 @@ class Host:
     def grafana(self) -> Path:
         return self.folder / "etc/grafana"
 
-    def run(self, *arguments: str) -> Run:
-        return run_site(self.inventory, *arguments, playbook="ansible/monitoring.yml")
+    def run(self, *arguments: str, as_typed: bool = False) -> Run:
+        return run_site(self.inventory, *arguments, playbook="ansible/monitoring.yml", as_typed=as_typed)
 
     def declare(self, **monitoring: Any) -> None:
         """Two gateways, two neurons, and this host; or without the last where nothing is said of it."""
@@ -71,7 +71,7 @@ def host(tmp_path: Path) -> Host:
 
 def test_prometheus_and_grafana_get_their_files_and_a_second_run_changes_nothing(host: Host) -> None:
     """Targets by job and host, rules and dashboard as they are in the role, and a provider that names its folder."""
-    first = host.run("--diff")
+    first = host.run("--diff", as_typed=True)
     assert first.returncode == 0, first.output
     assert json.loads((host.prometheus / "cortex.targets.json").read_text()) == [
         {"targets": ["192.0.2.10:31314"], "labels": {"job": "cortex-gateway", "host": "gw"}},

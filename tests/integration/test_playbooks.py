@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ SECRETS = {
 }
 
 
-def run(inventory: Path, name: str, *arguments: str) -> Run:
-    return run_site(inventory, *arguments, playbook=f"ansible/{name}.yml")
+def run(inventory: Path, name: str, *arguments: str, as_typed: bool = False) -> Run:
+    return run_site(inventory, *arguments, playbook=f"ansible/{name}.yml", as_typed=as_typed)
 
 
 def inventory(folder: Path, hosts: dict[str, Any], **everywhere: Any) -> Path:
@@ -128,7 +129,7 @@ def test_check_finds_nothing_wrong_where_nothing_is(tmp_path: Path) -> None:
         "gw": {"gateway_listen": f"127.0.0.1:{free_port()}", "gateway_metrics_listen": f"127.0.0.1:{free_port()}"},
         "n1": {},
     }
-    ended = run(inventory(tmp_path, hosts), "check", "--check")
+    ended = run(inventory(tmp_path, hosts), "check", "--check", as_typed=True)
     assert (ended.returncode, ended.count("changed")) == (0, 0), ended.output
 
 
@@ -142,24 +143,34 @@ async def test_a_named_neuron_is_drained_until_nothing_runs_and_undrained_once_i
         hosts = {"gw": {}, "n1": {"neuron_port": URL(neuron.url).port}, "n2": {}}
         declared = inventory(tmp_path, hosts, cortex_models=[model])
         running = asyncio.create_task(neuron.chat({"reply": "whole", "prefill_s": 8}))
-        ended = await asyncio.to_thread(run, declared, "drain", "--limit", "n1")
+        ended = await asyncio.to_thread(run, declared, "drain", "--limit", "n1", as_typed=True)
         assert ended.returncode == 0, ended.output
         assert (await neuron.get("/health"))["state"] == "draining"
         assert (await neuron.health())["in_flight"] == 0
         answered = await running
         assert (answered.status, answered.json["choices"][0]["message"]["content"]) == (200, "whole")
-        ended = await asyncio.to_thread(run, declared, "undrain", "--limit", "n1")
+        ended = await asyncio.to_thread(run, declared, "undrain", "--limit", "n1", as_typed=True)
         assert ended.returncode == 0, ended.output
         assert (await neuron.get("/health"))["state"] == "ready"
 
 
-@pytest.fixture
-def rendered(tmp_path: Path) -> Path:
-    """The inventory of hosts that site.yml has been at, each with a model in its cache."""
-    found = inventory(tmp_path, {"gw": {"gateway_access_log": "/var/log/access.jsonl"}, "n1": SECRETS})
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an inventory and of its hosts, as site.yml left them."""
+    folder = tmp_path_factory.mktemp("made") / "once"
+    found = inventory(folder, {"gw": {"gateway_access_log": "/var/log/access.jsonl"}, "n1": SECRETS})
     ended = run_site(found)
     assert ended.returncode == 0, ended.output
-    return found
+    shutil.copytree(folder, folder.with_name("untouched"))
+    return folder
+
+
+@pytest.fixture
+def rendered(made_once: Path) -> Path:
+    """The same, whatever another test has done to it."""
+    shutil.rmtree(made_once)
+    shutil.copytree(made_once.with_name("untouched"), made_once)
+    return made_once / "inventory"
 
 
 def hub(folder: Path) -> Path:
@@ -175,13 +186,14 @@ def hub(folder: Path) -> Path:
     return folder
 
 
-def test_models_come_from_the_control_machine_where_no_hub_is(tmp_path: Path, rendered: Path) -> None:
+def test_models_come_from_the_control_machine_where_no_hub_is(rendered: Path) -> None:
     """What the host preloads, or what is named; fetch finds them there, and a second run changes nothing."""
-    here = ("-e", "from=control", "-e", f"folder={hub(tmp_path / 'here')}")
-    cache = tmp_path / "n1/var/lib/neuron/huggingface/hub"
+    folder = rendered.parent
+    here = ("-e", "from=control", "-e", f"folder={hub(folder / 'here')}")
+    cache = folder / "n1/var/lib/neuron/huggingface/hub"
     assert run(rendered, "models", *here, "--check").count("changed") > 0
     assert not cache.exists()
-    ended = run(rendered, "models", *here)
+    ended = run(rendered, "models", *here, as_typed=True)
     assert ended.returncode == 0, ended.output
     files = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
     snapshot = f"models--lab--tiny/snapshots/{COMMIT}"
@@ -192,10 +204,11 @@ def test_models_come_from_the_control_machine_where_no_hub_is(tmp_path: Path, re
     assert not list(cache.rglob(".coming*"))
 
 
-def test_models_that_are_not_there_are_told_before_any_is_brought(tmp_path: Path, rendered: Path) -> None:
+def test_models_that_are_not_there_are_told_before_any_is_brought(rendered: Path) -> None:
     """By host and model, from this machine and from a hub; names that nobody has, before any host is asked."""
-    (tmp_path / "empty").mkdir()
-    ended = run(rendered, "models", "-e", "from=control", "-e", f"folder={tmp_path}/empty", "-e", "models=all")
+    folder = rendered.parent
+    (folder / "empty").mkdir()
+    ended = run(rendered, "models", "-e", "from=control", "-e", f"folder={folder}/empty", "-e", "models=all")
     assert ended.returncode != 0
     assert "host n1: model tiny: source 'lab/tiny': " in words(ended)
     assert "host n1: model plain: source 'lab/plain@v2': " in words(ended)
@@ -206,27 +219,28 @@ def test_models_that_are_not_there_are_told_before_any_is_brought(tmp_path: Path
     assert "models: no such model: large; there is: tiny, plain, simple" in words(ended)
 
 
-def test_a_backup_is_for_oneself_and_has_no_secret_in_it(tmp_path: Path, rendered: Path) -> None:
+def test_a_backup_is_for_oneself_and_has_no_secret_in_it(rendered: Path) -> None:
     """Unless it is asked for them: the token's file, and the environment as it is."""
-    (tmp_path / "n1/run/neuron").mkdir(parents=True)
-    (tmp_path / "n1/run/neuron/drained").touch()
-    kept = ("-e", f"folder={tmp_path}/kept", "-e", "access_log=yes")
-    ended = run(rendered, "backup", *kept)
+    folder = rendered.parent
+    (folder / "n1/run/neuron").mkdir(parents=True)
+    (folder / "n1/run/neuron/drained").touch()
+    kept = ("-e", f"folder={folder}/kept", "-e", "access_log=yes")
+    ended = run(rendered, "backup", *kept, as_typed=True)
     assert ended.returncode == 0, ended.output
-    [place] = (tmp_path / "kept").iterdir()
+    [place] = (folder / "kept").iterdir()
     assert not [path for path in (place, *place.rglob("*")) if path.stat().st_mode & 0o077]
     text = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
     assert "canary" not in ended.output + "".join(text.values())
-    root = f"n1{tmp_path}/n1"
-    settings, section, _ = (tmp_path / "n1/etc/neuron/neuron.toml").read_text().partition("[neuron.environment]\n")
+    root = f"n1{folder}/n1"
+    settings, section, _ = (folder / "n1/etc/neuron/neuron.toml").read_text().partition("[neuron.environment]\n")
     left_out = "# HF_ENDPOINT is left out\n# SECRET is left out\n"
     assert text[f"{root}/etc/neuron/neuron.toml"] == settings + section + left_out
     assert "drained: true" in text["n1/host.yml"]
     assert "drained: false" in text["gw/host.yml"]
     assert "gw/access.jsonl" in text
-    assert (tmp_path / "n1/etc/neuron/models.toml").read_text() == text[f"{root}/etc/neuron/models.toml"]
-    assert run(rendered, "backup", "-e", f"folder={tmp_path}/whole", "-e", "secrets=yes").returncode == 0
-    [token] = (tmp_path / "whole").rglob("hub-token")
+    assert (folder / "n1/etc/neuron/models.toml").read_text() == text[f"{root}/etc/neuron/models.toml"]
+    assert run(rendered, "backup", "-e", f"folder={folder}/whole", "-e", "secrets=yes").returncode == 0
+    [token] = (folder / "whole").rglob("hub-token")
     assert token.read_text() == "canary-of-the-hub"
     assert "canary-of-the-environment" in (token.parent / "neuron.toml").read_text()
 
@@ -240,23 +254,24 @@ def test_uninstall_is_refused_until_it_is_meant(tmp_path: Path) -> None:
     assert expected in words(ended)
 
 
-def test_uninstall_leaves_the_cache_and_the_access_log_unless_asked(tmp_path: Path, rendered: Path) -> None:
+def test_uninstall_leaves_the_cache_and_the_access_log_unless_asked(rendered: Path) -> None:
     """A second run changes nothing; the first with --check neither. site.yml makes all of it again."""
-    model = tmp_path / "n1/var/lib/neuron/huggingface/hub/models--lab--tiny/refs/main"
+    folder = rendered.parent
+    model = folder / "n1/var/lib/neuron/huggingface/hub/models--lab--tiny/refs/main"
     model.parent.mkdir(parents=True)
     model.touch()
     meant = ("-e", "uninstall=yes")
     assert run(rendered, "uninstall", *meant, "--check").count("changed") > 0
-    assert (tmp_path / "n1/etc/neuron/neuron.toml").exists()
-    ended = run(rendered, "uninstall", *meant)
+    assert (folder / "n1/etc/neuron/neuron.toml").exists()
+    ended = run(rendered, "uninstall", *meant, as_typed=True)
     assert ended.returncode == 0, ended.output
-    hosts = [path for name in ("gw", "n1") for path in (tmp_path / name).rglob("*")]
-    left = {path.relative_to(tmp_path).as_posix() for path in hosts if path.is_file()}
-    assert left == {"gw/var/log/access.jsonl", model.relative_to(tmp_path).as_posix()}
+    hosts = [path for name in ("gw", "n1") for path in (folder / name).rglob("*")]
+    left = {path.relative_to(folder).as_posix() for path in hosts if path.is_file()}
+    assert left == {"gw/var/log/access.jsonl", model.relative_to(folder).as_posix()}
     again = run(rendered, "uninstall", *meant)
     assert (again.returncode, again.count("changed")) == (0, 0), again.output
     assert run(rendered, "uninstall", *meant, "-e", "remove_cache=yes").returncode == 0
     assert not model.exists()
-    assert not (tmp_path / "gw/var/log/access.jsonl").exists()
+    assert not (folder / "gw/var/log/access.jsonl").exists()
     assert run_site(rendered).returncode == 0
-    assert (tmp_path / "n1/etc/neuron/neuron.toml").exists()
+    assert (folder / "n1/etc/neuron/neuron.toml").exists()

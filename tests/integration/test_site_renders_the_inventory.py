@@ -136,10 +136,12 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
         fleet=fleet(read([str(inventory)])),
         fresh_check=fresh_check,
         untouched_after_check=not any((folder / name).exists() for name in prefixes),
-        first=run_site(inventory),
+        first=run_site(inventory, as_typed=True),
         second=run_site(inventory),
         converged_check=run_site(inventory, "--check", "--diff"),
-        talkative=run_site(inventory, "--diff", "-vvv", "-e", json.dumps({"cortex_prefix": str(folder / "other")})),
+        talkative=run_site(
+            inventory, "--diff", "-vvv", "-e", json.dumps({"cortex_prefix": str(folder / "other")}), as_typed=True
+        ),
     )
 
 
@@ -293,7 +295,7 @@ def test_keys_out_of_a_vault_reach_the_gateway_as_digests_alone(tmp_path: Path) 
     password.write_text("correct horse\n")
     command = [BIN / "ansible-vault", "encrypt", "--vault-password-file", password, vault]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
-    run = run_site(inventory, "--vault-password-file", str(password), "--diff", "-vvv")
+    run = run_site(inventory, "--vault-password-file", str(password), "--diff", "-vvv", as_typed=True)
     assert run.returncode == 0, run.output
     file = tmp_path / "gw/etc/cortex/keys.toml"
     assert parse(file.read_text(), str(file), KeysFile).admin_sha256 == digest("canary-of-the-operators")
