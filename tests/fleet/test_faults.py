@@ -107,22 +107,22 @@ async def test_a_client_that_leaves_frees_its_seat(own_fleet: FleetOfOne) -> Non
                 await asyncio.sleep(0.02)
 
 
-async def test_a_dead_neuron_is_503_not_404(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_a_dead_neuron_is_503_not_404(own_fleet: FleetOfOne) -> None:
     """With the neuron gone the model is still known: 503 and Retry-After (case L5)."""
-    with running(tmp_path_factory.mktemp("dead"), preload=False) as fleet:
-        neuron = fleet.named("cortex-neuron")
-        neuron.suspend()  # a hung host: connections open, nothing answers
-        try:
-            async with aiohttp.ClientSession() as session, asyncio.timeout(60):
-                async with session.get(fleet.url + "/health") as health:
-                    assert health.status in (200, 503)
-                await _until(fleet.url + "/health", '"healthy":false')
-                async with session.post(fleet.url + "/v1/messages", json=LONG_MESSAGE) as answer:
-                    body = await answer.json()
-                assert (answer.status, body["type"]) == (503, "error")
-                assert answer.headers["retry-after"]
-        finally:
-            neuron.resume()
+    neuron = own_fleet.named("cortex-neuron")
+    neuron.suspend()  # a hung host: connections open, nothing answers
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+            async with session.get(own_fleet.url + "/health") as health:
+                assert health.status in (200, 503)
+            await _until(own_fleet.url + "/health", '"healthy":false')
+            async with session.post(own_fleet.url + "/v1/messages", json=LONG_MESSAGE) as answer:
+                body = await answer.json()
+            assert (answer.status, body["type"]) == (503, "error")
+            assert answer.headers["retry-after"]
+    finally:
+        neuron.resume()
+    await _until(own_fleet.url + "/health", '"healthy":true')
 
 
 def test_ctrl_c_leaves_no_process(tmp_path_factory: pytest.TempPathFactory) -> None:
