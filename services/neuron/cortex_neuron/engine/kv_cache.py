@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cortex_neuron.models.loaded import CacheShape
+from cortex_neuron.native.huge_pages import HugePages
 from cortex_neuron.protocol.failures import CannotLoad
 
 MIN_CONTEXT = 256  # tokens; a cache for less than this serves nobody
@@ -94,17 +95,16 @@ class KVCache:
     def __init__(self, shape: CacheShape, size: CacheSize, device: torch.device) -> None:
         self.size = size
         dims = (size.num_blocks, size.block_size, shape.kv_heads, shape.head_dim)
-        self.keys = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
-        self.values = [_zeros(dims, shape.dtype, device) for _ in range(shape.layers)]
         self.num_bytes = shape.token_bytes * size.block_size * size.num_blocks
+        if device.type == "cpu" and shape.dtype is torch.float32:
+            # Pages are made when they are first used; torch would write gigabytes now, and into small ones.
+            memory = HugePages(self.num_bytes)
+            one = self.num_bytes // (2 * shape.layers)
+            layers = [torch.from_numpy(memory.take(one).view(np.float32)).view(dims) for _ in range(2 * shape.layers)]
+        else:
+            layers = [torch.zeros(dims, dtype=shape.dtype, device=device) for _ in range(2 * shape.layers)]
+        self.keys, self.values = layers[: shape.layers], layers[shape.layers :]
 
     def flat(self) -> tuple[list[Tensor], list[Tensor]]:
         """Views by slot: [blocks * block_size, kv_heads, head_dim] a layer."""
         return [k.flatten(0, 1) for k in self.keys], [v.flatten(0, 1) for v in self.values]
-
-
-def _zeros(dims: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if device.type == "cpu" and dtype is torch.float32:
-        # Pages that the kernel makes when they are first used; torch would write gigabytes now.
-        return torch.from_numpy(np.zeros(dims, np.float32))
-    return torch.zeros(dims, dtype=dtype, device=device)

@@ -7,7 +7,6 @@ Owns: which stored format becomes which packed one, and the memory. Does not own
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
 from numpy.typing import NDArray
 
+from cortex_neuron.native.huge_pages import HugePages
 from cortex_neuron.native.library import Weight
 
 _F32, _F16, _BF16, _Q8, _Q4, _Q4_WIDE, _Q8_WIDE = range(7)
@@ -80,6 +80,7 @@ class Matrices:
         self._functions = functions
         self._threads = threads
         self._kept: list[Any] = []
+        self._memory = HugePages()
         self.num_bytes = 0
 
     def pack(self, stored: Stored, bias: NDArray[np.float32] | None = None) -> Weight:
@@ -108,8 +109,7 @@ class Matrices:
         return whole
 
     def _room(self, kind: int, rows: int, columns: int) -> Weight:
-        memory = mmap.mmap(-1, self._functions.cortex_packed_size(kind, rows, columns))
-        place = np.frombuffer(memory, np.uint8)
+        place = self._memory.take(self._functions.cortex_packed_size(kind, rows, columns))
         self._kept.append(place)
         self.num_bytes += place.nbytes
         return Weight(kind, rows, columns, place.ctypes.data, None)
