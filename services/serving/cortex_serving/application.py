@@ -12,6 +12,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, cast
@@ -69,7 +70,7 @@ def build(name: str, body_limit_mb: int, answer: Answer | None = None) -> App:
     )
     app = Sanic(f"{name}-{number}", config=config, configure_logging=False, request_class=AnyRequest)
     for kind in (Exception, sanic_errors.RequestCancelled):
-        app.error_handler.add(kind, answer or answer_exception)
+        app.error_handler.add(kind, partial(_answer_whole, answer or answer_exception))
     app.on_request(_listen_on)
     app.on_response(_name)
     return app
@@ -104,17 +105,22 @@ def request_id(request: Request) -> str:
     return known
 
 
+async def _answer_whole(answer: Answer, request: Request, exception: BaseException) -> HTTPResponse:
+    """Whoever answers, a client that sends too much is let finish first."""
+    if isinstance(exception, sanic_errors.PayloadTooLarge):
+        await _drop_the_rest(request)
+    return await answer(request, exception)
+
+
 async def answer_exception(request: Request, exception: BaseException) -> HTTPResponse:
     """Any exception of a handler, or of Sanic before one, as the dialect's own envelope."""
-    if isinstance(exception, sanic_errors.PayloadTooLarge):
-        await drop_the_rest(request)
     failure = as_cortex_error(request, exception)
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(exception, errors.CortexError):
         logs.error("internal_error", exception=exception, request_id=request_id(request), path=request.path)
     return answer_error(request, failure, dict(getattr(exception, "headers", None) or {}))
 
 
-async def drop_the_rest(request: Request) -> None:
+async def _drop_the_rest(request: Request) -> None:
     """Read what is left of a body that is too large, within bounds, and keep none of it: a client that still sends when
     its connection is closed sees a reset and not the answer."""
     stream: Any = request.stream  # Sanic's Http: its own base class names none of what it has
