@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -217,13 +218,24 @@ async def test_every_error_is_in_the_dialect_of_its_path(door: RunningNeuron) ->
             (door.http.post(url, data=b"{", headers=json_type), 400, "invalid_json"),
             (door.http.post(url, data=b"a", headers=text_type), 415, "unsupported_media_type"),
             (door.http.get(url), 405, "method_not_allowed"),
-            (door.http.post(url, data=io.BytesIO(b"x" * (48 << 20))), 413, "body_too_large"),  # more than buffers take
+            (door.http.post(url, data=io.BytesIO(b"x" * (17 << 20))), 413, "body_too_large"),
         ]
         for asked, status, code in cases:
             async with asked as answer:
                 body = await answer.json()
             assert (answer.status, body["error"]["code"]) == (status, code)
             assert (body.get("type") == "error") == url.endswith(MESSAGES)
+
+
+async def test_a_client_that_sends_too_much_and_then_reads_finds_its_answer(door: RunningNeuron) -> None:
+    """More than any buffer takes: a connection that is closed meanwhile would be reset, and the answer with it."""
+    size, (host, port) = 48 << 20, door.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode())
+    writer.write(b"x" * size)
+    await writer.drain()
+    assert (await reader.readline()).split()[1] == b"413"
+    writer.close()
 
 
 async def test_slashes_and_large_bodies_pass(door: RunningNeuron) -> None:
