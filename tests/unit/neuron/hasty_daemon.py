@@ -6,10 +6,12 @@ import sys
 
 if __name__ == "__main__":
     # In here, as in scripted_daemon.
-    from cortex_neuron import daemon
+    from cortex_neuron import daemon, fork_source
     from cortex_neuron.configuration import Files
     from cortex_neuron.residency import recovery
 
     recovery._BACK_OFF_S = tuple(seconds / 10 for seconds in recovery._BACK_OFF_S)
     files = Files(*sys.argv[2::2])
-    sys.exit(daemon.run(files.read(), files.read, "scripted_rank", preload="cortex_neuron.protocol.channel"))
+    known = files.read()
+    source = fork_source.begin(known, preload="cortex_neuron.protocol.channel")
+    sys.exit(daemon.run(known, files.read, source, "scripted_rank"))
