@@ -67,7 +67,7 @@ def figures(measured: Measured, limit_tok_s: float) -> dict[str, Any]:
     if "decode_tok_s" in medians:
         medians["of_limit"] = medians["decode_tok_s"] / limit_tok_s
     return {
-        **{key: round(value, 6) for key, value in medians.items()},
+        **{key: round(value, 6) + 0.0 for key, value in medians.items()},  # no -0
         "title": measured.title,
         "version": measured.version,
         "foreign_cores": round(measured.foreign_cores, 2),
