@@ -19,7 +19,7 @@ from cortex_neuron.layers.attention import Rule
 from cortex_neuron.layers.fused_ops import Angles, HeadNorms, Ops, PlainOps
 from cortex_neuron.layers.joined import Products, Together, products
 from cortex_neuron.layers.stored import Place
-from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, with_children
+from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, outcome, with_children
 
 _APART, _TOGETHER = ("q_proj", "k_proj", "v_proj"), "qkv_proj"
 _NORMS = ("q_norm", "k_norm")
@@ -118,13 +118,9 @@ def form_of(module: Any) -> Form | None:
         return None
     if any(fused_norm.fused(getattr(module, name)) is None for name in {*_NORMS} & {*module._modules}):
         return None
-    try:
-        return _tried(module)
-    except Exception:  # noqa: BLE001  a class that is used otherwise is not of the plain kind, whatever it says
-        return None
+    return outcome(_tried, module)
 
 
-@torch.inference_mode()
 def _tried(module: Any) -> Form | None:
     config, width = module.config, int(module.head_dim)
     heads, kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cortex_neuron.layers.fused_ops import Ops, PlainOps
 from cortex_neuron.layers.joined import Products, Together, products
-from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, with_children
+from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, outcome, with_children
 
 _APART, _TOGETHER, _DOWN = ("gate_proj", "up_proj"), "gate_up_proj", "down_proj"
 _ACTIVATIONS = {"act_fn", "activation_fn"}
@@ -53,13 +53,9 @@ def is_plain(module: Any) -> bool:
     names = {*module._modules} - _ACTIVATIONS
     if names not in ({*_APART, _DOWN}, {_TOGETHER, _DOWN}) or "forward" in vars(module):
         return False
-    try:
-        return _tried(module)
-    except Exception:  # noqa: BLE001  a class that is used otherwise is not of the plain kind, whatever it says
-        return False
+    return bool(outcome(_tried, module))
 
 
-@torch.inference_mode()
 def _tried(module: Any) -> bool:
     numbers = Numbers()
     sizes = {**dict.fromkeys(_APART, _INNER), _TOGETHER: 2 * _INNER}

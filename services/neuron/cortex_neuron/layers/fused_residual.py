@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cortex_neuron.layers import fused_norm
 from cortex_neuron.layers.fused_norm import FusedNorm
 from cortex_neuron.layers.fused_ops import Ops, PlainOps
-from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, with_children
+from cortex_neuron.layers.trial_module import HIDDEN, ROWS, Numbers, is_close, outcome, with_children
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 
@@ -71,13 +70,9 @@ def _is_plain(layer: Any) -> bool:
     """Whether this layer computes what FusedLayer does."""
     if "forward" in vars(layer) or not {*_NORMS, "self_attn", "mlp"} <= {*layer._modules}:
         return False
-    try:
-        return _tried(layer)
-    except Exception:  # noqa: BLE001  a class that is used otherwise is not of the plain kind, whatever it says
-        return False
+    return bool(outcome(_tried, layer))
 
 
-@torch.inference_mode()
 def _tried(layer: Any) -> bool:
     numbers = Numbers()
     small = with_children(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 HIDDEN, ROWS = 8, 3
 _POOL = 1 << 20
 _TOLERANCE = 1e-4
+_Found = TypeVar("_Found")
 
 
 @functools.cache
@@ -53,6 +55,16 @@ class Numbers:
         small: nn.Module = with_children(like)
         small._parameters = {"weight": nn.Parameter(self.normal(width).abs() + 0.5, requires_grad=False)}
         return small
+
+
+@torch.inference_mode()
+def outcome(trial: Callable[[Any], _Found], module: Any) -> _Found | None:
+    """What a trial finds of this module; None where it fails, for a class that is used otherwise is not of the plain
+    kind, whatever it says."""
+    try:
+        return trial(module)
+    except Exception:  # noqa: BLE001  classes are others', and so is what they raise
+        return None
 
 
 def with_children(module: nn.Module, **children: nn.Module) -> Any:
